@@ -1,0 +1,23 @@
+"""The one definition of the distribution that completions are drawn from.
+
+Given a config; the engine turns it into its request parameters, the learner divides its logits by the
+same temperature. There is no top-p, top-k or min-p in training: an engine renormalises log-probs over the kept
+tokens while the learner uses the whole vocabulary, so their ratio would be wrong (docs/decisions.md).
+"""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, Field
+
+
+class SamplingConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
+    """How completions are sampled."""
+
+    temperature: float = Field(1.0, ge=0.0)
+    """Logits are divided by this before the softmax; 0 means greedy (evaluation only)."""
+    max_tokens: int = Field(64, ge=1)
+    """Longest completion, in tokens."""
+    num_completions: int = Field(8, ge=1)
+    """Completions for each prompt: the group size G."""
+    stop: list[str] = []
+    """Strings that end a completion, besides the tokenizer's end token."""
