@@ -1,0 +1,128 @@
+"""The rollout pool: several rollout workers and a reward server, seen as one thing that turns prompts into scored groups.
+
+Given prompts, gives scored groups as they finish: a group is scored while others are still being generated.
+
+    collect ── submit ──▶ workers ── take (as they finish) ──▶ reward server ── scored ──▶ collect
+
+`collect` waits for workers (each `take` has a deadline) and for the reward server; nobody waits for the slowest of a batch
+but the caller who asks for all of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from raylign.rollout.sample import Failure, Group, Prompt
+from raylign.rollout.sampling import SamplingConfig
+
+T = TypeVar("T")
+REPORT_S = 30.0
+
+
+class RolloutError(RuntimeError):
+    """A rollout worker or the reward server died or stopped answering."""
+
+
+@dataclass(frozen=True)
+class PoolTimes:
+    """Where the time of the last `collect` went, in seconds."""
+
+    total_s: float
+    reward_s: float
+
+
+class RolloutPool:
+    """Workers and reward servers behind `collect`. Handles are Ray actor handles, or anything with awaitable `verb.remote`."""
+
+    def __init__(self, workers: Sequence[Any], reward_server: Any, deadline_s: float) -> None:
+        self.workers = list(workers)
+        self._reward_server = reward_server
+        self._deadline_s = deadline_s
+        self.times = PoolTimes(0.0, 0.0)
+
+    async def collect_all(
+        self, prompts: Sequence[Prompt], sampling: SamplingConfig, ordered: bool = False
+    ) -> list[Group]:
+        """All groups, in the order of the prompts."""
+        groups = [group async for group in self.collect(prompts, sampling, ordered)]
+        return sorted(groups, key=lambda group: group.prompt.ordinal)
+
+    async def collect(
+        self, prompts: Sequence[Prompt], sampling: SamplingConfig, ordered: bool = False
+    ) -> AsyncIterator[Group]:
+        """Scored groups as they finish."""
+        start = time.perf_counter()
+        reward_s = 0.0
+        shares = [list(prompts[index :: len(self.workers)]) for index in range(len(self.workers))]
+        streams = [
+            asyncio.create_task(self._drain(worker, index, share, sampling, ordered))
+            for index, (worker, share) in enumerate(zip(self.workers, shares, strict=True))
+            if share
+        ]
+        scored: asyncio.Queue[list[Group] | BaseException] = asyncio.Queue()
+        for stream in streams:
+            stream.add_done_callback(lambda task: task.cancelled() or self._report_death(task, scored))
+        self._scored = scored
+        try:
+            left = len(prompts)
+            while left:
+                batch = await self._patiently(scored.get(), f"{left} of {len(prompts)} groups", self._deadline_s)
+                if isinstance(batch, BaseException):
+                    raise batch
+                left -= len(batch)
+                for group in batch:
+                    reward_s += group.timings_s.get("score", 0.0)
+                    yield group
+        finally:
+            for stream in streams:
+                stream.cancel()
+            self.times = PoolTimes(time.perf_counter() - start, reward_s)
+
+    @staticmethod
+    def _report_death(task: asyncio.Task[None], scored: asyncio.Queue[list[Group] | BaseException]) -> None:
+        if task.exception() is not None:
+            scored.put_nowait(task.exception())  # type: ignore[arg-type]
+
+    async def _drain(
+        self, worker: Any, index: int, share: list[Prompt], sampling: SamplingConfig, ordered: bool
+    ) -> None:
+        """Submit one worker's share and score what comes back until all of it has."""
+        left = len(share)
+        try:
+            await worker.submit.remote(share, sampling, ordered)
+            while left:
+                groups = await worker.take.remote(REPORT_S)
+                if groups:
+                    left -= len(groups)
+                    await self._score(groups)
+        except Exception as error:
+            raise RolloutError(f"rollout worker {index} failed with {left} groups outstanding: {error}") from error
+
+    async def _score(self, groups: list[Group]) -> None:
+        complete = [group for group in groups if group.completions]
+        failed = [group for group in groups if not group.completions]
+        self._scored.put_nowait(failed + await self._reward_server.score.remote(complete))
+
+    @staticmethod
+    async def _patiently(waiting: Awaitable[T], what: str, deadline_s: float) -> T:
+        """Await with a deadline; a wait over 30 s says what it waits for."""
+        task = asyncio.ensure_future(waiting)
+        start = time.monotonic()
+        while True:
+            done, _ = await asyncio.wait({task}, timeout=min(REPORT_S, deadline_s))
+            if done:
+                return task.result()
+            waited = time.monotonic() - start
+            if waited >= deadline_s:
+                task.cancel()
+                raise RolloutError(f"waited {waited:.0f} s for {what}; nothing finished (rollout.deadline_s)")
+            print(f"waiting for {what} since {waited:.0f} s", flush=True)
+
+
+def failed_group(prompt: Prompt, message: str) -> Group:
+    """A group that could not be generated."""
+    return Group(prompt, (), failures=(Failure("engine", "engine", message),))
