@@ -1,0 +1,228 @@
+"""The configuration of a training run and of an evaluation, composed of the configs of the parts.
+
+Given the config classes that stand beside the parts; gives `TrainConfig` and `EvaluateConfig`, checked across
+fields. Imports no heavy library, so a wrong key is reported in well under a second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, Field, model_validator
+
+from raylign.actors.weights import WeightsConfig
+from raylign.learners.engine import LearnerConfig
+from raylign.rollout.engine import EngineConfig
+from raylign.rollout.prompts import DataConfig
+from raylign.rollout.sampling import SamplingConfig
+
+
+class Section(BaseModel, extra="forbid", use_attribute_docstrings=True):
+    """Base of all sections: unknown keys fail, and every field has a sentence."""
+
+
+class AlgorithmConfig(Section):  # placeholder until learners/algorithms/registry.py exists
+    name: Literal["grpo", "sft"] = "grpo"
+
+
+class RewardConfig(Section):  # placeholder until rewards/registry.py exists
+    name: str
+    weight: float = 1.0
+
+
+class ModelConfig(Section):
+    """Which model is trained."""
+
+    path: str = "models/tiny"
+    """Folder or Hugging Face id of the model to start from."""
+    reference_path: str | None = None
+    """Model of the KL penalty; empty: the model that the run starts from."""
+
+
+class RolloutConfig(Section):
+    """How many engines generate, and how much for one step."""
+
+    num_engines: int = Field(1, ge=1)
+    """vLLM engines, each an actor of its own."""
+    prompts_per_step: int = Field(32, ge=1)
+    """Prompts of one step; demonstrations of one step for sft."""
+    deterministic: bool = False
+    """A seed for every completion and a fixed schedule: two runs with one seed give the same numbers."""
+    engine: EngineConfig = EngineConfig()
+
+
+class EvaluationConfig(Section):
+    """Measuring the policy on held-out rows during a training run."""
+
+    data: DataConfig | None = None
+    """Rows that the run never trains on; empty: no evaluation."""
+    num_prompts: int = Field(200, ge=1)
+    """Rows to evaluate on; all of them where there are fewer."""
+    num_completions: int = Field(1, ge=1)
+    """Completions for each prompt."""
+    temperature: float = Field(0.0, ge=0.0)
+    """Sampling temperature; 0 is greedy."""
+    every_steps: int = Field(0, ge=0)
+    """Evaluate every so many steps; 0: only before the first and after the last."""
+    rewards: list[RewardConfig] = []
+    """What is measured; empty: the rewards of training."""
+    correct_from: float = 1.0
+    """A completion counts as correct when its total reward is at least this."""
+
+
+class CheckpointConfig(Section):
+    """When the policy is saved."""
+
+    every_steps: int = Field(50, ge=0)
+    """Save every so many steps; 0: only after the last."""
+    keep_last: int = Field(2, ge=1)
+    """Older checkpoints are removed."""
+
+
+class ClusterConfig(Section):
+    """Where Ray runs."""
+
+    address: str = "local"
+    """`local` starts Ray for this run only; `auto` joins the Ray of this job or machine; or `ray://host:port`."""
+    num_cpus: int | None = Field(None, ge=1)
+    """Cores that a local Ray may use; empty: those this process may run on."""
+    num_gpus: int | None = Field(None, ge=0)
+    """GPUs that a local Ray may use; empty: all that are visible."""
+
+
+class TrainConfig(Section):
+    """One training run."""
+
+    name: str = Field("run", min_length=1)
+    """Name of the run, for its folder and the trackers."""
+    folder: Path = Path("runs/{name}")
+    """Run folder; `{name}` and `{seed}` are filled in."""
+    resume: bool = False
+    """Go on from the last checkpoint in the run folder."""
+    seed: int = Field(0, ge=0, lt=2**31)
+    """Decides the order of prompts, the sampling and the initial adapters."""
+    num_steps: int = Field(100, ge=1)
+    """Steps of the run: one batch of prompts each."""
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    rollout: RolloutConfig = RolloutConfig()
+    rewards: list[RewardConfig] = []
+    """What is rewarded; the total is the weighted sum."""
+    algorithm: AlgorithmConfig = AlgorithmConfig()
+    learner: LearnerConfig = LearnerConfig()
+    weights: WeightsConfig = WeightsConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    checkpoints: CheckpointConfig = CheckpointConfig()
+    cluster: ClusterConfig = ClusterConfig()
+
+    @model_validator(mode="after")
+    def _check(self) -> TrainConfig:
+        self.folder = _filled(self.folder, self.name, self.seed)
+        _raise_together(_train_problems(self))
+        return self
+
+
+class EvaluateConfig(Section):
+    """One evaluation of one model on one data source."""
+
+    name: str = Field("evaluation", min_length=1)
+    """Name of the evaluation, for its folder."""
+    folder: Path = Path("runs/{name}")
+    """Folder for the results; `{name}` and `{seed}` are filled in."""
+    seed: int = Field(0, ge=0, lt=2**31)
+    """Decides which rows are taken and the sampling."""
+    model: str = "models/tiny"
+    """Model folder, checkpoint folder, run folder (its last checkpoint) or Hugging Face id."""
+    data: DataConfig = DataConfig()
+    num_prompts: int | None = Field(None, ge=1)
+    """Rows to evaluate on; empty: all."""
+    sampling: SamplingConfig = SamplingConfig(temperature=0.0, num_completions=1)
+    rewards: list[RewardConfig] = []
+    """What is measured; the total is the weighted sum."""
+    correct_from: float = 1.0
+    """A completion counts as correct when its total reward is at least this."""
+    pass_at: list[int] = [1]
+    """The k of pass@k; none may exceed `sampling.num_completions`."""
+    num_engines: int = Field(1, ge=1)
+    """vLLM engines that share the rows."""
+    engine: EngineConfig = EngineConfig()
+    cluster: ClusterConfig = ClusterConfig()
+
+    @model_validator(mode="after")
+    def _check(self) -> EvaluateConfig:
+        self.folder = _filled(self.folder, self.name, self.seed)
+        _raise_together(_evaluate_problems(self))
+        return self
+
+
+def _train_problems(config: TrainConfig) -> Iterator[str]:
+    engine, sampling, learner, evaluation = (
+        config.rollout.engine,
+        config.sampling,
+        config.learner,
+        config.evaluation,
+    )
+    if config.algorithm.name != "sft":
+        if not config.rewards:
+            yield f"rewards is empty: {config.algorithm.name} needs at least one"
+        if sampling.temperature == 0:
+            yield "sampling.temperature is 0: training samples its completions, so it must be above 0"
+        if sampling.num_completions < 2:
+            yield (
+                f"sampling.num_completions is {sampling.num_completions}: advantages compare the completions of "
+                "one prompt, so at least 2 are needed"
+            )
+    if sampling.max_tokens >= engine.max_model_len:
+        yield _no_room(sampling.max_tokens, "rollout.engine.max_model_len", engine.max_model_len)
+    if learner.micro_batch_tokens < engine.max_model_len:
+        yield (
+            f"learner.micro_batch_tokens is {learner.micro_batch_tokens}: one sequence may have "
+            f"rollout.engine.max_model_len = {engine.max_model_len} tokens and must fit"
+        )
+    if learner.warmup_steps > config.num_steps:
+        yield f"learner.warmup_steps is {learner.warmup_steps}: more than num_steps = {config.num_steps}"
+    if evaluation.data is not None:
+        if evaluation.temperature == 0 and evaluation.num_completions > 1:
+            yield _all_the_same("evaluation", evaluation.num_completions)
+        if not (evaluation.rewards or config.rewards):
+            yield "evaluation.rewards is empty: without training rewards it must say what is measured"
+
+
+def _evaluate_problems(config: EvaluateConfig) -> Iterator[str]:
+    sampling = config.sampling
+    if not config.rewards:
+        yield "rewards is empty: at least one must say what is measured"
+    if sampling.max_tokens >= config.engine.max_model_len:
+        yield _no_room(sampling.max_tokens, "engine.max_model_len", config.engine.max_model_len)
+    if sampling.temperature == 0 and sampling.num_completions > 1:
+        yield _all_the_same("sampling", sampling.num_completions)
+    for k in config.pass_at:
+        if not 1 <= k <= sampling.num_completions:
+            yield f"pass_at holds {k}: allowed are 1 to sampling.num_completions = {sampling.num_completions}"
+
+
+def _no_room(max_tokens: int, key: str, max_model_len: int) -> str:
+    return f"sampling.max_tokens is {max_tokens}: with {key} = {max_model_len} no room is left for a prompt"
+
+
+def _all_the_same(section: str, num_completions: int) -> str:
+    return (
+        f"{section}.num_completions is {num_completions}: with temperature 0 all completions are the same; "
+        "use 1, or a temperature above 0"
+    )
+
+
+def _filled(folder: Path, name: str, seed: int) -> Path:
+    try:
+        return Path(str(folder).format(name=name, seed=seed))
+    except (LookupError, ValueError):
+        raise ValueError(f"folder is {folder}: only {{name}} and {{seed}} can be filled in") from None
+
+
+def _raise_together(problems: Iterator[str]) -> None:
+    """All problems in one error, one on each line."""
+    if lines := list(problems):
+        raise ValueError("\n".join(lines))
