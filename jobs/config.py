@@ -12,6 +12,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field, model_validator
 
+from raylign.actors.cluster import ClusterConfig
 from raylign.actors.weights import WeightsConfig
 from raylign.learners.engine import LearnerConfig
 from raylign.rollout.engine import EngineConfig
@@ -79,17 +80,6 @@ class CheckpointConfig(Section):
     """Save every so many steps; 0: only after the last."""
     keep_last: int = Field(2, ge=1)
     """Older checkpoints are removed."""
-
-
-class ClusterConfig(Section):
-    """Where Ray runs."""
-
-    address: str = "local"
-    """`local` starts Ray for this run only; `auto` joins the Ray of this job or machine; or `ray://host:port`."""
-    num_cpus: int | None = Field(None, ge=1)
-    """Cores that a local Ray may use; empty: those this process may run on."""
-    num_gpus: int | None = Field(None, ge=0)
-    """GPUs that a local Ray may use; empty: all that are visible."""
 
 
 class TrainConfig(Section):
@@ -172,8 +162,8 @@ def _train_problems(config: TrainConfig) -> Iterator[str]:
             yield "sampling.temperature is 0: training samples its completions, so it must be above 0"
         if sampling.num_completions < 2:
             yield (
-                f"sampling.num_completions is {sampling.num_completions}: advantages compare the completions of "
-                "one prompt, so at least 2 are needed"
+                f"sampling.num_completions is {sampling.num_completions}: advantages compare the completions "
+                "of one prompt, so at least 2 are needed"
             )
     if sampling.max_tokens >= engine.max_model_len:
         yield _no_room(sampling.max_tokens, "rollout.engine.max_model_len", engine.max_model_len)
