@@ -152,7 +152,7 @@ class LearnerGroup:
         await self._call("start", deadline_s=self._spec.config.start_deadline_s)
 
     def _run_trainer(self) -> None:
-        from ray.train import FailureConfig, RunConfig, ScalingConfig
+        from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchConfig
 
         from raylign.actors.quiet_trainer import QuietTorchTrainer
@@ -167,7 +167,10 @@ class LearnerGroup:
                 resources_per_worker={"CPU": self._cpus_per_rank, **({"GPU": 1} if self._use_gpu else {})},
             ),
             run_config=RunConfig(
-                name="learner", storage_path=str(self._storage), failure_config=FailureConfig(max_failures=0)
+                name="learner",
+                storage_path=str(self._storage),
+                failure_config=FailureConfig(max_failures=0),
+                logging_config=LoggingConfig(log_level="WARNING"),
             ),
         ).fit()
 

@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Awaitable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from raylign.rollout.sample import Failure, Group, Prompt
+from raylign.rollout.sample import Group, Prompt
 from raylign.rollout.sampling import SamplingConfig
 
 T = TypeVar("T")
@@ -38,10 +38,13 @@ class PoolTimes:
 class RolloutPool:
     """Workers and reward servers behind `collect`. Handles are Ray actor handles, or anything with awaitable `verb.remote`."""
 
-    def __init__(self, workers: Sequence[Any], reward_server: Any, deadline_s: float) -> None:
+    def __init__(
+        self, workers: Sequence[Any], reward_server: Any, deadline_s: float, placements: Sequence[Any] = ()
+    ) -> None:
         self.workers = list(workers)
         self._reward_server = reward_server
         self._deadline_s = deadline_s
+        self._placements = placements
         self.times = PoolTimes(0.0, 0.0)
 
     async def collect_all(
@@ -107,6 +110,18 @@ class RolloutPool:
         failed = [group for group in groups if not group.completions]
         self._scored.put_nowait(failed + await self._reward_server.score.remote(complete))
 
+    async def stop(self, deadline_s: float = 15.0) -> None:
+        """End engines and rewards in order, then their actors; kill what does not answer."""
+        import ray
+        from ray.util.placement_group import remove_placement_group
+
+        stops = [worker.stop.remote() for worker in self.workers] + [self._reward_server.close.remote()]
+        await asyncio.wait([asyncio.ensure_future(stop) for stop in stops], timeout=deadline_s)
+        for actor in [*self.workers, self._reward_server]:
+            ray.kill(actor)
+        for placement in self._placements:
+            remove_placement_group(placement)
+
     @staticmethod
     async def _patiently(waiting: Awaitable[T], what: str, deadline_s: float) -> T:
         """Await with a deadline; a wait over 30 s says what it waits for."""
@@ -122,7 +137,3 @@ class RolloutPool:
                 raise RolloutError(f"waited {waited:.0f} s for {what}; nothing finished (rollout.deadline_s)")
             print(f"waiting for {what} since {waited:.0f} s", flush=True)
 
-
-def failed_group(prompt: Prompt, message: str) -> Group:
-    """A group that could not be generated."""
-    return Group(prompt, (), failures=(Failure("engine", "engine", message),))

@@ -20,7 +20,13 @@ class RolloutWorker:
     """One engine behind `submit` and `take`."""
 
     def __init__(
-        self, model_path: str, config: EngineConfig, weight_backend: str | None, seed: int, cpu_cores: str
+        self,
+        model_path: str,
+        config: EngineConfig,
+        weight_backend: str | None,
+        weight_version: int,
+        seed: int,
+        cpu_cores: str,
     ) -> None:
         if config.cpu_cores == "auto":
             config = config.model_copy(update={"cpu_cores": cpu_cores})

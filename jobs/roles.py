@@ -1,0 +1,96 @@
+"""Starting the roles of a run as Ray actors: rollout workers and the reward server.
+
+Given configs and the cluster's resources; gives a `RolloutPool`, ready. On CPU machines a role asks for a share of the cores, so
+that all roles fit where they take turns; on GPUs each engine and each rank holds its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from raylign.actors.placement import reserve
+from raylign.actors.reward_server import RewardServer
+from raylign.actors.rollout_pool import RolloutError, RolloutPool
+from raylign.actors.rollout_worker import RolloutWorker
+from raylign.rewards.registry import RewardConfig
+from raylign.rollout.engine import EngineConfig
+
+REWARD_SERVER_START_S = 120.0
+
+
+def cpus_for_each_role(num_roles: int) -> float:
+    """CPUs that one role asks Ray for: a whole one where there are enough, else an equal share with some left over."""
+    import ray
+
+    return min(1.0, ray.cluster_resources().get("CPU", 1.0) / (num_roles + 1))
+
+
+def cluster_has_gpus() -> bool:
+    """Whether Ray sees any GPU."""
+    import ray
+
+    return ray.cluster_resources().get("GPU", 0) > 0
+
+
+def cores_of_engine(index: int, num_engines: int) -> str:
+    """The cores that engine `index` binds its threads to on a CPU machine: a share of its own, `0` or `0-1`."""
+    cores = sorted(os.sched_getaffinity(0))
+    share = [core for place, core in enumerate(cores) if place * num_engines // len(cores) == index]
+    return ",".join(str(core) for core in share or [cores[index % len(cores)]])
+
+
+async def start_pool(
+    model_path: str,
+    engine: EngineConfig,
+    num_engines: int,
+    rewards: Sequence[RewardConfig],
+    *,
+    weight_backend: str | None,
+    weight_version: int,
+    seed: int,
+    cpus: float,
+    placement_deadline_s: float,
+    answer_deadline_s: float,
+) -> RolloutPool:
+    """Rollout workers and a reward server, started side by side."""
+    import ray
+    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+    resources = {"CPU": cpus}
+    if cluster_has_gpus():
+        resources["GPU"] = float(engine.tensor_parallel_size)
+    placements = await asyncio.gather(
+        *(reserve(f"rollout worker {index}", resources, placement_deadline_s) for index in range(num_engines))
+    )
+    workers: list[Any] = [
+        ray.remote(RolloutWorker)
+        .options(
+            num_cpus=cpus,
+            num_gpus=resources.get("GPU", 0),
+            max_concurrency=1000,
+            scheduling_strategy=PlacementGroupSchedulingStrategy(placement),
+        )
+        .remote(model_path, engine, weight_backend, weight_version, seed, cores_of_engine(index, num_engines))
+        for index, placement in enumerate(placements)
+    ]
+    reward_server: Any = ray.remote(RewardServer).options(num_cpus=0).remote(list(rewards))
+    pool = RolloutPool(workers, reward_server, answer_deadline_s, placements)
+    try:
+        await asyncio.gather(
+            *(_started(worker, f"rollout worker {i}", engine.start_deadline_s) for i, worker in enumerate(workers)),
+            asyncio.wait_for(reward_server.ready.remote(), REWARD_SERVER_START_S),
+        )
+    except BaseException:
+        await pool.stop()
+        raise
+    return pool
+
+
+async def _started(worker: Any, name: str, deadline_s: float) -> None:
+    try:
+        await asyncio.wait_for(worker.start.remote(), deadline_s + 30)
+    except TimeoutError:
+        raise RolloutError(f"{name} did not start within {deadline_s:.0f} s (engine.start_deadline_s)") from None

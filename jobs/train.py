@@ -1,0 +1,81 @@
+"""The train loop: what a run does, step by step.
+
+Given a `TrainConfig`; gives a run folder with metrics, samples, checkpoints and a report.
+
+              ┌────────────────────── prompts (a pure function of seed and ordinal)
+              ▼
+    ┌─ rollout workers ─┐  groups   ┌─ reward server ─┐  scored groups   ┌─ algorithm ─┐  examples
+    │  vLLM engines     │ ────────▶ │  rules, models  │ ───────────────▶ │  advantages │ ──────────┐
+    └───────────────────┘           └─────────────────┘                  └─────────────┘           ▼
+              ▲                                                                          ┌─ learner ranks ─┐
+              └───────────── weights, as a checked transaction: version = step ──────────│  DeepSpeed      │
+                                                                                         └─────────────────┘
+    who                 waits for                               is unblocked by
+    the loop            all groups of the step                  each `take` of a worker, each answer of the reward server
+    rollout workers     new prompts                             `submit`, once the new weights are committed
+    learner ranks       examples                                `update`, once all groups are scored
+    everybody           at most the deadline of its verb        the error that names who did not answer
+
+The loop is synchronous (staleness η = 0): rollouts and learner take turns, and every token is on-policy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from raylign.actors.cluster import ray_cluster
+from raylign.jobs.config import TrainConfig
+from raylign.jobs.plan import check_before_start
+from raylign.jobs.run import Run
+
+
+def train(config: TrainConfig) -> Run:
+    """Check everything that can be checked, start Ray, train."""
+    check_before_start(config)
+    with ray_cluster(config.cluster):
+        return asyncio.run(train_async(config))
+
+
+async def train_async(config: TrainConfig) -> Run:
+    """The same inside a running Ray."""
+    async with Run.open(config) as run:
+        await (learn_from_rollouts(run) if run.algorithm.needs_rollouts else learn_from_demonstrations(run))
+        await run.finish()
+    return run
+
+
+async def learn_from_rollouts(run: Run) -> None:
+    """Generate, score, learn, publish the weights; again."""
+    await run.evaluate()
+    for step in run.steps():
+        clock = time.perf_counter()
+        prompts = run.prompts.take(step * run.prompts_per_step, run.prompts_per_step)
+        groups = await run.rollouts.collect_all(prompts, run.sampling, ordered=run.deterministic)
+        rollout_s = time.perf_counter() - clock
+        examples, group_metrics = run.algorithm.examples(groups)
+        update_metrics = await run.learner.update(examples) if examples else {}
+        learner_s = time.perf_counter() - clock - rollout_s
+        weight_metrics = await run.publish_weights(version=step + 1)
+        step_s = time.perf_counter() - clock
+        run.record(
+            step + 1,
+            groups,
+            group_metrics | update_metrics | weight_metrics,
+            times_s={"rollout": rollout_s, "learner": learner_s, "step": step_s},
+        )
+        await run.evaluate_if_due(step + 1)
+        await run.checkpoint_if_due(step + 1)
+
+
+async def learn_from_demonstrations(run: Run) -> None:
+    """Supervised steps on the rows' own responses."""
+    await run.evaluate()
+    for step in run.steps():
+        clock = time.perf_counter()
+        examples = run.demonstrations(step * run.prompts_per_step, run.prompts_per_step)
+        update_metrics = await run.learner.update(examples)
+        seconds = time.perf_counter() - clock
+        run.record(step + 1, [], update_metrics, times_s={"learner": seconds, "step": seconds})
+        await run.evaluate_if_due(step + 1)
+        await run.checkpoint_if_due(step + 1)
