@@ -1,0 +1,83 @@
+"""Model folders and their tokenizers, checked before anything heavy starts.
+
+Given a folder or a Hugging Face name; gives the tokenizer, or a ValueError that says what is missing and what to do.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from raylign.rollout.hub import hub_is_reachable, looks_like_path
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+
+
+def find_model_folder(path: str | Path) -> Path | None:
+    """The local folder that `path` means; None where it is a Hugging Face name."""
+    folder = Path(path).expanduser().absolute()
+    if folder.is_dir():
+        return folder
+    if folder.exists():
+        raise ValueError(f"model folder {folder} is a file; give the folder that holds config.json")
+    if isinstance(path, Path) or looks_like_path(path):
+        raise ValueError(f"model folder not found: {folder} (raylign init-model makes a tiny one)")
+    return None
+
+
+def check_model_folder(path: str | Path) -> None:
+    """Raise unless a local folder holds a config and all its weight files. Hugging Face names are not looked up."""
+    folder = find_model_folder(path)
+    if folder is None:
+        return
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"{folder}: no config.json in it, so no model in Hugging Face format")
+    indexes = [*folder.glob("*.safetensors.index.json"), *folder.glob("pytorch_model.bin.index.json")]
+    for index in indexes:
+        try:
+            shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        except (json.JSONDecodeError, KeyError) as error:
+            raise ValueError(f"{index}: not an index of weight files ({error})") from error
+        if missing := sorted(shard for shard in shards if not (folder / shard).is_file()):
+            raise ValueError(f"{folder}: {len(missing)} of {len(shards)} weight files missing, first {missing[0]}")
+    weights = [*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")]
+    if not any(file.stat().st_size for file in weights):
+        raise ValueError(f"{folder}: no weights in it (no *.safetensors or pytorch_model*.bin file)")
+
+
+def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model, with end and padding tokens."""
+    folder = find_model_folder(path)
+    if folder is not None and not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        raise ValueError(f"{folder}: no tokenizer in it (none of {', '.join(TOKENIZER_FILES)})")
+    from transformers import AutoTokenizer
+
+    local_only = folder is not None or not hub_is_reachable()
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            str(folder or path), local_files_only=local_only
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        if folder is not None:
+            raise ValueError(f"{folder}: the tokenizer does not load: {error}") from error
+        reason = "the Hugging Face hub does not answer from here and it is not in the cache" if local_only else error
+        raise ValueError(
+            f"model {str(path)!r}: neither a folder here ({Path(path).absolute()}) nor loaded by name: {reason}"
+        ) from error
+    _check_special_tokens(tokenizer, str(folder or path))
+    return tokenizer
+
+
+def _check_special_tokens(tokenizer: PreTrainedTokenizerBase, where: str) -> None:
+    """No silent stand-ins: padding with the end token would teach a model never to end (its targets are masked)."""
+    for name, word in (("eos_token", "end (EOS)"), ("pad_token", "padding")):
+        if getattr(tokenizer, name + "_id") is None:
+            raise ValueError(
+                f"{where}: the tokenizer has no {word} token; set {name!r} in its tokenizer_config.json to a token of "
+                "its vocabulary"
+                + (" (one that texts do not use, for instance <|endoftext|>)" if name == "pad_token" else "")
+            )
