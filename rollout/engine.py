@@ -5,12 +5,25 @@ Given prompts and a `SamplingConfig`, gives `Group`s as they finish. Weight upda
 
 from __future__ import annotations
 
-from typing import Any, Literal, Protocol
+import asyncio
+import hashlib
+import multiprocessing
+import time
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+import numpy as np
 from pydantic import BaseModel, Field
 
-from raylign.rollout.sample import Group, Prompt
+from raylign.rollout.engine_process import set_environment
+from raylign.rollout.sample import Completion, Failure, Group, Prompt, StopReason, VersionSpan
 from raylign.rollout.sampling import SamplingConfig
+
+if TYPE_CHECKING:
+    from vllm import SamplingParams
+    from vllm.outputs import CompletionOutput, RequestOutput
+
+STOP_REASONS: dict[str, StopReason] = {"stop": "stop", "length": "length"}
+"""vLLM's finish reasons; any other one (abort, error) is `aborted`."""
 
 
 class EngineConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
@@ -52,16 +65,249 @@ class RolloutEngine(Protocol):
     async def init_weight_transfer(self, init_info: dict[str, Any]) -> None:
         """Connect to the trainer's side of the transport."""
 
-    async def start_weight_update(self) -> None: ...
+    async def start_weight_update(self) -> None:
+        """Make ready to receive all weights; from here on the engine cannot serve until they are complete."""
 
-    async def update_weights(self, update_info: dict[str, Any]) -> None: ...
+    async def update_weights(self, update_info: dict[str, Any]) -> None:
+        """Load one bucket."""
 
-    async def finish_weight_update(self, version: int) -> None: ...
+    async def finish_weight_update(self) -> None:
+        """Put the received weights to use; refuses when any is missing."""
+
+    async def abort_weight_update(self) -> None:
+        """Leave a broken update. The weights are a mixture of versions then: the engine must not serve before a whole
+        update. Does nothing when no update is open."""
+
+    async def commit_weight_version(self, version: int) -> None:
+        """Label what is sampled from now on."""
 
     async def weight_checksum(self) -> str:
         """One digest over all weights that the engine holds."""
 
-    async def reset_prefix_cache(self) -> None: ...
+    async def reset_prefix_cache(self) -> None:
+        """Forget keys and values of older weights; running requests compute theirs again."""
 
     async def stop(self) -> None:
         """End the engine and its processes."""
+
+
+def request_seed(run_seed: int, ordinal: int) -> int:
+    """Seed of one prompt's completions: a pure function of the run's seed and the prompt's place in its order.
+
+    vLLM gives completion `i` of a group the seed `seed + i`, so seeds of different prompts must lie far apart:
+    they are 62 bits of a hash.
+    """
+    digest = hashlib.blake2b(f"{run_seed}:{ordinal}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 2
+
+
+class VllmEngine:
+    """vLLM's AsyncLLM, in processes of its own, which end with this one.
+
+    With a seed, completion `i` of a prompt is drawn from a generator of its own with seed `seed + i`: what is sampled
+    does not depend on what else is in the batch (up to rounding). Without one, all draw from the engine's generator.
+    """
+
+    def __init__(
+        self, model_path: str, config: EngineConfig, *, weight_backend: str | None = None, seed: int = 0
+    ) -> None:
+        self._model_path = model_path
+        self._config = config
+        self._weight_backend = weight_backend
+        self._seed = seed
+        self._num_requests = 0
+        self._llm: Any = None
+        self._tokenizer: Any = None
+
+    async def start(self) -> None:
+        """Start the engine's processes and load the model; weights on disk are version 0."""
+        config = self._config
+        others = set(multiprocessing.active_children())
+        starting = asyncio.create_task(asyncio.to_thread(self._build))
+        started_at = time.monotonic()
+        while not (await asyncio.wait({starting}, timeout=min(30.0, config.start_deadline_s)))[0]:
+            waited_s = time.monotonic() - started_at
+            if waited_s >= config.start_deadline_s:
+                for process in set(multiprocessing.active_children()) - others:
+                    process.kill()
+                raise TimeoutError(
+                    f"the vLLM engine of {self._model_path} did not start within {config.start_deadline_s:.0f} s "
+                    "(engine.start_deadline_s)"
+                )
+            print(f"waiting for the vLLM engine of {self._model_path} to start since {waited_s:.0f} s", flush=True)
+        self._llm = starting.result()
+        self._tokenizer = self._llm.get_tokenizer()
+        await self._llm.update_weight_version("0")
+
+    def _build(self) -> Any:
+        import torch
+
+        on_gpu = torch.cuda.is_available()
+        config = self._config
+        if not on_gpu and config.tensor_parallel_size > 1:
+            raise ValueError(
+                f"engine.tensor_parallel_size is {config.tensor_parallel_size} but this machine has no GPU; "
+                "start more engines instead (rollout.num_engines)"
+            )
+        set_environment(self._model_path, None if on_gpu else config.cpu_cores)
+
+        from vllm.config import WeightTransferConfig
+        from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        auto_dtype: Literal["bfloat16", "float32"] = "bfloat16" if on_gpu else "float32"
+        arguments = AsyncEngineArgs(
+            model=self._model_path,
+            dtype=auto_dtype if config.dtype == "auto" else config.dtype,
+            seed=self._seed,
+            max_model_len=config.max_model_len,
+            max_num_seqs=config.max_num_seqs,
+            tensor_parallel_size=config.tensor_parallel_size,
+            gpu_memory_utilization=config.gpu_memory_utilization,
+            kv_cache_memory_bytes=None if on_gpu else int(config.kv_cache_gib * 2**30),
+            enforce_eager=not on_gpu,
+            logprobs_mode="processed_logprobs",
+            worker_extension_cls="raylign.rollout.weight_transfer.WorkerExtension",
+            weight_transfer_config=(
+                WeightTransferConfig(backend=self._weight_backend) if self._weight_backend else None
+            ),
+            disable_log_stats=True,
+        )
+        return AsyncLLM.from_engine_args(arguments)
+
+    async def generate(self, prompt: Prompt, sampling: SamplingConfig, seed: int | None) -> Group:
+        """All completions of one prompt; an engine failure is a value in `failures`."""
+        from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+
+        limit = self._config.max_model_len
+        if len(prompt.token_ids) >= limit:
+            raise ValueError(
+                f"prompt {prompt.prompt_id} has {len(prompt.token_ids)} tokens and leaves no room in "
+                f"engine.max_model_len = {limit}"
+            )
+        self._num_requests += 1
+        started_at = time.perf_counter()
+        try:
+            if self._llm is None:
+                raise EngineDeadError()
+            async for output in self._llm.generate(
+                {"type": "token", "prompt_token_ids": prompt.token_ids.tolist()},
+                sampling_params(sampling, seed),
+                request_id=f"{prompt.ordinal}-{self._num_requests}",
+            ):
+                final = output  # FINAL_ONLY: there is exactly one, with all completions
+            completions = self._completions(final, with_text=bool(sampling.stop))
+        except (EngineDeadError, EngineGenerateError, EvidenceError) as error:
+            return Group(prompt, (), failures=(Failure("engine", "engine", self._last_words(error)),))
+        return Group(prompt, completions, timings_s={"generate": time.perf_counter() - started_at})
+
+    def _last_words(self, error: Exception) -> str:
+        if self._llm is None:
+            return "the engine was stopped"
+        cause = f" ({error.__cause__})" if error.__cause__ else ""
+        manager = self._llm.engine_core.resources.engine_manager
+        exits = ", ".join(f"{name} ended with code {code}" for name, code in manager.finished_procs().items())
+        return f"{type(error).__name__}: {error}{cause} {exits}".strip()
+
+    def _completions(self, output: RequestOutput, with_text: bool) -> tuple[Completion, ...]:
+        if with_text:
+            texts = [completion.text for completion in output.outputs]
+        else:
+            texts = self._tokenizer.batch_decode(
+                [list(completion.token_ids) for completion in output.outputs], skip_special_tokens=True
+            )
+        return tuple(map(to_completion, output.outputs, texts))
+
+    async def pause(self) -> None:
+        await self._llm.pause_generation(mode="keep", clear_cache=False)
+
+    async def resume(self) -> None:
+        await self._llm.resume_generation()
+
+    async def init_weight_transfer(self, init_info: dict[str, Any]) -> None:
+        from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
+
+        await self._llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info=init_info))
+
+    async def start_weight_update(self) -> None:
+        await self._llm.start_weight_update()
+
+    async def update_weights(self, update_info: dict[str, Any]) -> None:
+        from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
+
+        await self._llm.update_weights(WeightTransferUpdateRequest(update_info=update_info))
+
+    async def finish_weight_update(self) -> None:
+        await self._llm.finish_weight_update()
+
+    async def abort_weight_update(self) -> None:
+        await self._llm.collective_rpc("abort_weight_update")
+
+    async def commit_weight_version(self, version: int) -> None:
+        await self._llm.update_weight_version(str(version))
+
+    async def weight_checksum(self) -> str:
+        digests: dict[str, str] = {}
+        for of_worker in await self._llm.compute_weight_checksums():
+            digests |= of_worker
+        lines = "\n".join(f"{name} {digest}" for name, digest in sorted(digests.items()))
+        return hashlib.sha256(lines.encode()).hexdigest()[:32]
+
+    async def reset_prefix_cache(self) -> None:
+        if not await self._llm.reset_prefix_cache(reset_running_requests=True):
+            raise RuntimeError("vLLM could not reset its prefix cache")
+
+    async def stop(self) -> None:
+        """End the engine's processes; requests that still run come back as failures."""
+        if self._llm is None:
+            return
+        llm, self._llm = self._llm, None
+        llm.output_processor.propagate_error(RuntimeError("the engine was stopped"))
+        await asyncio.to_thread(llm.shutdown, 10.0)
+
+
+class EvidenceError(RuntimeError):
+    """A completion came without the evidence needed to train on it."""
+
+
+def sampling_params(sampling: SamplingConfig, seed: int | None) -> SamplingParams:
+    """vLLM's request parameters: no truncation of the distribution, one log-prob a token, everything in one output."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    if sampling.temperature == 0 and sampling.num_completions > 1:
+        raise ValueError(
+            f"{sampling.num_completions} completions at temperature 0 would all be the same: "
+            "set num_completions to 1 or the temperature above 0"
+        )
+    return SamplingParams(
+        n=sampling.num_completions,
+        temperature=sampling.temperature,
+        max_tokens=sampling.max_tokens,
+        stop=list(sampling.stop),
+        seed=seed,
+        logprobs=0,
+        flat_logprobs=True,
+        detokenize=bool(sampling.stop),
+        output_kind=RequestOutputKind.FINAL_ONLY,
+        skip_clone=True,
+    )
+
+
+def to_completion(output: CompletionOutput, text: str) -> Completion:
+    """One sampled answer, exactly as sampled: the end token is kept. Missing evidence is an `EvidenceError`."""
+    num_tokens = len(output.token_ids)
+    logprobs: Any = output.logprobs
+    # At logprobs=0 every position holds one entry, the sampled token's; greedy decoding may add none.
+    if logprobs is None or len(logprobs.logprobs) != num_tokens or logprobs.token_ids != list(output.token_ids):
+        raise EvidenceError(f"vLLM gave no log-prob for every one of {num_tokens} sampled tokens")
+    spans = tuple(VersionSpan(int(span.version), span.start, span.end) for span in output.weight_versions or ())
+    if sum(span.end - span.start for span in spans) != num_tokens:
+        raise EvidenceError(f"vLLM gave weight versions {spans} for {num_tokens} tokens")
+    return Completion(
+        token_ids=np.asarray(output.token_ids, dtype=np.int32),
+        logps=np.asarray(logprobs.logprobs, dtype=np.float32),
+        version_spans=spans,
+        stop_reason=STOP_REASONS.get(output.finish_reason or "", "aborted"),
+        text=text,
+    )
