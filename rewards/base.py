@@ -1,16 +1,19 @@
 """The interface of every reward: score one group of completions of one prompt.
 
 Given an `Item` (a prompt's completions with its references), gives one `Score` for each completion:
-a finite float, or a `RewardFailure` that says what went wrong. The group is the unit, so a pairwise preference is no special case; a reward
-of single completions derives from `PointwiseReward`.
+a finite float, or a `RewardFailure` that says what went wrong. The group is the unit, so a pairwise preference is
+no special case; a reward of single completions derives from `PointwiseReward`.
 """
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from pydantic import BaseModel, Field
 
 FailureKind = Literal["timeout", "crash", "exception", "nan", "wrong_count", "unreachable"]
 
@@ -39,6 +42,26 @@ class Item:
     """Tokens of each completion, for length rewards."""
     finished: tuple[bool, ...] = ()
     """False where the completion was cut at the token limit."""
+    messages: tuple[dict[str, str], ...] = ()
+    """The chat behind the prompt, for reward models; empty: `prompt` is the user's message."""
+
+
+class WeightedConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
+    """What every reward's config has, beside its `name`."""
+
+    weight: float = Field(1.0, allow_inf_nan=False)
+    """Factor of this reward in the total."""
+
+
+class KillableConfig(WeightedConfig):
+    """What the config of a reward that can hang or crash has: it runs in processes of its own."""
+
+    deadline_s: float = Field(10.0, gt=0, allow_inf_nan=False)
+    """Time for one completion (`function`: for one group); what takes longer is killed and counts as failed."""
+    start_deadline_s: float = Field(60.0, gt=0, allow_inf_nan=False)
+    """Time for a process to start and import what the reward needs."""
+    num_processes: int = Field(1, ge=1)
+    """Processes that score side by side."""
 
 
 class Reward(ABC):
@@ -72,3 +95,25 @@ class PointwiseReward(Reward):
             return float(self.score_one(completion, item, index))
         except Exception as error:  # a reward may never end a run
             return RewardFailure("exception", f"{type(error).__name__}: {error}")
+
+
+def typed_scores(values: object, num_completions: int) -> list[Score]:
+    """What any code gave back for one group, as exactly one finite float or failure for each completion."""
+    if isinstance(values, str | bytes | dict) or not isinstance(values, Iterable):
+        message = f"gave back {type(values).__name__}, expected a list of {num_completions} numbers"
+        return [RewardFailure("exception", message)] * num_completions
+    listed = list(values)
+    if len(listed) != num_completions:
+        message = f"gave back {len(listed)} scores for {num_completions} completions"
+        return [RewardFailure("wrong_count", message)] * num_completions
+    return [_typed_score(value) for value in listed]
+
+
+def _typed_score(value: Any) -> Score:
+    if isinstance(value, RewardFailure):
+        return value
+    try:
+        score = float(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        return RewardFailure("exception", f"a score is no number but {type(value).__name__}: {error}")
+    return score if math.isfinite(score) else RewardFailure("nan", f"the score is {score}")

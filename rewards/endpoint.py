@@ -1,0 +1,103 @@
+"""The `http` reward: a scoring service behind an HTTP address.
+
+Given a group, POSTs `{"prompt": …, "completions": […], "references": […]}` and reads `{"scores": […]}`, one number
+for each completion. Refused connections, 429 and 5xx are tried again; the deadline covers all tries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from raylign.rewards.base import Item, Reward, RewardFailure, Score, WeightedConfig, typed_scores
+
+if TYPE_CHECKING:
+    import httpx
+
+
+class HttpConfig(WeightedConfig):
+    """A scoring service."""
+
+    name: Literal["http"] = "http"
+    """Which reward."""
+    url: str = Field(pattern=r"^https?://")
+    """Address that takes the POST."""
+    deadline_s: float = Field(30.0, gt=0, allow_inf_nan=False)
+    """Time for one group, all tries together."""
+    num_attempts: int = Field(3, ge=1)
+    """Tries before a group counts as failed."""
+    max_concurrent: int = Field(16, ge=1)
+    """Groups under way at once."""
+
+
+class HttpReward(Reward):
+    """Must not be called on the thread of a running event loop: it would block that loop."""
+
+    def __init__(self, config: HttpConfig) -> None:
+        self._config = config
+
+    def score(self, items: Sequence[Item]) -> list[list[Score]]:
+        import asyncio
+
+        return asyncio.run(self._score_all(items))
+
+    async def _score_all(self, items: Sequence[Item]) -> list[list[Score]]:
+        import asyncio
+
+        import httpx
+
+        gate = asyncio.Semaphore(self._config.max_concurrent)
+        async with httpx.AsyncClient(timeout=self._config.deadline_s) as client:
+
+            async def score_item(item: Item) -> list[Score]:
+                async with gate:
+                    return await self._score_group(client, item)
+
+            return list(await asyncio.gather(*map(score_item, items)))
+
+    async def _score_group(self, client: httpx.AsyncClient, item: Item) -> list[Score]:
+        import asyncio
+
+        import httpx
+
+        try:
+            async with asyncio.timeout(self._config.deadline_s):
+                return typed_scores(await self._post(client, item), len(item.completions))
+        except (TimeoutError, httpx.TimeoutException):
+            failure = RewardFailure("timeout", f"no answer within {self._config.deadline_s:g} s (deadline_s)")
+        except httpx.HTTPStatusError as error:
+            status = error.response.status_code
+            body = error.response.text[:200]
+            failure = RewardFailure("unreachable" if _is_passing(error) else "exception", f"HTTP {status}: {body}")
+        except httpx.TransportError as error:
+            failure = RewardFailure("unreachable", f"{self._config.url}: {type(error).__name__}: {error}")
+        except (ValueError, LookupError, TypeError) as error:
+            failure = RewardFailure("exception", f'the answer is no {{"scores": […]}}: {error!r}')
+        return [failure] * len(item.completions)
+
+    async def _post(self, client: httpx.AsyncClient, item: Item) -> object:
+        import tenacity
+
+        attempts = tenacity.AsyncRetrying(
+            stop=tenacity.stop_after_attempt(self._config.num_attempts),
+            wait=tenacity.wait_random_exponential(multiplier=0.1, max=5),
+            retry=tenacity.retry_if_exception(_is_passing),
+            reraise=True,
+        )
+        body = {"prompt": item.prompt, "completions": item.completions, "references": item.references}
+        async for attempt in attempts:
+            with attempt:
+                response = await client.post(self._config.url, json=body)
+                response.raise_for_status()
+        return response.json()["scores"]
+
+
+def _is_passing(error: BaseException) -> bool:
+    """Whether another try may help."""
+    import httpx
+
+    if isinstance(error, httpx.HTTPStatusError):
+        return error.response.status_code == 429 or error.response.status_code >= 500
+    return isinstance(error, httpx.TransportError)

@@ -1,0 +1,125 @@
+"""All rewards by name: what a recipe may ask for, and how it is built.
+
+Given a `RewardConfig` (told apart by `name`), gives the `Reward`; one that can hang or crash comes wrapped in
+killable processes. An unknown name is reported with the nearest known one.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from functools import partial
+from typing import Annotated, Any, cast, get_args
+
+from pydantic import BeforeValidator, Field
+
+from raylign.rewards.base import KillableConfig, Reward, WeightedConfig
+from raylign.rewards.endpoint import HttpConfig, HttpReward
+from raylign.rewards.function import FunctionConfig, FunctionReward
+from raylign.rewards.overlap import (
+    BleuConfig,
+    BleuReward,
+    BleuRougeF1Config,
+    BleuRougeF1Reward,
+    RougeConfig,
+    RougeReward,
+)
+from raylign.rewards.patterns import FormatConfig, FormatReward, RegexConfig, RegexReward
+from raylign.rewards.reward_model import RewardModel, RewardModelConfig
+from raylign.rewards.rules import (
+    BoxedConfig,
+    BoxedReward,
+    ExactConfig,
+    ExactReward,
+    HashConfig,
+    HashReward,
+    LengthConfig,
+    LengthReward,
+    NumericConfig,
+    NumericReward,
+    TagConfig,
+    TagReward,
+)
+from raylign.rewards.sandbox import Sandboxed
+from raylign.rewards.verifiers import (
+    MathVerifyConfig,
+    MathVerifyReward,
+    ReasoningGymConfig,
+    ReasoningGymReward,
+)
+
+AnyRewardConfig = (
+    ExactConfig
+    | NumericConfig
+    | RegexConfig
+    | FormatConfig
+    | LengthConfig
+    | BoxedConfig
+    | HashConfig
+    | TagConfig
+    | MathVerifyConfig
+    | ReasoningGymConfig
+    | BleuConfig
+    | RougeConfig
+    | BleuRougeF1Config
+    | FunctionConfig
+    | HttpConfig
+    | RewardModelConfig
+)
+
+_REWARD_OF_CONFIG: dict[type[WeightedConfig], type[Reward]] = {
+    ExactConfig: ExactReward,
+    NumericConfig: NumericReward,
+    RegexConfig: RegexReward,
+    FormatConfig: FormatReward,
+    LengthConfig: LengthReward,
+    BoxedConfig: BoxedReward,
+    HashConfig: HashReward,
+    TagConfig: TagReward,
+    MathVerifyConfig: MathVerifyReward,
+    ReasoningGymConfig: ReasoningGymReward,
+    BleuConfig: BleuReward,
+    RougeConfig: RougeReward,
+    BleuRougeF1Config: BleuRougeF1Reward,
+    FunctionConfig: FunctionReward,
+    HttpConfig: HttpReward,
+    RewardModelConfig: RewardModel,
+}
+
+REWARD_NAMES: tuple[str, ...] = tuple(
+    config_class.model_fields["name"].default for config_class in get_args(AnyRewardConfig)
+)
+
+
+def _check_name(value: Any) -> Any:
+    """Before pydantic picks a member of the union, whose own complaint would list all of them."""
+    if not isinstance(value, dict):
+        return value
+    name = value.get("name")
+    if name in REWARD_NAMES:
+        return value
+    known = "known: " + ", ".join(REWARD_NAMES)
+    if name is None:
+        raise ValueError(f"a reward needs a `name`; {known}")
+    nearest = difflib.get_close_matches(str(name), REWARD_NAMES, n=1, cutoff=0.5)
+    hint = f"did you mean {nearest[0]!r}? " if nearest else ""
+    raise ValueError(f"unknown reward {name!r}; {hint}{known}")
+
+
+RewardConfig = Annotated[AnyRewardConfig, Field(discriminator="name"), BeforeValidator(_check_name)]
+"""One entry of a recipe's list of rewards."""
+
+
+def build_reward(config: AnyRewardConfig) -> Reward:
+    """The reward, ready to score. ValueError when it cannot work: a function that does not import, no such model."""
+    # Every class here is built from its own config alone; the table pairs them.
+    make = cast(Callable[[Any], Reward], _REWARD_OF_CONFIG[type(config)])
+    if not isinstance(config, KillableConfig):
+        return make(config)
+    return Sandboxed(
+        partial(make, config),
+        label=config.name,
+        deadline_s=config.deadline_s,
+        start_deadline_s=config.start_deadline_s,
+        num_processes=config.num_processes,
+    )

@@ -1,0 +1,116 @@
+"""The `reward_model` reward: a sequence-classification model with one output.
+
+Given prompts and completions, renders each pair with the tokenizer's chat template (prompt and completion joined
+where it has none) and gives the model's score. Texts are batched by length, so that little padding is computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+from pydantic import Field
+
+from raylign.rewards.base import Item, Reward, Score, WeightedConfig, typed_scores
+
+
+class RewardModelConfig(WeightedConfig):
+    """A sequence-classification model that scores (prompt, completion)."""
+
+    name: Literal["reward_model"] = "reward_model"
+    """Which reward."""
+    model: str
+    """Model folder or Hugging Face id; AutoModelForSequenceClassification must load it with one label."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where it runs; auto: the GPU if there is one."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Computation; auto: float32 on CPU, bfloat16 on GPU."""
+    max_tokens: int = Field(4096, ge=1)
+    """Of a longer prompt and completion the last so many tokens are read."""
+    batch_tokens: int = Field(16384, ge=1)
+    """Tokens, padding included, of one forward pass."""
+
+
+class RewardModel(Reward):
+    def __init__(self, config: RewardModelConfig) -> None:
+        import torch
+        from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+
+        self._config = config
+        try:
+            model_config = AutoConfig.from_pretrained(config.model)
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(config.model)
+        except OSError as error:
+            raise ValueError(f"reward model {config.model!r} cannot be loaded: {error}") from None
+        if model_config.num_labels != 1:
+            raise ValueError(
+                f"reward model {config.model!r} has {model_config.num_labels} labels, not one: it is no reward model"
+            )
+        has_gpu = torch.cuda.is_available()
+        self._device = config.device if config.device != "auto" else "cuda" if has_gpu else "cpu"
+        default_dtype = "bfloat16" if self._device == "cuda" else "float32"
+        dtype = default_dtype if config.dtype == "auto" else config.dtype
+        model, loading = AutoModelForSequenceClassification.from_pretrained(
+            config.model, dtype=getattr(torch, dtype), output_loading_info=True
+        )
+        if loading["missing_keys"]:
+            # transformers would fill them with noise and go on
+            missing = ", ".join(sorted(loading["missing_keys"]))
+            raise ValueError(f"reward model {config.model!r} lacks weights ({missing}): it is no reward model")
+        pad_id = self._tokenizer.pad_token_id
+        self._pad_id: int = pad_id if pad_id is not None else self._tokenizer.eos_token_id
+        if self._pad_id is None:
+            raise ValueError(f"the tokenizer of reward model {config.model!r} has neither a pad nor an EOS token")
+        model.config.get_text_config().pad_token_id = self._pad_id
+        self._model = model.to(self._device).eval()
+
+    def score(self, items: Sequence[Item]) -> list[list[Score]]:
+        token_ids = [self._encode(item, text) for item in items for text in item.completions]
+        values = self._forward(token_ids)
+        scores: list[list[Score]] = []
+        for item in items:
+            scores.append(typed_scores(values[: len(item.completions)], len(item.completions)))
+            values = values[len(item.completions) :]
+        return scores
+
+    def _encode(self, item: Item, completion: str) -> list[int]:
+        if self._tokenizer.chat_template:
+            chat = list(item.messages) or [{"role": "user", "content": item.prompt}]
+            chat.append({"role": "assistant", "content": completion})
+            text = self._tokenizer.apply_chat_template(chat, tokenize=False)
+            token_ids = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        else:
+            token_ids = self._tokenizer(item.prompt + completion)["input_ids"]
+        return token_ids[-self._config.max_tokens :] or [self._pad_id]
+
+    def _forward(self, token_ids: Sequence[list[int]]) -> list[float]:
+        import torch
+
+        values = [0.0] * len(token_ids)
+        for rows in length_buckets([len(ids) for ids in token_ids], self._config.batch_tokens):
+            longest = max(len(token_ids[row]) for row in rows)
+            padded = torch.full((len(rows), longest), self._pad_id, dtype=torch.long)  # (B, T)
+            mask = torch.zeros((len(rows), longest), dtype=torch.long)  # (B, T)
+            for line, row in enumerate(rows):
+                padded[line, : len(token_ids[row])] = torch.tensor(token_ids[row])
+                mask[line, : len(token_ids[row])] = 1
+            with torch.inference_mode():
+                output = self._model(input_ids=padded.to(self._device), attention_mask=mask.to(self._device))
+            for row, value in zip(rows, output.logits[:, 0].float().tolist(), strict=True):
+                values[row] = value
+        return values
+
+    def close(self) -> None:
+        self._model = None
+
+
+def length_buckets(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
+    """Row numbers in batches of like length, each at most `batch_tokens` with padding (or one row)."""
+    batch: list[int] = []
+    for row in sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True):
+        if batch and (len(batch) + 1) * lengths[batch[0]] > batch_tokens:
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch

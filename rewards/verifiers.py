@@ -1,0 +1,77 @@
+"""Answer checkers of other libraries: `math_verify` (symbolic equality) and `reasoning_gym` (its own scorers).
+
+Given completions, references and, for reasoning_gym, the data row, give the library's score in [0, 1]. Both can
+hang on strange input (symbolic simplification), so they run in killable processes.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import cache
+from typing import Any, Literal
+
+from raylign.rewards.answers import inside_open_tag
+from raylign.rewards.base import Item, KillableConfig, PointwiseReward
+
+
+class MathVerifyConfig(KillableConfig):
+    """1 if the final answer equals a reference as mathematics: 1/2, 0.5 and \\frac{1}{2} are one."""
+
+    name: Literal["math_verify"] = "math_verify"
+    """Which reward."""
+
+
+class ReasoningGymConfig(KillableConfig):
+    """The scorer of the reasoning_gym task that made the row."""
+
+    name: Literal["reasoning_gym"] = "reasoning_gym"
+    """Which reward."""
+    task: str | None = None
+    """Task whose scorer to use; empty: the one that the row names (`metadata.source_dataset`)."""
+
+
+class MathVerifyReward(PointwiseReward):
+    can_hang = True
+
+    def __init__(self, config: MathVerifyConfig) -> None:
+        import math_verify  # type: ignore[import-untyped]
+
+        # Its own time limits use alarms of whole seconds; ours kills the process.
+        logging.getLogger("math_verify").setLevel(logging.ERROR)
+        self._library = math_verify
+        self._parsed_reference = cache(self._parse_reference)
+
+    def _parse_reference(self, reference: str) -> Any:
+        for text in (reference, f"${reference}$"):  # bare LaTeX is only read between dollars
+            parsed = self._library.parse(text, parsing_timeout=None)
+            if parsed:
+                return parsed
+        raise ValueError(f"reference {reference[:80]!r} is no mathematical expression")
+
+    def score_one(self, completion: str, item: Item, index: int) -> float:
+        if not item.references:
+            raise ValueError("the prompt has no reference to compare with; set data.reference")
+        references = [self._parsed_reference(reference) for reference in item.references]
+        answer = self._library.parse(completion, parsing_timeout=None)
+        return float(any(self._library.verify(reference, answer, timeout_seconds=None) for reference in references))
+
+
+class ReasoningGymReward(PointwiseReward):
+    can_hang = True
+
+    def __init__(self, config: ReasoningGymConfig) -> None:
+        import reasoning_gym  # type: ignore[import-untyped]
+
+        self._task = config.task
+        self._scorer = cache(reasoning_gym.get_score_answer_fn)
+        if config.task is not None:
+            try:
+                self._scorer(config.task)
+            except ValueError as error:
+                raise ValueError(f"{error}; `task` must be a reasoning_gym task") from None
+
+    def score_one(self, completion: str, item: Item, index: int) -> float:
+        task = self._task or item.row.get("metadata", {}).get("source_dataset")
+        if task is None:
+            raise ValueError("the row does not say which reasoning_gym task it is of; set `task`")
+        return float(self._scorer(task)(answer=inside_open_tag(completion), entry=item.row))
