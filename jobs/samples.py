@@ -1,0 +1,113 @@
+"""Samples to read: a few groups of a step, the best and the worst among them.
+
+Given scored groups; gives `samples/step-000010.jsonl`, one group on each line, for people and the report.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+
+from raylign.jobs.run_folder import RunFolder, write_atomically
+from raylign.rollout.sample import FloatArray, Group
+
+MAX_COMPLETIONS = 8
+"""Completions kept of one group: its best and its worst where there are more."""
+
+
+def write_samples(
+    run_folder: RunFolder, step: int, groups: Sequence[Group], seed: int = 0, num_random: int = 2
+) -> Path | None:
+    """Keep the best and the worst group, one that failed if any did, and some drawn by (seed, step)."""
+    if not groups:
+        return None
+    lines = [_line(step, why, group) for why, group in _chosen(groups, Random(f"{seed}-{step}"), num_random)]
+    path = run_folder.samples_path / f"step-{step:06d}.jsonl"
+    write_atomically(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    return path
+
+
+def read_samples(folder: Path) -> dict[int, list[dict[str, Any]]]:
+    """The kept groups of a run folder by step."""
+    samples: dict[int, list[dict[str, Any]]] = {}
+    for path in sorted((folder / "samples").glob("step-*.jsonl")):
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        if lines:
+            samples[int(lines[0]["step"])] = lines
+    return dict(sorted(samples.items()))
+
+
+def _chosen(groups: Sequence[Group], random: Random, num_random: int) -> list[tuple[str, Group]]:
+    """Each group at most once, with the reason why it was kept."""
+    ranked = sorted(
+        (i for i, group in enumerate(groups) if math.isfinite(_mean_reward(group))),
+        key=lambda i: _mean_reward(groups[i]),
+    )
+    why: dict[int, str] = {}
+    if ranked:
+        why[ranked[-1]] = "best"
+        why.setdefault(ranked[0], "worst")
+    failed = [i for i, group in enumerate(groups) if group.failures and i not in why]
+    if failed:
+        why[random.choice(failed)] = "failed"
+    rest = [i for i in range(len(groups)) if i not in why]
+    for i in random.sample(rest, min(num_random, len(rest))):
+        why[i] = "random"
+    return [(reason, groups[i]) for i, reason in why.items()]
+
+
+def _mean_reward(group: Group) -> float:
+    if group.total_rewards is None:
+        return math.nan
+    finite_G = group.total_rewards[np.isfinite(group.total_rewards)]
+    return float(finite_G.mean()) if len(finite_G) else math.nan
+
+
+def _line(step: int, why: str, group: Group) -> dict[str, Any]:
+    order = _best_first(group)
+    kept = order
+    if len(order) > MAX_COMPLETIONS:
+        half = MAX_COMPLETIONS // 2
+        kept = order[:half] + order[-half:]
+    return {
+        "step": step,
+        "why": why,
+        "prompt_id": group.prompt.prompt_id,
+        "ordinal": group.prompt.ordinal,
+        "prompt": group.prompt.text,
+        "references": list(group.prompt.references),
+        "num_completions": len(group.completions),
+        "completions": [_completion(group, index) for index in kept],
+        "failures": [vars(failure) for failure in group.failures],
+    }
+
+
+def _best_first(group: Group) -> list[int]:
+    if group.total_rewards is None:
+        return list(range(len(group.completions)))
+    totals_G = np.nan_to_num(group.total_rewards, nan=-math.inf)
+    return [int(index) for index in np.argsort(-totals_G, kind="stable")]
+
+
+def _completion(group: Group, index: int) -> dict[str, Any]:
+    completion = group.completions[index]
+    return {
+        "text": completion.text,
+        "total": _number(group.total_rewards, index),
+        "rewards": {name: _number(rewards_G, index) for name, rewards_G in group.rewards.items()},
+        "stop_reason": completion.stop_reason,
+        "num_tokens": len(completion.token_ids),
+    }
+
+
+def _number(values_G: FloatArray | None, index: int) -> float | None:
+    """Six digits are enough to read; null where scoring failed."""
+    if values_G is None or not math.isfinite(values_G[index]):
+        return None
+    return round(float(values_G[index]), 6)
