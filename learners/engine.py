@@ -1,13 +1,28 @@
 """The learner's DeepSpeed engine: `logprobs`, `forward_backward`, `step`, `save`/`load`.
 
-Given a model folder and a `LearnerConfig`; gives log-probs of token sequences and optimizer steps on a loss.
+Given a `PolicyModel` and a `LearnerConfig`; gives log-probs of micro-batches and optimizer steps on a loss.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 from pydantic import BaseModel, Field
+
+from raylign.learners.distributed import local_device, rank, reduce_metrics, world_size
+from raylign.learners.schedule import learning_rate
+
+if TYPE_CHECKING:
+    import torch
+
+    from raylign.learners.batch import MicroBatch
+    from raylign.learners.model import PolicyModel
+
+    Loss = Callable[[torch.Tensor, torch.Tensor, MicroBatch], tuple[torch.Tensor, dict[str, torch.Tensor]]]
 
 
 class LoraConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
@@ -27,7 +42,7 @@ class LearnerConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
     num_ranks: int = Field(1, ge=1)
     """Data-parallel processes; one per GPU on GPU machines."""
     zero_stage: Literal[0, 1, 2, 3] = 0
-    """DeepSpeed ZeRO stage: what is sharded over the ranks."""
+    """DeepSpeed ZeRO stage: what is sharded over the ranks. bfloat16 at stage 0 runs as stage 1, which keeps its masters."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Computation; masters stay float32. auto: float32 on CPU, bfloat16 on GPU."""
     learning_rate: float = Field(1e-6, gt=0)
@@ -54,6 +69,8 @@ class LearnerConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
     """Recompute activations in the backward pass to save memory."""
     logit_chunk_tokens: int = Field(4096, ge=1)
     """Tokens whose logits are held at once."""
+    reference_path: str | None = None
+    """Model of log π_ref; empty: the start model (with LoRA, the adapters switched off)."""
     lora: LoraConfig | None = None
     """Train adapters instead of all weights."""
     threads_per_rank: int | Literal["auto"] = "auto"
@@ -62,3 +79,197 @@ class LearnerConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
     """How long the group may take to start."""
     step_deadline_s: float = Field(1800, gt=0)
     """How long one update may take."""
+
+
+class NonFiniteError(RuntimeError):
+    """A loss or gradient was NaN or infinite; the optimizer has not moved and the batch lies on disk."""
+
+
+class DeepSpeedEngine:
+    """Verbs over `deepspeed.initialize`. All ranks call every verb, with equally many micro-batches."""
+
+    def __init__(
+        self, policy: PolicyModel, config: LearnerConfig, total_optimizer_steps: int, debug_folder: Path
+    ) -> None:
+        import torch
+
+        self.config = config
+        self.device = local_device()
+        self.total_optimizer_steps = total_optimizer_steps
+        self.debug_folder = debug_folder
+        self.num_steps = 0
+        self._pending: list[MicroBatch] = []
+        self._plain_grad_norm = 0.0
+        bf16 = resolve_dtype(config) == "bfloat16"
+        self.zero_stage = max(1, config.zero_stage) if bf16 else config.zero_stage
+        self.trainable = [parameter for parameter in policy.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(
+            self.trainable,
+            lr=config.learning_rate,
+            betas=config.adam_betas,
+            eps=config.adam_epsilon,
+            weight_decay=config.weight_decay,
+            fused=True,
+        )
+        if self.zero_stage == 0:
+            optimizer.register_step_pre_hook(lambda *_: self._check_and_clip())
+        self._engine = _initialize(policy, self._deepspeed_config(bf16), optimizer)
+        self.policy = policy
+
+    def _deepspeed_config(self, bf16: bool) -> dict[str, Any]:
+        return {
+            "train_micro_batch_size_per_gpu": 1,
+            "gradient_accumulation_steps": 1,
+            # backward() only accumulates and step() is the boundary: any number of passes makes one step
+            "managed_gradient_accumulation": False,
+            # at stage 0 `_check_and_clip` does it, so that the norm is known before the optimizer moves
+            "gradient_clipping": self.config.max_grad_norm if self.zero_stage else 0.0,
+            "zero_allow_untested_optimizer": True,
+            "zero_optimization": {
+                "stage": self.zero_stage,
+                "overlap_comm": False,
+                "reduce_scatter": self.device.type == "cuda",
+                "stage3_param_persistence_threshold": 1000,
+            },
+            "bf16": {"enabled": bf16, **({"check_grad_overflow": True} if bf16 else {})},
+            "data_types": {"grad_accum_dtype": "fp32"},
+            "steps_per_print": None,
+        }
+
+    def logprobs(self, micro_batches: Sequence[MicroBatch]) -> list[torch.Tensor]:
+        """(N,) log-probs of each micro-batch's completion tokens, on the CPU."""
+        import torch
+
+        with torch.no_grad():
+            return [self._engine(batch.to(self.device))[0].cpu() for batch in micro_batches]
+
+    def forward_backward(self, micro_batches: Sequence[MicroBatch], loss: Loss) -> dict[str, float]:
+        """Add the gradients of Σ loss over micro-batches and ranks to those held; gives loss and metrics, reduced over ranks."""
+        import torch
+
+        totals: dict[str, torch.Tensor] = {}
+        finite = []
+        for batch in micro_batches:
+            batch = batch.to(self.device)
+            share, metrics = loss(*self._engine(batch), batch)
+            finite.append(torch.isfinite(share.detach()))
+            # DeepSpeed averages over the ranks; shares are to be added
+            self._engine.backward(share * world_size(), scale_wrt_gas=False)
+            for key, value in {"learner/loss/sum": share.detach(), **metrics}.items():
+                if key not in totals:
+                    totals[key] = value.detach().double()
+                elif key.endswith("/max"):
+                    totals[key] = torch.maximum(totals[key], value.detach().double())
+                else:
+                    totals[key] = totals[key] + value.detach().double()
+        self._pending.extend(micro_batches)
+        is_finite = torch.stack(finite)
+        totals["num_non_finite/sum"] = (~is_finite).sum()
+        reduced = reduce_metrics(totals)
+        if reduced.pop("num_non_finite/sum"):
+            bad = [batch for batch, ok in zip(micro_batches, is_finite.tolist(), strict=True) if not ok]
+            raise self._non_finite("loss", bad)
+        return reduced
+
+    def step(self) -> dict[str, float]:
+        """One optimizer step on the gradients held; gives the gradient norm before clipping and the learning rate."""
+        rate = learning_rate(self.config, self.num_steps, self.total_optimizer_steps)
+        optimizer = self._engine.optimizer
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        self._engine.step()
+        if self.zero_stage and optimizer.overflow:
+            raise self._non_finite("gradient", self._pending)
+        self._pending = []
+        self.num_steps += 1
+        norm = float(optimizer._global_grad_norm) if self.zero_stage else self._plain_grad_norm
+        return {"learner/grad_norm": norm, "learner/learning_rate": rate}
+
+    def _check_and_clip(self) -> None:
+        """Stage 0, between the reduction of gradients and the optimizer: stop or clip."""
+        import torch
+
+        norm = torch.nn.utils.clip_grad_norm_(self.trainable, self.config.max_grad_norm)
+        self._plain_grad_norm = norm.item()
+        if not np.isfinite(self._plain_grad_norm):
+            raise self._non_finite("gradient", self._pending)
+
+    def _non_finite(self, what: str, batches: Sequence[MicroBatch]) -> NonFiniteError:
+        path = self.debug_folder / f"non_finite_step{self.num_steps}_rank{rank()}.npz"
+        if batches:
+            self.debug_folder.mkdir(parents=True, exist_ok=True)
+            arrays = [
+                {f"{number}/{name}": array for name, array in batch.arrays().items()}
+                for number, batch in enumerate(batches)
+            ]
+            np.savez(path, **{name: array for part in arrays for name, array in part.items()})
+        where = f"saved as {path}" if batches else f"another rank saved it beside {path}"
+        return NonFiniteError(
+            f"{what} not finite at optimizer step {self.num_steps}, before the optimizer moved; micro-batch {where}. "
+            "Look there for extreme log-probs or advantages; a lower learning rate or max_grad_norm often helps."
+        )
+
+    def save(self, folder: Path, extra: dict[str, Any]) -> None:
+        """Weights, optimizer, step and random states, and `extra`. Resume with as many ranks."""
+        import torch
+
+        state = {**extra, "num_steps": self.num_steps, "cpu_rng": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            state["cuda_rng"] = torch.cuda.get_rng_state(self.device)
+        self._engine.save_checkpoint(str(folder), tag="state", client_state=state)
+
+    def load(self, folder: Path) -> dict[str, Any]:
+        """Take up what `save` wrote; gives its state, `extra` included."""
+        import torch
+
+        path, state = self._engine.load_checkpoint(str(folder), tag="state")
+        if path is None:
+            raise ValueError(f"{folder} holds no learner state for this ZeRO stage and number of ranks")
+        self.num_steps = state["num_steps"]
+        torch.set_rng_state(state["cpu_rng"])
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state(state["cuda_rng"], self.device)
+        return state
+
+    def gathered(self, parameters: Sequence[torch.nn.Parameter]) -> Any:
+        """Context in which the full `parameters` are there (ZeRO-3). A collective; never nest it."""
+        import deepspeed
+
+        return deepspeed.zero.GatheredParameters(list(parameters), enabled=self.zero_stage == 3)
+
+
+def resolve_dtype(config: LearnerConfig) -> Literal["float32", "bfloat16"]:
+    """What `auto` means here."""
+    if config.dtype != "auto":
+        return config.dtype
+    return "bfloat16" if local_device().type == "cuda" else "float32"
+
+
+def shard_reference(policy: PolicyModel, config: LearnerConfig) -> Callable[[MicroBatch], Any]:
+    """The frozen reference ready to run: sharded under ZeRO-3, else whole on every rank."""
+    import torch
+
+    bf16 = resolve_dtype(config) == "bfloat16"
+    if config.zero_stage < 3:
+        return policy.to(local_device(), torch.bfloat16 if bf16 else torch.float32)
+    settings = {
+        "train_micro_batch_size_per_gpu": 1,
+        "zero_optimization": {"stage": 3},
+        "bf16": {"enabled": bf16},
+        "steps_per_print": None,
+    }
+    return _initialize(policy, settings, None)
+
+
+def _initialize(policy: PolicyModel, settings: dict[str, Any], optimizer: Any) -> Any:
+    """`deepspeed.initialize`, quiet, and without compiling its shared-memory op (25 s; of use to inference only)."""
+    import torch
+
+    if not torch.cuda.is_available():
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    import deepspeed
+    from deepspeed.utils import logger
+
+    logger.setLevel("ERROR")
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    return deepspeed.initialize(model=policy, optimizer=optimizer, config=settings, dist_init_required=False)[0]

@@ -1,0 +1,64 @@
+"""Supervised fine-tuning: maximise the likelihood of demonstrations.
+
+Given (prompt tokens, response tokens) pairs; gives one example for each and the mean negative log-likelihood.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from pydantic import BaseModel
+
+from raylign.learners.algorithms.base import Example, Normalizers
+from raylign.learners.losses import nll, token_weights
+from raylign.rollout.sample import Group, IntArray
+
+if TYPE_CHECKING:
+    import torch
+
+    from raylign.learners.batch import MicroBatch
+
+
+class SftConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
+    """Supervised fine-tuning on demonstrations."""
+
+    name: Literal["sft"] = "sft"
+    """Which algorithm this is."""
+    aggregation: Literal["token_mean", "seq_mean_token_mean"] = "token_mean"
+    """Every token counts the same, or every demonstration."""
+
+
+def demonstration_examples(demonstrations: Iterable[tuple[IntArray, IntArray]]) -> list[Example]:
+    """Examples of (prompt_ids, response_ids); the loss is on the response."""
+    examples = []
+    for number, (prompt_ids, response_ids) in enumerate(demonstrations):
+        if len(prompt_ids) == 0 or len(response_ids) == 0:
+            raise ValueError(f"demonstration {number}: prompt and response must have at least one token each")
+        prompt, response = np.asarray(prompt_ids, np.int32), np.asarray(response_ids, np.int32)
+        examples.append(Example(prompt, response, loss_mask=np.ones(len(response), np.float32)))
+    return examples
+
+
+class Sft:
+    """See the head of this file; implements `Algorithm`."""
+
+    needs_rollouts = False
+    needs_reference = False
+    num_updates = 1
+
+    def __init__(self, config: SftConfig) -> None:
+        self.config = config
+
+    def examples(self, groups: Sequence[Group]) -> tuple[list[Example], dict[str, float]]:
+        raise ValueError("sft learns from demonstrations, not from rollouts: use `demonstration_examples`")
+
+    def loss(
+        self, logps: torch.Tensor, entropies: torch.Tensor, batch: MicroBatch, normalizers: Normalizers
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Σ w·(−log π_θ)."""
+        weights = token_weights(
+            self.config.aggregation, batch.loss_mask, batch.sequence_index, batch.sequence_lengths, normalizers
+        )
+        return (weights * nll(logps)).sum(), {"learner/entropy/sum": (entropies * batch.loss_mask).sum()}

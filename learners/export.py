@@ -1,0 +1,174 @@
+"""The policy's weights under their Hugging Face names, and model folders made of them.
+
+Given a `DeepSpeedEngine`; gives full tensors bucket by bucket (gathered under ZeRO-3, adapters merged), their metadata, and a folder that
+loads in transformers and vLLM.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from raylign.learners.distributed import rank
+
+if TYPE_CHECKING:
+    from raylign.learners.engine import DeepSpeedEngine
+
+GATHER_BYTES = 256 * 2**20
+SHARD_BYTES = 4 * 2**30
+TOKENIZER_FILES = (
+    "tokenizer*",
+    "vocab*",
+    "merges*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template*",
+    "*.model",
+)
+
+
+def export_names(engine: DeepSpeedEngine) -> list[tuple[str, torch.nn.Parameter]]:
+    """(name in the Hugging Face model, parameter) in model order; no adapters, a tied head once."""
+    return [
+        (name.replace(".base_layer.", "."), parameter)
+        for name, parameter in engine.policy.model.named_parameters()
+        if ".lora_" not in name
+    ]
+
+
+def weight_metadata(engine: DeepSpeedEngine) -> list[tuple[str, tuple[int, ...], torch.dtype]]:
+    """(name, full shape, dtype) of what `weights` yields, in its order; needs no collective."""
+    return [
+        (name, tuple(getattr(parameter, "ds_shape", parameter.shape)), parameter.dtype)
+        for name, parameter in export_names(engine)
+    ]
+
+
+def weights(engine: DeepSpeedEngine) -> Iterator[tuple[str, torch.Tensor]]:
+    """Full weights in model order. All ranks must go through it together (under ZeRO-3 each bucket is a collective).
+
+    Adapters are merged in float32. A tensor may alias the live parameter: copy what outlives the next step.
+    """
+    adapters = _adapters(engine)
+    bucket: list[tuple[str, torch.nn.Parameter]] = []
+    num_bytes = 0
+    for name, parameter in export_names(engine):
+        bucket.append((name, parameter))
+        num_bytes += getattr(parameter, "ds_numel", parameter.numel()) * parameter.element_size()
+        if num_bytes >= GATHER_BYTES:
+            yield from _full_tensors(engine, bucket, adapters)
+            bucket, num_bytes = [], 0
+    if bucket:
+        yield from _full_tensors(engine, bucket, adapters)
+
+
+def _adapters(engine: DeepSpeedEngine) -> dict[str, tuple[torch.nn.Parameter, torch.nn.Parameter, float]]:
+    """By the base weight's name: (A, B, scaling) of W + scaling·B·A."""
+    if engine.policy.peft is None:
+        return {}
+    from peft.tuners.lora import LoraLayer
+
+    return {
+        f"{name}.weight": (
+            module.lora_A["default"].weight,
+            module.lora_B["default"].weight,
+            module.scaling["default"],
+        )
+        for name, module in engine.policy.model.named_modules()
+        if isinstance(module, LoraLayer)
+    }
+
+
+def _full_tensors(
+    engine: DeepSpeedEngine,
+    bucket: list[tuple[str, torch.nn.Parameter]],
+    adapters: dict[str, tuple[torch.nn.Parameter, torch.nn.Parameter, float]],
+) -> list[tuple[str, torch.Tensor]]:
+    needed = [parameter for _, parameter in bucket]
+    needed += [matrix for name, _ in bucket if name in adapters for matrix in adapters[name][:2]]
+    tensors = []
+    with engine.gathered(needed), torch.no_grad():
+        for name, parameter in bucket:
+            tensor = parameter.detach()
+            if name in adapters:
+                a, b, scaling = adapters[name]
+                tensor = (tensor.float() + scaling * (b.float() @ a.float())).to(tensor.dtype)
+            tensors.append((name, tensor))
+    return tensors  # outside the context: a consumer may wait as long as it likes
+
+
+def save_model(engine: DeepSpeedEngine, folder: Path, source: str) -> None:
+    """Write the Hugging Face folder on rank 0: config, safetensors, tokenizer of `source`; adapters beside under `adapter/`.
+
+    Shards are written while the weights are gathered, so no process holds more than one of them.
+    """
+    from safetensors.torch import save_file
+
+    writes = rank() == 0
+    if writes:
+        folder.mkdir(parents=True, exist_ok=True)
+    total_bytes = sum(torch.Size(shape).numel() * dtype.itemsize for _, shape, dtype in weight_metadata(engine))
+    num_shards = max(1, -(-total_bytes // SHARD_BYTES)) + (total_bytes > SHARD_BYTES)
+    files: dict[str, str] = {}
+    held: dict[str, torch.Tensor] = {}
+    held_bytes, shard = 0, 1
+
+    def flush() -> None:
+        nonlocal held, held_bytes, shard
+        single = num_shards == 1
+        file = "model.safetensors" if single else f"model-{shard:05d}-of-{num_shards:05d}.safetensors"
+        save_file(held, str(folder / file), metadata={"format": "pt"})
+        files.update(dict.fromkeys(held, file))
+        held, held_bytes, shard = {}, 0, shard + 1
+
+    for name, tensor in weights(engine):
+        if writes:
+            if held and held_bytes + tensor.nbytes > SHARD_BYTES:
+                flush()
+            held[name] = tensor.cpu().contiguous()
+            held_bytes += tensor.nbytes
+    adapter = _adapter_state(engine)
+    if not writes:
+        return
+    flush()
+    if num_shards > 1:
+        index = {"metadata": {"total_size": total_bytes}, "weight_map": files}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
+    _save_config(engine, folder)
+    _save_tokenizer(source, folder)
+    if engine.policy.peft is not None:
+        engine.policy.peft.save_pretrained(str(folder / "adapter"), state_dict=adapter, save_embedding_layers=False)
+
+
+def _adapter_state(engine: DeepSpeedEngine) -> dict[str, torch.Tensor]:
+    if engine.policy.peft is None:
+        return {}
+    named = [(n, p) for n, p in engine.policy.peft.named_parameters() if ".lora_" in n]
+    with engine.gathered([parameter for _, parameter in named]):
+        return {name: parameter.detach().cpu().clone() for name, parameter in named}
+
+
+def _save_config(engine: DeepSpeedEngine, folder: Path) -> None:
+    model = engine.policy.model
+    config = model.config.to_dict()
+    config["dtype"] = str(next(iter(weight_metadata(engine)))[2]).removeprefix("torch.")
+    config["architectures"] = [type(model).__name__]
+    (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True, default=str) + "\n")
+    if getattr(model, "generation_config", None) is not None:
+        model.generation_config.save_pretrained(str(folder))
+
+
+def _save_tokenizer(source: str, folder: Path) -> None:
+    if not Path(source).is_dir():
+        from transformers import AutoTokenizer
+
+        AutoTokenizer.from_pretrained(source).save_pretrained(str(folder))
+        return
+    for pattern in TOKENIZER_FILES:
+        for file in sorted(Path(source).glob(pattern)):
+            shutil.copy2(file, folder / file.name)

@@ -1,0 +1,102 @@
+"""Losses as pure functions: policy loss, KL estimators, negative log-likelihood, token weights.
+
+Given flat (N,) tensors over the completion tokens of a micro-batch; gives per-token losses and the weights that add them up.
+
+Symbols: π_θ the policy being updated (`logps`), π_old the learner at the start of the update (`old_logps`),
+π_ref the frozen reference, r = π_θ/π_old, A the advantage, ε the clip range. All losses are minimised.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    import torch
+
+    from raylign.learners.algorithms.base import Normalizers
+
+Aggregation = Literal["token_mean", "seq_mean_token_mean", "seq_mean_token_sum_norm"]
+"""How token losses become one number; see `token_weights`."""
+KlEstimator = Literal["k1", "k2", "k3"]
+"""With d = logπ_θ − logπ_ref: k1 = d, k2 = d²/2, k3 = exp(−d) + d − 1."""
+
+
+class PolicyLoss(NamedTuple):
+    """Per-token policy loss, and where clipping took the gradient away."""
+
+    loss: torch.Tensor
+    """(N,)"""
+    clipped_low: torch.Tensor
+    """(N,) bool: A < 0 and r < 1 − ε_low."""
+    clipped_high: torch.Tensor
+    """(N,) bool: A > 0 and r > 1 + ε_high."""
+
+
+def policy_loss(
+    logps: torch.Tensor,
+    old_logps: torch.Tensor,
+    advantages: torch.Tensor,
+    clip_low: float,
+    clip_high: float,
+    dual_clip: float | None = None,
+) -> PolicyLoss:
+    """PPO's clipped loss, token by token: −min(r·A, clip(r, 1 − ε_low, 1 + ε_high)·A) (arXiv 1707.06347 eq. 7).
+
+    `clip_high` apart from `clip_low` is DAPO's (arXiv 2503.14476 eq. 8). With `dual_clip` c > 1 the loss of
+    tokens with A < 0 is capped at −c·A (arXiv 1912.09729 eq. 5).
+    """
+    import torch
+
+    ratio = torch.exp(logps - old_logps)
+    loss = torch.maximum(-ratio * advantages, -ratio.clamp(1 - clip_low, 1 + clip_high) * advantages)
+    if dual_clip is not None:
+        loss = torch.where(advantages < 0, torch.minimum(loss, -dual_clip * advantages), loss)
+    with torch.no_grad():
+        clipped_low = (ratio < 1 - clip_low) & (advantages < 0)
+        clipped_high = (ratio > 1 + clip_high) & (advantages > 0)
+    return PolicyLoss(loss, clipped_low, clipped_high)
+
+
+def kl(logps: torch.Tensor, reference_logps: torch.Tensor, estimator: KlEstimator) -> torch.Tensor:
+    """(N,) estimate of KL(π_θ‖π_ref) on tokens sampled from π_θ (joschu.net/blog/kl-approx.html).
+
+    Differentiated as a loss, only k2 has the gradient of KL(π_θ‖π_ref); k3 has that of KL(π_ref‖π_θ), k1 none.
+    """
+    import torch
+
+    d = logps - reference_logps
+    if estimator == "k1":
+        return d
+    if estimator == "k2":
+        return d.square() / 2
+    return torch.expm1(-d) + d
+
+
+def nll(logps: torch.Tensor) -> torch.Tensor:
+    """(N,) negative log-likelihood of demonstrations."""
+    return -logps
+
+
+def token_weights(
+    aggregation: Aggregation,
+    loss_mask: torch.Tensor,
+    sequence_index: torch.Tensor,
+    sequence_lengths: torch.Tensor,
+    normalizers: Normalizers,
+    norm_constant: float | None = None,
+) -> torch.Tensor:
+    """(N,) weights w such that Σ w·loss over all micro-batches and ranks is the aggregated loss of the global batch.
+
+    - token_mean: mask / tokens of the global batch (DAPO eq. 8);
+    - seq_mean_token_mean: mask / (tokens of its sequence × sequences) (GRPO, arXiv 2402.03300 eq. 3);
+    - seq_mean_token_sum_norm: mask / (`norm_constant` × sequences) (Dr. GRPO, arXiv 2503.20783).
+
+    `sequence_lengths`: (S,) tokens in the loss of each sequence of this micro-batch; `sequence_index`: (N,) into it.
+    Global denominators, never those of the micro-batch: otherwise the loss would depend on the split.
+    """
+    if aggregation == "token_mean":
+        return loss_mask / normalizers.num_tokens
+    if aggregation == "seq_mean_token_mean":
+        return loss_mask / (sequence_lengths.clamp(min=1)[sequence_index] * normalizers.num_sequences)
+    assert norm_constant is not None, "seq_mean_token_sum_norm needs norm_constant"
+    return loss_mask / (norm_constant * normalizers.num_sequences)
