@@ -47,6 +47,10 @@ class RolloutPool:
         self._placements = placements
         self.times = PoolTimes(0.0, 0.0)
 
+    def with_rewards(self, reward_server: Any) -> RolloutPool:
+        """The same workers, scored by another reward server (evaluation)."""
+        return RolloutPool(self.workers, reward_server, self._deadline_s)
+
     async def collect_all(
         self, prompts: Sequence[Prompt], sampling: SamplingConfig, ordered: bool = False
     ) -> list[Group]:

@@ -76,17 +76,26 @@ async def start_pool(
         .remote(model_path, engine, weight_backend, weight_version, seed, cores_of_engine(index, num_engines))
         for index, placement in enumerate(placements)
     ]
-    reward_server: Any = ray.remote(RewardServer).options(num_cpus=0).remote(list(rewards))
-    pool = RolloutPool(workers, reward_server, answer_deadline_s, placements)
+    started = [
+        asyncio.create_task(_started(worker, f"rollout worker {index}", engine.start_deadline_s))
+        for index, worker in enumerate(workers)
+    ]
     try:
-        await asyncio.gather(
-            *(_started(worker, f"rollout worker {i}", engine.start_deadline_s) for i, worker in enumerate(workers)),
-            asyncio.wait_for(reward_server.ready.remote(), REWARD_SERVER_START_S),
-        )
+        reward_server, *_ = await asyncio.gather(start_reward_server(rewards), *started)
     except BaseException:
-        await pool.stop()
+        for worker in workers:
+            ray.kill(worker)
         raise
-    return pool
+    return RolloutPool(workers, reward_server, answer_deadline_s, placements)
+
+
+async def start_reward_server(rewards: Sequence[RewardConfig]) -> Any:
+    """Handle of a reward server whose rewards are loaded."""
+    import ray
+
+    server: Any = ray.remote(RewardServer).options(num_cpus=0).remote(list(rewards))
+    await asyncio.wait_for(server.ready.remote(), REWARD_SERVER_START_S)
+    return server
 
 
 async def _started(worker: Any, name: str, deadline_s: float) -> None:

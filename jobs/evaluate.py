@@ -1,0 +1,88 @@
+"""Evaluating a model: accuracy and pass@k with confidence intervals, through the same engines as training.
+
+Given an `EvaluateConfig`; gives metrics, `evaluation.json` and all answers in `samples.jsonl` in the folder.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from pathlib import Path
+
+from raylign.actors.cluster import ray_cluster
+from raylign.jobs.checkpoints import CheckpointStore
+from raylign.jobs.config import EvaluateConfig
+from raylign.jobs.metrics import evaluation_metrics
+from raylign.jobs.plan import check_before_evaluation
+from raylign.jobs.progress import Progress
+from raylign.jobs.roles import cpus_for_each_role, start_pool
+from raylign.jobs.samples import sample_record
+from raylign.rollout.prompts import PromptSource
+from raylign.rollout.sample import Group
+from raylign.rollout.templates import load_tokenizer
+
+ANSWER_DEADLINE_S = 1800.0
+
+
+def evaluate(config: EvaluateConfig) -> dict[str, float]:
+    """Check, start engines, answer every prompt, score, report."""
+    check_before_evaluation(config)
+    with ray_cluster(config.cluster):
+        return asyncio.run(_evaluate(config))
+
+
+def model_folder(model: str) -> str:
+    """A run folder stands for its newest checkpoint; everything else is taken as it is."""
+    checkpoints = Path(model) / "checkpoints"
+    if checkpoints.is_dir():
+        latest = CheckpointStore(checkpoints).latest()
+        if latest is None:
+            raise ValueError(f"{model} is a run folder without a complete checkpoint")
+        return str(latest.path)
+    return model
+
+
+async def _evaluate(config: EvaluateConfig) -> dict[str, float]:
+    model_path = model_folder(config.model)
+    room = config.engine.max_model_len - config.sampling.max_tokens
+    source = PromptSource.open(config.data, load_tokenizer(model_path), config.seed, max_prompt_tokens=room)
+    prompts = source.take(0, min(config.num_prompts or len(source), len(source)))
+    progress = Progress(config.name, len(prompts))
+    pool = None
+    groups: list[Group] = []
+    clock = time.perf_counter()
+    try:
+        with progress.waiting("starting the engines"):
+            pool = await start_pool(
+                model_path,
+                config.engine,
+                config.num_engines,
+                config.rewards,
+                weight_backend=None,
+                weight_version=0,
+                seed=config.seed,
+                cpus=cpus_for_each_role(config.num_engines),
+                placement_deadline_s=config.cluster.placement_deadline_s,
+                answer_deadline_s=ANSWER_DEADLINE_S,
+            )
+        async for group in pool.collect(prompts, config.sampling):
+            groups.append(group)
+            progress.update(len(groups), {})
+    finally:
+        if pool is not None:
+            await pool.stop()
+        progress.close()
+    metrics = evaluation_metrics(groups, config.correct_from, config.pass_at)
+    metrics["evaluation/seconds"] = time.perf_counter() - clock
+    write_results(config.folder, model_path, metrics, groups)
+    return metrics
+
+
+def write_results(folder: Path, model_path: str, metrics: dict[str, float], groups: list[Group]) -> None:
+    """`evaluation.json` and `samples.jsonl`, in the order of the prompts."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "evaluation.json").write_text(json.dumps({"model": model_path, **metrics}, indent=2) + "\n")
+    with (folder / "samples.jsonl").open("w") as file:
+        for group in sorted(groups, key=lambda group: group.prompt.ordinal):
+            file.write(json.dumps(sample_record(group)) + "\n")

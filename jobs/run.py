@@ -1,0 +1,309 @@
+"""A run in progress: its parts, started side by side, and what happens between steps.
+
+Given a `TrainConfig`; gives the verbs that the train loop reads like a page: prompts, rollouts, learner, weights, record,
+evaluate, checkpoint. Only this file knows how the parts are put together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import math
+import signal
+import tempfile
+import time
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from raylign.actors.learner_group import LearnerGroup, LearnerSpec
+from raylign.actors.rollout_pool import RolloutPool
+from raylign.actors.weights import WeightPublisher
+from raylign.jobs.checkpoints import Checkpoint, CheckpointRecord, CheckpointStore
+from raylign.jobs.config import TrainConfig
+from raylign.jobs.metrics import evaluation_metrics, rollout_metrics
+from raylign.jobs.progress import Progress
+from raylign.jobs.report import write_report
+from raylign.jobs.roles import cluster_has_gpus, cpus_for_each_role, start_pool, start_reward_server
+from raylign.jobs.run_folder import RunFolder
+from raylign.jobs.samples import write_samples
+from raylign.jobs.trackers import Trackers
+from raylign.learners.algorithms.base import Algorithm, Example
+from raylign.learners.algorithms.registry import build_algorithm
+from raylign.rollout.prompts import PromptSource
+from raylign.rollout.sample import Group
+from raylign.rollout.sampling import SamplingConfig
+from raylign.rollout.templates import load_tokenizer
+
+EVALUATION_ORDINAL = 1 << 40
+"""Evaluation prompts are numbered from here, so that their sampling seeds never meet those of training."""
+
+
+class Run:
+    """One training run. Built by `Run.open`, which also takes everything down again."""
+
+    learner: LearnerGroup
+    rollouts: RolloutPool
+    """Absent (never started) where nothing is generated: sft without evaluation."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        self.config = config
+        self.sampling = config.sampling
+        self.prompts_per_step = config.rollout.prompts_per_step
+        self.deterministic = config.rollout.deterministic
+        self.algorithm: Algorithm = build_algorithm(config.algorithm)
+        tokenizer = load_tokenizer(config.model.path)
+        room = config.rollout.engine.max_model_len - config.sampling.max_tokens
+        self.prompts = PromptSource.open(config.data, tokenizer, config.seed, max_prompt_tokens=room)
+        self._evaluation_prompts = (
+            PromptSource.open(config.evaluation.data, tokenizer, config.seed, max_prompt_tokens=room)
+            if config.evaluation.data
+            else None
+        )
+        self.folder = RunFolder.create(
+            config.folder, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), config.resume
+        )
+        self._checkpoints = CheckpointStore(self.folder.checkpoints_path, config.checkpoints.keep_last)
+        self._checkpoints.clean()
+        self._start_checkpoint = self._checkpoints.latest() if config.resume else None
+        self.step = 0
+        self._seconds_before = 0.0
+        if self._start_checkpoint:
+            self._continue_from(self._start_checkpoint)
+        self._clock = time.monotonic()
+        self._stop_asked = False
+        self._saved_step = self.step
+        self.num_tokens_generated = 0
+        self.evaluations: list[dict[str, float]] = []
+        self._trackers = Trackers(config.trackers, self.folder)
+        self._progress = Progress(config.name, config.num_steps, self.step)
+
+    # ---- start and end ---------------------------------------------------------------------------------
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, config: TrainConfig) -> AsyncIterator[Run]:
+        """Everything started; everything ended again, whatever happens in between."""
+        run = cls(config)
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGINT, run._ask_to_stop)
+        loop.add_signal_handler(signal.SIGTERM, run._ask_to_stop)
+        task = asyncio.current_task()
+        assert task is not None
+        run._task = task
+        try:
+            await run._start()
+            yield run
+        finally:
+            await run._end()
+            loop.remove_signal_handler(signal.SIGINT)
+            loop.remove_signal_handler(signal.SIGTERM)
+
+    async def _start(self) -> None:
+        """Roles start side by side: most of their time is imports."""
+        config = self.config
+        model_path = str(self._start_checkpoint.path if self._start_checkpoint else config.model.path)
+        needs_engines = self.algorithm.needs_rollouts or self._evaluation_prompts is not None
+        num_engines = config.rollout.num_engines if needs_engines else 0
+        cpus = cpus_for_each_role(config.learner.num_ranks + num_engines)
+        self.learner = LearnerGroup(
+            LearnerSpec(
+                config=config.learner,
+                model_path=model_path,
+                reference_path=config.model.reference_path or config.model.path,
+                algorithm=config.algorithm,
+                temperature=config.sampling.temperature if self.algorithm.needs_rollouts else 1.0,
+                total_optimizer_steps=config.num_steps * self.algorithm.num_updates,
+                seed=config.seed,
+                debug_folder=str(self.folder.path.absolute() / "debug"),
+                state_folder=str(self._start_checkpoint.state_path) if self._start_checkpoint else None,
+                weights_bucket_bytes=config.weights.bucket_mib << 20,
+            ),
+            cpus_per_rank=cpus,
+            use_gpu=cluster_has_gpus(),
+            storage=Path(tempfile.mkdtemp(prefix="raylign-train-")),
+        )
+        with self._progress.waiting("starting the learner" + (" and the engines" if num_engines else "")):
+            starting: list[Coroutine[Any, Any, Any]] = [self.learner.start()]
+            if num_engines:
+                starting.append(self._start_rollouts(model_path, num_engines, cpus))
+            await asyncio.gather(*starting)
+
+    async def _start_rollouts(self, model_path: str, num_engines: int, cpus: float) -> None:
+        config = self.config
+        self.rollouts = await start_pool(
+            model_path,
+            config.rollout.engine,
+            num_engines,
+            config.rewards or config.evaluation.rewards,
+            weight_backend=config.weights.transport,
+            weight_version=self.step,
+            seed=config.seed,
+            cpus=cpus,
+            placement_deadline_s=config.cluster.placement_deadline_s,
+            answer_deadline_s=config.rollout.answer_deadline_s,
+        )
+        self._evaluation_pool = self.rollouts
+        if config.evaluation.rewards and config.evaluation.rewards != config.rewards:
+            self._evaluation_pool = self.rollouts.with_rewards(await start_reward_server(config.evaluation.rewards))
+        self._publisher = WeightPublisher(self.rollouts.workers, self.learner, config.weights, version=self.step)
+
+    async def _end(self) -> None:
+        """Reverse order, each part with a deadline."""
+        if hasattr(self, "rollouts"):
+            await self.rollouts.stop()
+        if hasattr(self, "learner"):
+            await self.learner.stop()
+        self._progress.close()
+        self._trackers.close()
+        self.folder.close()
+
+    def _ask_to_stop(self) -> None:
+        """First Ctrl-C: finish the step and save. Second: stop at once; the last checkpoint stays."""
+        if self._stop_asked:
+            self._task.cancel()
+            return
+        self._stop_asked = True
+        self._progress.say("stopping after this step and saving (Ctrl-C again: stop at once)")
+
+    def _continue_from(self, checkpoint: Checkpoint) -> None:
+        record = checkpoint.record
+        if record.data_fingerprint != self.prompts.fingerprint:
+            raise ValueError(
+                f"the data changed since {checkpoint.path} was written (fingerprint {record.data_fingerprint}, now "
+                f"{self.prompts.fingerprint}): the same rows could be trained twice or never; restore them or use a new name"
+            )
+        self.step = record.step
+        self._seconds_before = record.seconds
+        self.folder.cut_metrics(record.step)
+
+    # ---- the verbs of the loop --------------------------------------------------------------------------
+
+    def steps(self) -> Iterator[int]:
+        """Steps to do, counted from 0; ends early when asked to stop."""
+        while self.step < self.config.num_steps and not self._stop_asked:
+            yield self.step
+
+    def demonstrations(self, start: int, count: int) -> list[Example]:
+        """Examples from the rows' own responses, for the ordinals from `start`."""
+        from raylign.learners.algorithms.sft import demonstration_examples
+
+        rows = [self.prompts.demonstration(ordinal) for ordinal in range(start, start + count)]
+        return demonstration_examples([(prompt.token_ids, response_ids) for prompt, _, response_ids in rows])
+
+    async def publish_weights(self, version: int) -> dict[str, float]:
+        """The learner's weights on every engine, or an error that says which side failed."""
+        return await self._publisher.publish(version)
+
+    def record(
+        self, step: int, groups: Sequence[Group], metrics: dict[str, float], times_s: dict[str, float]
+    ) -> None:
+        """One line of metrics, progress, trackers, samples to read."""
+        line: dict[str, float] = {"step": step, "seconds": self._seconds()}
+        if groups:
+            line |= rollout_metrics(groups)
+            line["rollout/tokens_per_s"] = line["rollout/tokens"] / times_s["rollout"]
+            self.num_tokens_generated += int(line["rollout/tokens"])
+            write_samples(self.folder.samples_path, step, groups, seed=self.config.seed)
+        line |= metrics
+        for phase, seconds in times_s.items():
+            line[f"time/{phase}_s"] = seconds
+            if phase in ("rollout", "learner"):
+                line[f"idle/{phase}_share"] = max(0.0, 1.0 - seconds / times_s["step"])
+        self.step = step
+        self.folder.append_metrics(line)
+        self._trackers.log(step, line)
+        self._progress.update(step, line)
+
+    async def evaluate(self) -> dict[str, float]:
+        """Accuracy on held-out rows, through the same engines; nothing where no evaluation is configured."""
+        if self._evaluation_prompts is None:
+            return {}
+        settings = self.config.evaluation
+        clock = time.perf_counter()
+        count = min(settings.num_prompts, len(self._evaluation_prompts))
+        prompts = [
+            replace(prompt, ordinal=EVALUATION_ORDINAL + prompt.ordinal)
+            for prompt in self._evaluation_prompts.take(0, count)
+        ]
+        sampling = SamplingConfig(
+            temperature=settings.temperature,
+            num_completions=settings.num_completions,
+            max_tokens=self.sampling.max_tokens,
+            stop=self.sampling.stop,
+        )
+        with self._progress.waiting(f"evaluating {count} held-out prompts"):
+            groups = await self._evaluation_pool.collect_all(prompts, sampling, ordered=self.deterministic)
+        line = {"step": float(self.step), "seconds": self._seconds()}
+        line |= evaluation_metrics(groups, settings.correct_from, sorted({1, settings.num_completions}))
+        line["evaluation/seconds"] = time.perf_counter() - clock
+        self.num_tokens_generated += sum(group.num_tokens for group in groups)
+        self.evaluations.append(line)
+        self.folder.append_metrics(line)
+        self._trackers.log(self.step, line)
+        self._progress.say(
+            f"step {self.step}: held-out accuracy {line['evaluation/accuracy']:.1%} "
+            f"[{line['evaluation/accuracy_low']:.1%}, {line['evaluation/accuracy_high']:.1%}]"
+        )
+        return line
+
+    async def evaluate_if_due(self, step: int) -> None:
+        """Every `evaluation.every_steps`, and after the last step."""
+        every = self.config.evaluation.every_steps
+        if step == self.config.num_steps or (every and step % every == 0):
+            await self.evaluate()
+
+    async def checkpoint_if_due(self, step: int) -> None:
+        """Every `checkpoints.every_steps`."""
+        every = self.config.checkpoints.every_steps
+        if every and step % every == 0:
+            await self.checkpoint()
+
+    async def checkpoint(self) -> None:
+        """Model and resumable state, complete or not there."""
+        record = CheckpointRecord(
+            step=self.step,
+            prompt_ordinal=self.step * self.prompts_per_step,
+            seed=self.config.seed,
+            data_fingerprint=self.prompts.fingerprint,
+            num_metrics_lines=self.folder.num_metrics_lines,
+            versions={name: importlib.metadata.version(name) for name in ("raylign", "torch", "transformers")},
+            seconds=self._seconds(),
+        )
+        loop = asyncio.get_running_loop()
+
+        def write(folder: Path) -> None:
+            asyncio.run_coroutine_threadsafe(self.learner.save(folder.absolute()), loop).result()
+
+        await asyncio.to_thread(self._checkpoints.save, record, write)
+        self._saved_step = self.step
+
+    async def finish(self) -> None:
+        """Save what is not saved yet, the summary and the report."""
+        if self._saved_step < self.step:
+            await self.checkpoint()
+        self.folder.write_summary(self.summary())
+        write_report(self.folder.path)
+
+    def summary(self) -> dict[str, Any]:
+        """The end result in a few numbers."""
+        accuracies = [line["evaluation/accuracy"] for line in self.evaluations] or [math.nan]
+        latest = self._checkpoints.latest()
+        return {
+            "name": self.config.name,
+            "finished": self.step == self.config.num_steps,
+            "num_steps": self.step,
+            "seed": self.config.seed,
+            "seconds": round(self._seconds(), 1),
+            "tokens_generated": self.num_tokens_generated,
+            "accuracy_before": None if math.isnan(accuracies[0]) else accuracies[0],
+            "accuracy_after": None if math.isnan(accuracies[-1]) else accuracies[-1],
+            "checkpoint": str(latest.path) if latest else None,
+        }
+
+    def _seconds(self) -> float:
+        return self._seconds_before + time.monotonic() - self._clock
