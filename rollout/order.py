@@ -5,6 +5,7 @@ Given the number of rows and seeds; gives row indexes. Pure functions: the same 
 
 from __future__ import annotations
 
+import functools
 import re
 from decimal import Decimal
 
@@ -26,9 +27,12 @@ def select_rows(rows: str, num_rows: int, split_seed: int) -> IndexArray:
     return generator.permutation(num_rows)[start:stop]
 
 
+@functools.lru_cache(maxsize=8)
 def epoch_order(seed: int, epoch: int, num_rows: int) -> IndexArray:
-    """The order of the rows in one epoch."""
-    return np.random.Generator(np.random.PCG64([seed, epoch, _EPOCH])).permutation(num_rows)
+    """The order of the rows in one epoch; read-only, since it is kept for the next call."""
+    order = np.random.Generator(np.random.PCG64([seed, epoch, _EPOCH])).permutation(num_rows)
+    order.setflags(write=False)
+    return order
 
 
 def parse_range(rows: str, num_rows: int) -> tuple[int, int]:

@@ -6,24 +6,22 @@ data cursor is two integers.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, Field, model_validator
 
+from raylign.rollout.encoding import EncodedTexts, joint_lengths, render_prompts
 from raylign.rollout.mapping import MappedRow, fingerprint_rows, map_rows, row_name
-from raylign.rollout.order import IndexArray, check_range_syntax, epoch_order, select_rows
+from raylign.rollout.order import check_range_syntax, epoch_order, select_rows
 from raylign.rollout.sample import IntArray, Prompt
-from raylign.rollout.sources import Row, read_rows
-from raylign.rollout.templates import Template, apply_chat_template
+from raylign.rollout.sources import is_hugging_face_name, read_rows
+from raylign.rollout.templates import Template
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-TOKENIZER_BATCH = 1000
-"""Texts tokenized at once."""
 
 
 class DataConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
@@ -83,9 +81,11 @@ class PromptSource:
         tokenizer: PreTrainedTokenizerBase,
         seed: int,
         mapped: Sequence[MappedRow],
-        num_skipped: int = 0,
+        texts: Sequence[str],
+        num_skipped: int,
     ) -> None:
-        """Use `open`; this one takes rows that are mapped and checked."""
+        """`open` makes one; this takes rows that are mapped, rendered and checked."""
+        assert len(mapped) == len(texts) > 0, f"{len(mapped)} rows, {len(texts)} prompts"
         self.config = config
         self.seed = seed
         self.num_skipped = num_skipped
@@ -93,8 +93,8 @@ class PromptSource:
         self.fingerprint = fingerprint_rows(config, mapped)
         """Of the rows and their mapping: the same in every process, another when anything in them changes."""
         self._mapped = mapped
+        self._prompts = EncodedTexts(tokenizer, texts)
         self._tokenizer = tokenizer
-        self._order = functools.lru_cache(maxsize=4)(self._epoch_order)
 
     @classmethod
     def open(
@@ -105,28 +105,98 @@ class PromptSource:
         max_prompt_tokens: int,
         max_sequence_tokens: int | None = None,
     ) -> PromptSource:
-        """Read, map and check every row.
+        """Read, map, encode and check every row, before anything heavy starts.
 
-        `max_sequence_tokens`, where given, is the limit for a prompt with its demonstration and end token, and every
-        row must then have a demonstration.
+        `max_sequence_tokens` is for learning from demonstrations: every row must then have one, and prompt,
+        demonstration and end token together are held to it.
         """
-        assert seed >= 0, "seeds are natural numbers"
-        return cls(config, tokenizer, seed, load_mapped_rows(config))
+        assert seed >= 0, f"seeds are natural numbers, not {seed}"
+        mapped = load_mapped_rows(config)
+        prompts = EncodedTexts(tokenizer, render_prompts(tokenizer, mapped, config))
+        kept = keep_short(config, mapped, [prompts], max_prompt_tokens, "prompt")
+        if max_sequence_tokens is not None:
+            demonstrations = [demonstration_of(config, item) for item in mapped]
+            parts = [prompts, EncodedTexts(tokenizer, demonstrations, end_token=True)]
+            kept &= keep_short(config, mapped, parts, max_sequence_tokens, "prompt with its demonstration")
+        if not kept.any():
+            raise ValueError(f"{config.source}: all {len(mapped)} rows are too long, so skip_too_long leaves none")
+        chosen = np.flatnonzero(kept).tolist()
+        texts = [prompts.texts[place] for place in chosen]
+        num_skipped = len(mapped) - len(chosen)
+        return cls(config, tokenizer, seed, [mapped[place] for place in chosen], texts, num_skipped)
 
     def __len__(self) -> int:
+        """Rows in one epoch."""
         return len(self._mapped)
 
-    def _epoch_order(self, epoch: int) -> IndexArray:
-        return epoch_order(self.seed, epoch, len(self))
+    def prompt(self, ordinal: int) -> Prompt:
+        """The prompt at one place of the run's order."""
+        return self.take(ordinal, 1)[0]
+
+    def take(self, start_ordinal: int, count: int) -> list[Prompt]:
+        """`count` prompts from `start_ordinal` on."""
+        ordinals = range(start_ordinal, start_ordinal + count)
+        places = [self._place(ordinal) for ordinal in ordinals]
+        encoded = self._prompts.batch(places)
+        return [self._prompt(*item) for item in zip(ordinals, places, encoded, strict=True)]
+
+    def demonstration(self, ordinal: int) -> tuple[Prompt, str, IntArray]:
+        """A prompt, the response to learn for it, and that response's token ids with the end token."""
+        response = demonstration_of(self.config, self._mapped[self._place(ordinal)])
+        token_ids = EncodedTexts(self._tokenizer, [response], end_token=True).token_ids(0)
+        return self.prompt(ordinal), response, token_ids
+
+    def _prompt(self, ordinal: int, place: int, token_ids: IntArray) -> Prompt:
+        item = self._mapped[place]
+        return Prompt(
+            prompt_id=f"{self.fingerprint[:8]}-{item.index}",
+            ordinal=ordinal,
+            text=self._prompts.texts[place],
+            token_ids=token_ids,
+            references=item.references,
+            row=item.row,
+            fingerprint=self.fingerprint,
+        )
+
+    def _place(self, ordinal: int) -> int:
+        assert ordinal >= 0, f"ordinals are natural numbers, not {ordinal}"
+        epoch, position = divmod(ordinal, len(self))
+        return int(epoch_order(self.seed, epoch, len(self))[position]) if self.config.shuffle else position
 
 
 def load_mapped_rows(config: DataConfig) -> list[MappedRow]:
     """The rows that `config.rows` chooses, mapped; in the order of the source, whatever the range."""
-    rows: list[Row] = read_rows(
-        config.source, config.subset, config.split, config.num_generated, generator_seed=config.split_seed
-    )
+    if config.subset is not None and not is_hugging_face_name(config.source):
+        raise ValueError(f"`subset` {config.subset!r} is for Hugging Face data sets; {config.source!r} is none")
+    rows = read_rows(config.source, config.subset, config.split, config.num_generated, generator_seed=config.split_seed)
     try:
         chosen = np.sort(select_rows(config.rows, len(rows), config.split_seed))
     except ValueError as error:
         raise ValueError(f"{config.source}: {error}") from error
     return map_rows(config, rows, chosen.tolist())
+
+
+def keep_short(
+    config: DataConfig, mapped: Sequence[MappedRow], parts: Sequence[EncodedTexts], limit: int, what: str
+) -> NDArray[np.bool_]:
+    """Which rows are within the limit; an error unless the config allows to leave the others out."""
+    lengths = joint_lengths(parts, limit)
+    kept: NDArray[np.bool_] = lengths <= limit
+    if kept.all() or config.skip_too_long:
+        return kept
+    first = int(np.flatnonzero(~kept)[0])
+    raise ValueError(
+        f"{config.source}, {row_name(mapped[first].index)}: the {what} has {lengths[first]} tokens, more than the "
+        f"{limit} that the context leaves for it; so have {np.count_nonzero(~kept)} of {len(kept)} rows (longest "
+        f"{lengths.max()}). Raise the context length, or set skip_too_long: true to leave such rows out"
+    )
+
+
+def demonstration_of(config: DataConfig, item: MappedRow) -> str:
+    """A row's demonstration; an error where it has none."""
+    if item.response is None:
+        raise ValueError(
+            f"{config.source}, {row_name(item.index)}: no demonstration to learn from; set `response` (or "
+            "`reference`) to a template over the columns"
+        )
+    return item.response

@@ -37,13 +37,19 @@ def read_rows(
         rows = read_file(path)
     elif path.is_dir():
         rows = read_datasets_folder(path, split)
-    elif looks_like_path(source) or source.endswith(FILE_SUFFIXES):
+    elif not is_hugging_face_name(source):
         raise ValueError(f"data source not found: {path}")
     else:
         rows = read_hugging_face(source, subset, split)
     if not rows:
         raise ValueError(f"{source}: no rows in it (empty)")
     return rows
+
+
+def is_hugging_face_name(source: str) -> bool:
+    """Whether a source is neither generated nor a path."""
+    is_path = Path(source).expanduser().exists() or looks_like_path(source) or source.endswith(FILE_SUFFIXES)
+    return not is_path and not source.startswith(PREFIX)
 
 
 def read_file(path: Path) -> list[Row]:

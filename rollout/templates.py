@@ -1,4 +1,4 @@
-"""Rows to text: `{column}` templates and chat templates.
+"""Rows to text: `{column}` templates.
 
 Given a template and a row; gives strings. Integers held as floats render without `.0` (tables often store counts as
 floats, and a reference `26.0` never equals an answer `26`); a null value is an error, not the text `None`.
@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import json
 import string
-from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection
+from typing import Any
 
 from raylign.rollout.hub import nearest
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 Message = dict[str, str]
 
@@ -105,15 +102,3 @@ def check_messages(messages: Any) -> list[Message]:
         if not isinstance(message, dict) or not all(isinstance(message.get(key), str) for key in ("role", "content")):
             raise ValueError(f"message {number} needs `role` and `content`, both text; it is {str(message)[:80]}")
     return [{"role": message["role"], "content": message["content"]} for message in messages]
-
-
-def apply_chat_template(tokenizer: PreTrainedTokenizerBase, chats: Sequence[list[Message]]) -> list[str]:
-    """Prompts as the tokenizer's own template writes them, up to where the assistant begins to speak."""
-    if not tokenizer.chat_template:
-        raise ValueError(
-            f"the tokenizer {tokenizer.name_or_path!r} has no chat template; set the data's `template` to a plain "
-            "one, such as '{prompt}'"
-        )
-    rendered = tokenizer.apply_chat_template(list(chats), add_generation_prompt=True, tokenize=False)
-    assert isinstance(rendered, list), "a list of chats gives a list of texts"
-    return [str(text) for text in rendered]
