@@ -14,7 +14,9 @@ from pydantic import BaseModel, Field, model_validator
 
 from raylign.actors.cluster import ClusterConfig
 from raylign.actors.weights import WeightsConfig
+from raylign.jobs.trackers import TrackersConfig
 from raylign.learners.engine import LearnerConfig
+from raylign.rewards.registry import RewardConfig
 from raylign.rollout.engine import EngineConfig
 from raylign.rollout.prompts import DataConfig
 from raylign.rollout.sampling import SamplingConfig
@@ -28,18 +30,11 @@ class AlgorithmConfig(Section):  # placeholder until learners/algorithms/registr
     name: Literal["grpo", "sft"] = "grpo"
 
 
-class RewardConfig(Section):  # placeholder until rewards/registry.py exists
-    name: str
-    weight: float = 1.0
-
-
 class ModelConfig(Section):
     """Which model is trained."""
 
     path: str = "models/tiny"
     """Folder or Hugging Face id of the model to start from."""
-    reference_path: str | None = None
-    """Model of the KL penalty; empty: the model that the run starts from."""
 
 
 class RolloutConfig(Section):
@@ -106,6 +101,7 @@ class TrainConfig(Section):
     weights: WeightsConfig = WeightsConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoints: CheckpointConfig = CheckpointConfig()
+    trackers: TrackersConfig = TrackersConfig()
     cluster: ClusterConfig = ClusterConfig()
 
     @model_validator(mode="after")
