@@ -74,7 +74,7 @@ class RolloutEngine(Protocol):
     async def finish_weight_update(self) -> None:
         """Put the received weights to use; refuses when any is missing."""
 
-    async def abort_weight_update(self) -> None:
+    async def abort_weight_update(self, reason: str) -> None:
         """Leave a broken update. The weights are a mixture of versions then: the engine must not serve before a whole
         update. Does nothing when no update is open."""
 
@@ -109,18 +109,26 @@ class VllmEngine:
     """
 
     def __init__(
-        self, model_path: str, config: EngineConfig, *, weight_backend: str | None = None, seed: int = 0
+        self,
+        model_path: str,
+        config: EngineConfig,
+        *,
+        weight_backend: str | None = None,
+        weight_version: int = 0,
+        seed: int = 0,
     ) -> None:
+        """`weight_backend`: shared_memory, nccl, ipc, or None when weights never change; `weight_version`: of the files."""
         self._model_path = model_path
         self._config = config
         self._weight_backend = weight_backend
+        self._weight_version = weight_version
         self._seed = seed
         self._num_requests = 0
         self._llm: Any = None
         self._tokenizer: Any = None
 
     async def start(self) -> None:
-        """Start the engine's processes and load the model; weights on disk are version 0."""
+        """Start the engine's processes and load the model."""
         config = self._config
         others = set(multiprocessing.active_children())
         starting = asyncio.create_task(asyncio.to_thread(self._build))
@@ -137,7 +145,7 @@ class VllmEngine:
             print(f"waiting for the vLLM engine of {self._model_path} to start since {waited_s:.0f} s", flush=True)
         self._llm = starting.result()
         self._tokenizer = self._llm.get_tokenizer()
-        await self._llm.update_weight_version("0")
+        await self._llm.update_weight_version(str(self._weight_version))
 
     def _build(self) -> Any:
         import torch
@@ -240,8 +248,8 @@ class VllmEngine:
     async def finish_weight_update(self) -> None:
         await self._llm.finish_weight_update()
 
-    async def abort_weight_update(self) -> None:
-        await self._llm.collective_rpc("abort_weight_update")
+    async def abort_weight_update(self, reason: str) -> None:
+        await self._llm.collective_rpc("abort_weight_update", args=(reason,))
 
     async def commit_weight_version(self, version: int) -> None:
         await self._llm.update_weight_version(str(version))
@@ -263,6 +271,8 @@ class VllmEngine:
             return
         llm, self._llm = self._llm, None
         llm.output_processor.propagate_error(RuntimeError("the engine was stopped"))
+        if llm.output_handler is not None:
+            llm.output_handler.cancel()
         await asyncio.to_thread(llm.shutdown, 10.0)
 
 
