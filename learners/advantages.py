@@ -13,7 +13,9 @@ import numpy as np
 from raylign.rollout.sample import FloatArray
 
 AdvantageScale = Literal["group", "batch", "none"]
-"""What rewards minus their group mean are divided by: the group's std (GRPO), the batch's std, or nothing (Dr. GRPO)."""
+"""What rewards minus their group mean are divided by: the group's std (GRPO), the batch's std, or nothing
+(Dr. GRPO).
+"""
 
 
 def group_advantages(
@@ -21,7 +23,8 @@ def group_advantages(
 ) -> list[FloatArray]:
     """A_i = (R_i − mean) / (std + ε), std unbiased (arXiv 2402.03300 section 4.1.2; `none`: arXiv 2503.20783).
 
-    Groups whose rewards are all equal get exactly 0, also under rounding noise that a division by a tiny std would blow up.
+    Groups whose rewards are all equal get exactly 0, also under rounding noise that a division by a tiny std
+    would blow up.
     """
     scored_B = [reward_G[np.isfinite(reward_G)].astype(np.float64) for reward_G in rewards]
     batch_std = _unbiased_std(np.concatenate(scored_B)) if scored_B else 0.0

@@ -1,7 +1,8 @@
 """Attention over a packed row: each sequence attends to itself only, without a mask and without padding.
 
-Given the model's queries, keys and values of one packed row; gives the attention output, through PyTorch's variable-length
-flash attention on GPUs, else sequences of equal length together through scaled-dot-product attention.
+Given the model's queries, keys and values of one packed row; gives the attention output, through PyTorch's
+variable-length flash attention on GPUs, else sequences of equal length together through scaled-dot-product
+attention.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Micro-batches: examples laid out as tensors under a token budget.
 
-Given `Example`s; gives each rank its share, and the share as `MicroBatch`es: rows padded to equal length and bucketed by length,
-or sequences packed into one row without padding. The loss does not depend on the split (`Normalizers` are global).
+Given `Example`s; gives each rank its share, and the share as `MicroBatch`es: rows padded to equal length and
+bucketed by length, or sequences packed into one row without padding. The loss does not depend on the split
+(`Normalizers` are global).
 
 Axis suffixes: B rows of L positions, N completion tokens (flat, example by example), S sequences.
 """
@@ -84,7 +85,9 @@ def normalizers_of(examples: Sequence[Example]) -> Normalizers:
 
 
 def shard(examples: Sequence[Example], rank: int, world_size: int) -> list[int]:
-    """Indices of the examples of `rank`: longest first, each to the rank with the fewest tokens so far; ties to the lower rank."""
+    """Indices of the examples of `rank`: longest first, each to the rank with the fewest tokens so far; ties
+    to the lower rank.
+    """
     lengths = [input_length(example) for example in examples]
     loads = [0] * world_size
     shares: list[list[int]] = [[] for _ in range(world_size)]
@@ -98,8 +101,8 @@ def shard(examples: Sequence[Example], rank: int, world_size: int) -> list[int]:
 def plan_micro_batches(lengths: Sequence[int], token_budget: int, layout: Layout) -> list[list[int]]:
     """Which sequences go together: sorted by length, as many as the budget holds, padding included.
 
-    A sequence longer than the budget gets a micro-batch of its own. The number of micro-batches is the least possible and
-    each holds about the same number of tokens, so that no small rest is left for the end.
+    A sequence longer than the budget gets a micro-batch of its own. The number of micro-batches is the least
+    possible and each holds about the same number of tokens, so that no small rest is left for the end.
     """
     order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
     plan = _fill(order, lengths, token_budget, layout)
@@ -183,7 +186,9 @@ def make_micro_batch(examples: Sequence[Example], indices: Sequence[int], layout
 
 
 def stand_in(like: Example, layout: Layout) -> MicroBatch:
-    """A micro-batch of weight 0 with the fields of `like`, for a rank that has run out: all ranks make the same number of passes."""
+    """A micro-batch of weight 0 with the fields of `like`, for a rank that has run out: all ranks make the
+    same number of passes.
+    """
     zero = np.zeros(1, np.float32)
     tokens = np.zeros(1, np.int32)
     present = {name: zero for name in TOKEN_FIELDS if getattr(like, name) is not None}

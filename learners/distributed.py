@@ -1,6 +1,7 @@
 """The process group of the learner ranks.
 
-Given a launcher's process group (Ray Train's), or none; gives rank, world size, device, and the few reductions that the learner needs.
+Given a launcher's process group (Ray Train's), or none; gives rank, world size, device, and the few
+reductions that the learner needs.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ def ensure_process_group(deadline_s: float) -> None:
     import torch.distributed as dist
 
     os.environ.setdefault("LOCAL_RANK", "0")
+    if torch.cuda.is_available():
+        torch.cuda.set_device(local_device())
     if dist.is_initialized():
         return
     backend = "nccl" if torch.cuda.is_available() else "gloo"

@@ -42,7 +42,9 @@ class LearnerConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
     num_ranks: int = Field(1, ge=1)
     """Data-parallel processes; one per GPU on GPU machines."""
     zero_stage: Literal[0, 1, 2, 3] = 0
-    """DeepSpeed ZeRO stage: what is sharded over the ranks. bfloat16 at stage 0 runs as stage 1, which keeps its masters."""
+    """DeepSpeed ZeRO stage: what is sharded over the ranks. bfloat16 at stage 0 runs as stage 1, which keeps
+    its masters.
+    """
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Computation; masters stay float32. auto: float32 on CPU, bfloat16 on GPU."""
     learning_rate: float = Field(1e-6, gt=0)
@@ -64,7 +66,9 @@ class LearnerConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
     micro_batch_tokens: int = Field(8192, ge=1)
     """Token budget (padding included) of one forward/backward pass on one rank."""
     layout: Literal["auto", "padded", "packed"] = "auto"
-    """Micro-batches: rows padded to equal length and bucketed by length, or packed into one row; auto: packed on GPU."""
+    """Micro-batches: rows padded to equal length and bucketed by length, or packed into one row; auto: packed
+    on GPU.
+    """
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass to save memory."""
     logit_chunk_tokens: int = Field(4096, ge=1)
@@ -144,7 +148,9 @@ class DeepSpeedEngine:
             return [self._engine(batch.to(self.device))[0].cpu() for batch in micro_batches]
 
     def forward_backward(self, micro_batches: Sequence[MicroBatch], loss: Loss) -> dict[str, float]:
-        """Add the gradients of Σ loss over micro-batches and ranks to those held; gives loss and metrics, reduced over ranks."""
+        """Add the gradients of Σ loss over micro-batches and ranks to those held; gives loss and metrics,
+        reduced over ranks.
+        """
         import torch
 
         totals: dict[str, torch.Tensor] = {}

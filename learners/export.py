@@ -1,7 +1,7 @@
 """The policy's weights under their Hugging Face names, and model folders made of them.
 
-Given a `DeepSpeedEngine`; gives full tensors bucket by bucket (gathered under ZeRO-3, adapters merged), their metadata, and a folder that
-loads in transformers and vLLM.
+Given a `DeepSpeedEngine`; gives full tensors bucket by bucket (gathered under ZeRO-3, adapters merged), their
+metadata, and a folder that loads in transformers and vLLM.
 """
 
 from __future__ import annotations
@@ -103,7 +103,8 @@ def _full_tensors(
 
 
 def save_model(engine: DeepSpeedEngine, folder: Path, source: str) -> None:
-    """Write the Hugging Face folder on rank 0: config, safetensors, tokenizer of `source`; adapters beside under `adapter/`.
+    """Write the Hugging Face folder on rank 0: config, safetensors, tokenizer of `source`; adapters beside
+    under `adapter/`.
 
     Shards are written while the weights are gathered, so no process holds more than one of them.
     """

@@ -1,7 +1,7 @@
 """The learner of one rank: examples in, optimizer steps, weights and log-probs out.
 
-Given a model, an algorithm and, at each update, the full list of examples on every rank; gives metrics that are equal on all ranks. All ranks call
-every method together.
+Given a model, an algorithm and, at each update, the full list of examples on every rank; gives metrics that
+are equal on all ranks. All ranks call every method together.
 """
 
 from __future__ import annotations
@@ -73,7 +73,9 @@ class Learner:
         self.engine = DeepSpeedEngine(policy, config, total_optimizer_steps, Path(debug_folder))
 
     def update(self, examples: Sequence[Example]) -> dict[str, float]:
-        """Train on one batch, in `algorithm.num_updates` optimizer steps. Examples without a token in the loss are left out."""
+        """Train on one batch, in `algorithm.num_updates` optimizer steps. Examples without a token in the
+        loss are left out.
+        """
         started_s = time.perf_counter()
         examples = [example for example in examples if example.loss_mask.any()]
         if not examples:
@@ -84,12 +86,28 @@ class Learner:
             parts = [self._with_logps(part, "old_logps") for part in parts]
         if self.algorithm.needs_reference:
             parts = [self._with_logps(part, "reference_logps") for part in parts]
-        metrics = _mean([self._optimizer_step(part) for part in parts])
+        metrics = _mean([{**self.forward_backward(part), **self.engine.step()} for part in parts])
         self.num_batches += 1
         num_input_tokens = sum(input_length(example) for example in examples)
         metrics["learner/num_tokens"] = sum(float(example.loss_mask.sum()) for example in examples)
         metrics["learner/tokens_per_s"] = num_input_tokens / (time.perf_counter() - started_s)
         return _identical(metrics)
+
+    def forward_backward(self, examples: Sequence[Example]) -> dict[str, float]:
+        """Add the gradient of the loss over `examples`, the global batch of one optimizer step."""
+        normalizers = normalizers_of(examples)
+        batches = self._local_batches(examples)
+        sums = self.engine.forward_backward(batches, _loss_with_mismatch(self.algorithm, normalizers))
+        metrics = {"learner/loss": sums.pop("learner/loss/sum")}
+        num_positions = sums.pop("num_positions/sum")
+        metrics["learner/padding_share"] = 1 - sums.pop("num_input_tokens/sum") / num_positions
+        for key, value in sums.items():
+            metrics[key[:-4]] = value if key.endswith("/max") else value / normalizers.num_tokens
+        if "mismatch/ratio" in metrics:
+            metrics["mismatch/effective_sample_size_share"] = effective_sample_size_share(
+                metrics.pop("mismatch/ratio"), metrics.pop("mismatch/ratio_squared")
+            )
+        return metrics
 
     def logprobs(self, examples: Sequence[Example]) -> list[np.ndarray]:
         """(T,) log π_θ of every example's completion tokens."""
@@ -161,21 +179,6 @@ class Learner:
         with torch.no_grad():
             return [self._reference(batch.to(self.engine.device))[0].cpu() for batch in batches]
 
-    def _optimizer_step(self, examples: list[Example]) -> dict[str, float]:
-        normalizers = normalizers_of(examples)
-        batches = self._local_batches(examples)
-        sums = self.engine.forward_backward(batches, _loss_with_mismatch(self.algorithm, normalizers))
-        metrics = {"learner/loss": sums.pop("learner/loss/sum")}
-        num_positions = sums.pop("num_positions/sum")
-        metrics["learner/padding_share"] = 1 - sums.pop("num_input_tokens/sum") / num_positions
-        for key, value in sums.items():
-            metrics[key[:-4]] = value if key.endswith("/max") else value / normalizers.num_tokens
-        if "mismatch/ratio" in metrics:
-            metrics["mismatch/effective_sample_size_share"] = effective_sample_size_share(
-                metrics.pop("mismatch/ratio"), metrics.pop("mismatch/ratio_squared")
-            )
-        return {**metrics, **self.engine.step()}
-
 
 def _loss_with_mismatch(algorithm: Algorithm, normalizers: Normalizers) -> Any:
     """The algorithm's loss, with the mismatch meter and the padding added to its metrics."""
@@ -184,8 +187,9 @@ def _loss_with_mismatch(algorithm: Algorithm, normalizers: Normalizers) -> Any:
         logps: torch.Tensor, entropies: torch.Tensor, batch: MicroBatch
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         share, metrics = algorithm.loss(logps, entropies, batch, normalizers)
-        metrics["num_positions/sum"] = torch.tensor(batch.input_ids.numel() if batch.example_indices else 0)
-        metrics["num_input_tokens/sum"] = torch.tensor(batch.num_input_tokens)
+        num_positions = batch.input_ids.numel() if batch.example_indices else 0
+        metrics["num_positions/sum"] = share.new_tensor(num_positions, dtype=torch.float64)
+        metrics["num_input_tokens/sum"] = share.new_tensor(batch.num_input_tokens, dtype=torch.float64)
         if batch.rollout_logps is not None:
             old_logps = logps.detach() if batch.old_logps is None else batch.old_logps
             metrics |= mismatch_metrics(old_logps, batch.rollout_logps, batch.loss_mask)

@@ -1,6 +1,7 @@
 """Losses as pure functions: policy loss, KL estimators, negative log-likelihood, token weights.
 
-Given flat (N,) tensors over the completion tokens of a micro-batch; gives per-token losses and the weights that add them up.
+Given flat (N,) tensors over the completion tokens of a micro-batch; gives per-token losses and the weights
+that add them up.
 
 Symbols: π_θ the policy being updated (`logps`), π_old the learner at the start of the update (`old_logps`),
 π_ref the frozen reference, r = π_θ/π_old, A the advantage, ε the clip range. All losses are minimised.

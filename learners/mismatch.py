@@ -1,7 +1,8 @@
 """The mismatch meter: how far the learner's log-probs are from those that the engine sampled with.
 
-Given log π_old (learner, start of the update) and log π_roll (engine) on the tokens trained; gives sums that add up over
-micro-batches and ranks, the numbers made of them, and token weights for truncated importance sampling.
+Given log π_old (learner, start of the update) and log π_roll (engine) on the tokens trained; gives sums that
+add up over micro-batches and ranks, the numbers made of them, and token weights for truncated importance
+sampling.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ def mismatch_metrics(
 
 
 def effective_sample_size_share(mean_ratio: float, mean_squared_ratio: float) -> float:
-    """(Σρ)² / (N·Σρ²) from the means of ρ and ρ²: 1 when learner and engine agree, towards 0 when few tokens dominate."""
+    """(Σρ)² / (N·Σρ²) from the means of ρ and ρ²: 1 when learner and engine agree, towards 0 when few tokens
+    dominate.
+    """
     return mean_ratio**2 / mean_squared_ratio if mean_squared_ratio > 0 else 0.0
 
 

@@ -1,7 +1,7 @@
 """The policy: a Hugging Face causal language model that gives log-probs of completion tokens.
 
-Given a model folder or id; gives `PolicyModel`, whose forward returns (logps, entropies) of a micro-batch's completion tokens with logits
-computed in chunks, and the frozen or adapter-free reference of it.
+Given a model folder or id; gives `PolicyModel`, whose forward returns (logps, entropies) of a micro-batch's
+completion tokens with logits computed in chunks, and the frozen or adapter-free reference of it.
 """
 
 from __future__ import annotations
@@ -24,8 +24,11 @@ if TYPE_CHECKING:
 
 
 class TokenLogps(nn.Module):
-    """Hidden states → log-probs and entropies of given tokens. Holds the head's own parameters, so that under ZeRO-3 one gather
-    serves all chunks (ranks have different numbers of chunks, and every gather is a collective)."""
+    """Hidden states → log-probs and entropies of given tokens.
+
+    Holds the head's own parameters, so that under ZeRO-3 one gather serves all chunks: ranks have different
+    numbers of chunks, and every gather is a collective.
+    """
 
     def __init__(self, head: nn.Linear, temperature: float, chunk_tokens: int, softcap: float | None) -> None:
         super().__init__()
@@ -144,7 +147,8 @@ def _load(model_path: str, layout: Layout) -> nn.Module:
         layers = set(getattr(model_config, "layer_types", None) or ["full_attention"])
         if layers != {"full_attention"}:
             raise ValueError(
-                f"{model_path} has layers of type {sorted(layers)}; packing needs full attention: set learner.layout to `padded`"
+                f"{model_path} has layers of type {sorted(layers)}; packing needs full attention: "
+                "set learner.layout to `padded`"
             )
         register_packed_attention()
     implementation = PACKED_ATTENTION if layout == "packed" else "sdpa"

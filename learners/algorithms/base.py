@@ -38,7 +38,9 @@ class Example:
 
 @dataclass(frozen=True)
 class Normalizers:
-    """Denominators over the global batch (one optimizer step, all ranks and micro-batches): why losses do not depend on the split."""
+    """Denominators over the global batch (one optimizer step, all ranks and micro-batches): why losses do not
+    depend on the split.
+    """
 
     num_tokens: float
     """Σ loss_mask over all examples."""
@@ -61,9 +63,11 @@ class Algorithm(Protocol):
     def loss(
         self, logps: torch.Tensor, entropies: torch.Tensor, batch: MicroBatch, normalizers: Normalizers
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """This micro-batch's share of the global loss (shares of all micro-batches add up to the loss), and summed metrics.
+        """This micro-batch's share of the global loss (shares of all micro-batches add up to the loss), and
+        summed metrics.
 
-        `logps`, `entropies`: (N,) over the N completion tokens of the micro-batch, in the order of `batch`'s flat fields.
-        Metrics are sums over tokens whose key ends in `/sum`, or maxima whose key ends in `/max`; the learner adds (or takes the
+        `logps`, `entropies`: (N,) over the N completion tokens of the micro-batch, in the order of `batch`'s
+        flat fields. Metrics are sums over tokens whose key ends in `/sum`, or maxima whose key ends in
+        `/max`; the learner adds (or takes the
         maximum) over micro-batches and ranks, and divides sums by `normalizers.num_tokens`.
         """

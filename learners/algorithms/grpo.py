@@ -1,7 +1,8 @@
 """GRPO and its settings: Dr. GRPO, DAPO's clip range and token mean, dual clip, KL to a reference, token TIS.
 
-Given scored groups; gives one example for each completion, with its group advantage on every token, and the clipped loss.
-Departs from the first paper (arXiv 2402.03300): token mean over the global batch, KL off, clip 0.2/0.28 by default;
+Given scored groups; gives one example for each completion, with its group advantage on every token, and the
+clipped loss. Departs from the first paper (arXiv 2402.03300): token mean over the global batch, KL off, clip
+0.2/0.28 by default;
 `aggregation: seq_mean_token_mean`, `clip_high: 0.2`, `kl_coef: 0.04` give the paper's.
 """
 
