@@ -1,7 +1,7 @@
 """Fills the virtual environment that runs this file from a lock, and remakes the locks.
 
-Given `install cpu`, `install cuda` or `lock [--upgrade]`, and pip's own settings (index, find-links, certificate);
-gives an environment with exactly the versions of the lock. Standard library only: it runs before anything is there.
+Given `install cpu|cuda`, `packages cpu|cuda` or `lock [--upgrade]`, and pip's own settings (index, find-links,
+certificate); gives an environment with exactly the versions of the lock. Standard library only: it runs before anything is there.
 """
 
 from __future__ import annotations
@@ -128,8 +128,8 @@ def install_lock(lock: Path) -> None:
         run([*PIP, "install", "--no-deps", "--no-compile", "-r", str(lock)])
 
 
-def install(flavour: str) -> None:
-    """The locked packages, then raylign itself in place."""
+def install(flavour: str, with_raylign: bool) -> None:
+    """The locked packages, then raylign itself in place where asked."""
     started = time.monotonic()
     lock = HERE / f"{flavour}.txt"
     num_packages = len(lock.read_text().splitlines())
@@ -137,7 +137,8 @@ def install(flavour: str) -> None:
     if flavour == "cpu":
         install_torch_cpu(pinned(lock, "torch"))
     install_lock(lock)
-    run([*PIP, "install", "--no-deps", "--no-index", "--no-build-isolation", "-e", str(HERE.parent)])
+    if with_raylign:
+        run([*PIP, "install", "--no-deps", "--no-index", "--no-build-isolation", "-e", str(HERE.parent)])
     print(f"Installed in {time.monotonic() - started:.0f} s", flush=True)
 
 
@@ -168,14 +169,16 @@ def lock(upgrade: bool) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("install").add_argument("flavour", choices=["cpu", "cuda"])
-    commands.add_parser("lock").add_argument("--upgrade", action="store_true", help="take the newest versions")
+    for name, purpose in (("install", "a lock and raylign in place"), ("packages", "a lock without raylign")):
+        commands.add_parser(name, help=purpose).add_argument("flavour", choices=["cpu", "cuda"])
+    remake = commands.add_parser("lock", help="remake both locks")
+    remake.add_argument("--upgrade", action="store_true", help="take the newest versions")
     arguments = parser.parse_args()
     try:
-        if arguments.command == "install":
-            install(arguments.flavour)
-        else:
+        if arguments.command == "lock":
             lock(arguments.upgrade)
+        else:
+            install(arguments.flavour, with_raylign=arguments.command == "install")
     except InstallError as error:
         sys.exit(f"\nerror: {error}")
 
