@@ -1,0 +1,169 @@
+"""The map of design and imports holds: arrows between folders, who may import what is heavy, and what starts light.
+
+Given the source files as syntax trees, and fresh interpreters; fails with file and line of whatever breaks the map.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = ["rewards", "rollout", "learners", "actors", "jobs"]
+MAY_IMPORT = {
+    "rewards": set[str](),
+    "rollout": set[str](),
+    "learners": {"rollout"},
+    "actors": {"rewards", "rollout", "learners"},
+    "jobs": {"rewards", "rollout", "learners", "actors"},
+}
+# Of rollout, the learners know what a sample is and how it was sampled, not how it was made.
+LEARNERS_MAY_IMPORT_OF_ROLLOUT = {"raylign.rollout.sample", "raylign.rollout.sampling"}
+HEAVY_ONLY_IN = {
+    "ray": ("actors/", "jobs/"),
+    "vllm": ("rollout/engine.py", "rollout/weight_transfer.py"),
+    "deepspeed": ("learners/engine.py",),
+}
+NOT_FOR_HELP = {"torch", "vllm", "deepspeed", "ray", "transformers", "datasets"}
+
+
+def modules() -> list[Path]:
+    return [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
+
+
+def imported_names(path: Path) -> Iterator[tuple[int, str]]:
+    """Line and dotted name of every import in a file: at the top, inside functions, and by string."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, name.name) for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            module = "." * node.level + (node.module or "")
+            # `from raylign.rollout import sample` imports the module raylign.rollout.sample
+            yield from ((node.lineno, f"{module}.{name.name}") for name in node.names)
+        elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+            called = ast.unparse(node.func).rpartition(".")[2]
+            if called in ("import_module", "__import__"):
+                yield node.lineno, str(node.args[0].value)
+
+
+def all_imports() -> Iterator[tuple[str, str, str]]:
+    """Place ("jobs/train.py:12"), file ("jobs/train.py") and dotted name of every import of ours."""
+    for path in modules():
+        file = path.relative_to(ROOT).as_posix()
+        for line, name in imported_names(path):
+            yield f"{file}:{line}", file, name
+
+
+def test_folders_import_only_those_below_them() -> None:
+    broken = []
+    for place, file, name in all_imports():
+        folder, parts = file.split("/")[0], name.split(".")
+        ours = parts[1] if parts[0] == "raylign" and len(parts) > 1 else ""
+        if ours in FOLDERS and ours not in MAY_IMPORT[folder] | {folder}:
+            broken.append(f"{place} imports {name}: {folder}/ may import {sorted(MAY_IMPORT[folder]) or 'nothing'}")
+    assert not broken, "\n".join(broken)
+
+
+def test_learners_import_only_the_types_of_rollout() -> None:
+    broken = [
+        f"{place} imports {name}"
+        for place, file, name in all_imports()
+        if file.startswith("learners/") and name.startswith("raylign.rollout")
+        if not any(f"{name}.".startswith(f"{allowed}.") for allowed in LEARNERS_MAY_IMPORT_OF_ROLLOUT)
+    ]
+    assert not broken, "\n".join(broken)
+
+
+@pytest.mark.parametrize("library", HEAVY_ONLY_IN)
+def test_ray_vllm_and_deepspeed_are_imported_only_where_they_are_hosted(library: str) -> None:
+    broken = [
+        f"{place} imports {name}; only {' and '.join(HEAVY_ONLY_IN[library])} may"
+        for place, file, name in all_imports()
+        if name.split(".")[0] == library and not file.startswith(HEAVY_ONLY_IN[library])
+    ]
+    assert not broken, "\n".join(broken)
+
+
+def test_all_imports_of_ours_are_absolute() -> None:
+    """A relative or bare import works from one place and gives a second copy of a class from another."""
+    broken = [
+        f"{place} imports {name}: write raylign.…"
+        for place, _, name in all_imports()
+        if name.startswith(".") or name.split(".")[0] in FOLDERS
+    ]
+    assert not broken, "\n".join(broken)
+
+
+def test_an_import_inside_a_function_or_by_string_is_seen(tmp_path: Path) -> None:
+    source = "def f():\n    from raylign.jobs import train\n    importlib.import_module('vllm.envs')\nfrom . import x\n"
+    (tmp_path / "m.py").write_text(source)
+    assert sorted(imported_names(tmp_path / "m.py")) == [(2, "raylign.jobs.train"), (3, "vllm.envs"), (4, "..x")]
+
+
+def raylign_in_a_fresh_process(*words: str) -> tuple[str, set[str], float]:
+    """Runs the command line; its output, the top-level modules it had imported, and the seconds it took."""
+    program = (
+        "import json, runpy, sys\n"
+        f"sys.argv = {['raylign', *words]!r}\n"
+        "status = 0\n"
+        "try:\n"
+        "    runpy.run_module('raylign.jobs', run_name='__main__')\n"
+        "except SystemExit as end:\n"
+        "    status = end.code\n"
+        "loaded = sorted({name.split('.')[0] for name in sys.modules})\n"
+        "sys.stderr.write('\\n' + json.dumps([status, loaded]))\n"
+    )
+    started = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, env=os.environ | {"COLUMNS": "120"}
+    )
+    seconds = time.perf_counter() - started
+    assert done.returncode == 0, done.stderr
+    status, loaded = json.loads(done.stderr.splitlines()[-1])
+    assert not status, done.stderr
+    return done.stdout, set(loaded), seconds
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--help"],
+        ["train", "--help"],
+        ["train", "--config", "jobs/recipes/grpo_arithmetic.yaml", "--print-config"],
+        ["evaluate", "--config", "jobs/recipes/evaluate_arithmetic.yaml", "--print-config"],
+    ],
+    ids=" ".join,
+)
+def test_help_and_config_validation_import_nothing_heavy(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    printed, loaded, _ = raylign_in_a_fresh_process(*words)
+    assert printed.strip()
+    assert not loaded & NOT_FOR_HELP
+
+
+def test_every_module_of_configs_imports_without_heavy_libraries() -> None:
+    """All that --help and validation stand on; a class of a part may need torch only when it is used."""
+    program = (
+        "import sys, raylign.jobs.config\n"
+        f"heavy = {sorted(NOT_FOR_HELP)!r}\n"
+        "print(*[name for name in heavy if name in sys.modules])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.split() == []
+
+
+def test_help_answers_in_under_a_second() -> None:
+    seconds = []
+    for _ in range(5):  # the best of a few: another process on the machine is not our cost
+        seconds.append(raylign_in_a_fresh_process("--help")[2])
+        if seconds[-1] < 1.0:
+            return
+    pytest.fail(f"raylign --help took {min(seconds):.2f} s at best")
