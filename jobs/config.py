@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
 
 from pydantic import BaseModel, Field, model_validator
 
 from raylign.actors.cluster import ClusterConfig
 from raylign.actors.weights import WeightsConfig
 from raylign.jobs.trackers import TrackersConfig
+from raylign.learners.algorithms.grpo import GrpoConfig
+from raylign.learners.algorithms.registry import AlgorithmConfig
 from raylign.learners.engine import LearnerConfig
 from raylign.rewards.registry import RewardConfig
 from raylign.rollout.engine import EngineConfig
@@ -24,10 +25,6 @@ from raylign.rollout.sampling import SamplingConfig
 
 class Section(BaseModel, extra="forbid", use_attribute_docstrings=True):
     """Base of all sections: unknown keys fail, and every field has a sentence."""
-
-
-class AlgorithmConfig(Section):  # placeholder until learners/algorithms/registry.py exists
-    name: Literal["grpo", "sft"] = "grpo"
 
 
 class ModelConfig(Section):
@@ -46,6 +43,8 @@ class RolloutConfig(Section):
     """Prompts of one step; demonstrations of one step for sft."""
     deterministic: bool = False
     """A seed for every completion and a fixed schedule: two runs with one seed give the same numbers."""
+    answer_deadline_s: float = Field(1800, gt=0)
+    """How long one prompt may take from its start to its last completion and reward."""
     engine: EngineConfig = EngineConfig()
 
 
@@ -96,7 +95,7 @@ class TrainConfig(Section):
     rollout: RolloutConfig = RolloutConfig()
     rewards: list[RewardConfig] = []
     """What is rewarded; the total is the weighted sum."""
-    algorithm: AlgorithmConfig = AlgorithmConfig()
+    algorithm: AlgorithmConfig = GrpoConfig()
     learner: LearnerConfig = LearnerConfig()
     weights: WeightsConfig = WeightsConfig()
     evaluation: EvaluationConfig = EvaluationConfig()

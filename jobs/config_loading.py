@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.resources
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -39,19 +40,21 @@ class Layer:
 class ParsedWords:
     """What the command line said."""
 
-    files: list[str]
+    layers: list[Layer]
+    """Recipes in order, then the flags."""
     print_config: bool
-    flags: Layer
 
 
-def load_config(config_class: type[Config], files: list[str], words: list[str] | None = None) -> Config:
-    """The config from recipe files and further command-line words."""
-    return resolve(config_class, parse_words(config_class, words or [], "raylign"), files)
+def load_config(
+    config_class: type[Config], files: Sequence[str | Path], overrides: Mapping[str, Any] | None = None
+) -> Config:
+    """The config from recipe files and, above them, nested values."""
+    layers = [read_recipe(find_recipe(str(file))) for file in files]
+    return resolve(config_class, [*layers, Layer(dict(overrides or {}))])
 
 
-def resolve(config_class: type[Config], parsed: ParsedWords, files: list[str] | None = None) -> Config:
-    """Merge defaults, files and flags, and validate once, so that all problems show together."""
-    layers = [read_recipe(find_recipe(file)) for file in [*(files or []), *parsed.files]] + [parsed.flags]
+def resolve(config_class: type[Config], layers: Sequence[Layer]) -> Config:
+    """Merge defaults and layers, later ones above, and validate once, so that all problems show together."""
     values = _default_choices(config_class)
     for layer in layers:
         values = merged(values, layer.values)
@@ -97,8 +100,8 @@ def find_recipe(name: str) -> Path:
         for entry in (importlib.resources.files("raylign.jobs") / "recipes").iterdir()
         if entry.name.endswith(".yaml")
     }
-    if name in shipped:
-        return shipped[name]
+    if Path(name).parent == Path() and Path(name).stem in shipped:
+        return shipped[Path(name).stem]
     hint = nearest(name, shipped)
     raise ConfigError(
         f"--config {name}: no such file"
@@ -170,7 +173,8 @@ def parse_words(config_class: type[BaseModel], words: list[str], program: str) -
         help="YAML recipe, or the name of one that comes with raylign; several are merged, later ones win.",
     )
     parser.add_argument("--print-config", action="store_true", help="Print the resolved config and exit.")
-    settings_class: type[BaseSettings] = create_model(config_class.__name__, __base__=(BaseSettings, config_class))
+    bases: Any = (config_class, BaseSettings)
+    settings_class: Any = create_model(config_class.__name__, __base__=bases)
     source: CliSettingsSource[Any] = CliSettingsSource(
         settings_class,
         root_parser=parser,
@@ -190,7 +194,7 @@ def parse_words(config_class: type[BaseModel], words: list[str], program: str) -
     except SettingsError as error:  # a list or section that is no JSON
         raise ConfigError(f"{error}; values of lists are JSON, for instance '[1, 2]'") from None
     _note_flags(flags.values, (), flags.places)
-    return ParsedWords(files, print_config, flags)
+    return ParsedWords([*(read_recipe(find_recipe(file)) for file in files), flags], print_config)
 
 
 def _add_argument(parser: Any, *names: str, **options: Any) -> Any:

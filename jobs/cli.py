@@ -1,0 +1,144 @@
+"""The command line: `raylign <command> --config recipe.yaml --section.key value`.
+
+Given the words after `raylign`; runs the command and gives the exit code: 0 done, 1 doctor found something bad,
+2 the user's input is wrong (one message, no traceback), 130 stopped by Ctrl-C. A command's code is imported only
+when it runs, so help and config errors come at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+import raylign
+from raylign.jobs.config_keys import nearest
+from raylign.jobs.config_loading import ConfigError, config_yaml, parse_words, resolve
+
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command: `module:name` of its config class and of the function that takes it."""
+
+    config_class: str
+    function: str
+    summary: str
+
+
+COMMANDS = {
+    "quickstart": Command(
+        "raylign.jobs.quickstart:QuickstartConfig",
+        "raylign.jobs.quickstart:quickstart",
+        "a tiny model learns by GRPO, from nothing to a report",
+    ),
+    "train": Command("raylign.jobs.config:TrainConfig", "raylign.jobs.train:train", "train a model with any algorithm"),
+    "evaluate": Command(
+        "raylign.jobs.config:EvaluateConfig",
+        "raylign.jobs.evaluate:evaluate",
+        "accuracy and pass@k of a model or checkpoint",
+    ),
+    "plan": Command(
+        "raylign.jobs.config:TrainConfig", "raylign.jobs.plan:plan", "check a training run without starting it"
+    ),
+    "init-model": Command(
+        "raylign.jobs.init_model:InitModelConfig",
+        "raylign.jobs.init_model:init_model",
+        "make a tiny model and tokenizer for CPU runs",
+    ),
+    "report": Command(
+        "raylign.jobs.cli:ReportConfig", "raylign.jobs.cli:report", "write report.html of a run folder again"
+    ),
+    "doctor": Command(
+        "raylign.jobs.doctor:DoctorConfig", "raylign.jobs.doctor:doctor", "what is wrong with this machine"
+    ),
+}
+
+
+class ReportConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
+    """Which run to report on."""
+
+    folder: Path
+    """Run folder."""
+
+
+def report(config: ReportConfig) -> None:
+    """Write the report of a finished or running run."""
+    from raylign.jobs.report import write_report
+
+    print(write_report(config.folder))
+
+
+def run_command_line(words: list[str]) -> int:
+    """Run what the words say; gives the exit code."""
+    try:
+        return _dispatch(words)
+    except ConfigError as error:
+        _print_errors(str(error))
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except ValueError as error:
+        if not _raised_by_raylign(error):
+            raise
+        _print_errors(str(error))
+    return EXIT_BAD_INPUT
+
+
+def _dispatch(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_overview())
+        return 0
+    if words[0] == "--version":
+        print(f"raylign {raylign.__version__}")
+        return 0
+    name = words[0]
+    if name not in COMMANDS:
+        hint = nearest(name, COMMANDS)
+        raise ConfigError(
+            f"{name}: unknown command"
+            + (f"; did you mean {hint}?" if hint else "")
+            + f" Commands: {', '.join(COMMANDS)}"
+        )
+    config_class = _import(COMMANDS[name].config_class)
+    parsed = parse_words(config_class, words[1:], f"raylign {name}")
+    config = resolve(config_class, parsed.layers)
+    if parsed.print_config:
+        print(config_yaml(config), end="")
+        return 0
+    result = _import(COMMANDS[name].function)(config)
+    return result if isinstance(result, int) else 0
+
+
+def _overview() -> str:
+    lines = ["usage: raylign COMMAND [--config RECIPE.yaml ...] [--section.key VALUE ...]", "", "commands:"]
+    lines += [f"  {name:<12}{command.summary}" for name, command in COMMANDS.items()]
+    lines += [
+        "",
+        "raylign COMMAND --help lists every key with its default; --print-config prints the resolved config;",
+        "raylign --version prints the version.",
+    ]
+    return "\n".join(lines)
+
+
+def _import(place: str) -> Any:
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def _raised_by_raylign(error: BaseException) -> bool:
+    """Our ValueErrors speak to users; one out of a library is a defect and keeps its traceback."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    return bool(frames) and str(frames[-1][0].f_globals.get("__name__", "")).startswith("raylign.")
+
+
+def _print_errors(message: str) -> None:
+    for line in message.split("\n"):
+        print(f"error: {line}", file=sys.stderr)
