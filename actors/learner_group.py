@@ -35,7 +35,6 @@ class LearnerSpec:
 
     config: LearnerConfig
     model_path: str
-    reference_path: str
     algorithm: AlgorithmConfig
     temperature: float
     total_optimizer_steps: int
@@ -204,7 +203,7 @@ class LearnerGroup:
 
         return await self._call("logprobs", ray.put(examples))
 
-    async def export_weights(self, version: int) -> Any:
+    async def export_weights(self, version: int) -> list[dict[str, Any]]:
         """Make the current weights available to engines; the description that they need to fetch them."""
         return await self._call("export_weights", version)
 
@@ -212,9 +211,9 @@ class LearnerGroup:
         """Engines have fetched the exported weights."""
         await self._call("release_weights")
 
-    async def save(self, folder: Path, state: bool = True) -> None:
+    async def save(self, folder: Path) -> None:
         """Write the model in Hugging Face format to `folder`, and resumable state to `folder/state`."""
-        await self._call("save", str(folder), state)
+        await self._call("save", str(folder))
 
     async def stop(self, deadline_s: float = 30.0) -> None:
         """End the ranks; after the deadline their processes are left to Ray's own teardown."""

@@ -11,7 +11,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from raylign.rollout.engine import EngineConfig, VllmEngine
+from raylign.rollout.engine import EngineConfig, VllmEngine, request_seed
 from raylign.rollout.sample import Failure, Group, Prompt
 from raylign.rollout.sampling import SamplingConfig
 
@@ -31,7 +31,8 @@ class RolloutWorker:
         if config.cpu_cores == "auto":
             config = config.model_copy(update={"cpu_cores": cpu_cores})
         self._seed = seed
-        self._engine = VllmEngine(model_path, config, weight_backend=weight_backend)
+        self._weight_version = weight_version
+        self._engine = VllmEngine(model_path, config, weight_backend=weight_backend, seed=seed)
         self._running: set[asyncio.Task[None]] = set()
         self._finished: list[Group] = []
         self._arrived = asyncio.Event()
@@ -40,6 +41,7 @@ class RolloutWorker:
     async def start(self) -> int:
         """Load the model; gives this process's id, for reports."""
         await self._engine.start()
+        await self._engine.commit_weight_version(self._weight_version)
         return os.getpid()
 
     async def submit(self, prompts: Sequence[Prompt], sampling: SamplingConfig, ordered: bool = False) -> None:
@@ -89,8 +91,14 @@ class RolloutWorker:
     async def update_weights(self, update_info: dict[str, Any]) -> None:
         await self._engine.update_weights(update_info)
 
-    async def finish_weight_update(self, version: int) -> None:
-        await self._engine.finish_weight_update(version)
+    async def finish_weight_update(self) -> None:
+        await self._engine.finish_weight_update()
+
+    async def abort_weight_update(self) -> None:
+        await self._engine.abort_weight_update()
+
+    async def commit_weight_version(self, version: int) -> None:
+        await self._engine.commit_weight_version(version)
 
     async def weight_checksum(self) -> str:
         return await self._engine.weight_checksum()
@@ -104,9 +112,3 @@ class RolloutWorker:
             task.cancel()
         await self._engine.stop()
 
-
-def request_seed(run_seed: int, ordinal: int) -> int:
-    """Seed of one prompt's completions: a pure function of the run's seed and the prompt's place in its order."""
-    import numpy as np
-
-    return int(np.random.SeedSequence([run_seed, ordinal]).generate_state(1)[0] >> 1)

@@ -20,7 +20,7 @@ from raylign.jobs.roles import cpus_for_each_role, start_pool
 from raylign.jobs.samples import sample_record
 from raylign.rollout.prompts import PromptSource
 from raylign.rollout.sample import Group
-from raylign.rollout.templates import load_tokenizer
+from raylign.rollout.model_folder import load_tokenizer
 
 ANSWER_DEADLINE_S = 1800.0
 
@@ -48,7 +48,7 @@ async def _evaluate(config: EvaluateConfig) -> dict[str, float]:
     room = config.engine.max_model_len - config.sampling.max_tokens
     source = PromptSource.open(config.data, load_tokenizer(model_path), config.seed, max_prompt_tokens=room)
     prompts = source.take(0, min(config.num_prompts or len(source), len(source)))
-    progress = Progress(config.name, len(prompts))
+    progress = Progress(config.name, len(prompts), unit="prompts")
     pool = None
     groups: list[Group] = []
     clock = time.perf_counter()

@@ -37,7 +37,7 @@ from raylign.learners.algorithms.registry import build_algorithm
 from raylign.rollout.prompts import PromptSource
 from raylign.rollout.sample import Group
 from raylign.rollout.sampling import SamplingConfig
-from raylign.rollout.templates import load_tokenizer
+from raylign.rollout.model_folder import load_tokenizer
 
 EVALUATION_ORDINAL = 1 << 40
 """Evaluation prompts are numbered from here, so that their sampling seeds never meet those of training."""
@@ -79,8 +79,8 @@ class Run:
         self._saved_step = self.step
         self.num_tokens_generated = 0
         self.evaluations: list[dict[str, float]] = []
-        self._trackers = Trackers(config.trackers, self.folder)
-        self._progress = Progress(config.name, config.num_steps, self.step)
+        self._trackers = Trackers(config.trackers, self.folder, self.step)
+        self._progress = Progress(config.name, config.num_steps, start=self.step)
 
     # ---- start and end ---------------------------------------------------------------------------------
 
@@ -113,8 +113,7 @@ class Run:
         self.learner = LearnerGroup(
             LearnerSpec(
                 config=config.learner,
-                model_path=model_path,
-                reference_path=config.model.reference_path or config.model.path,
+                model_path=config.model.path,
                 algorithm=config.algorithm,
                 temperature=config.sampling.temperature if self.algorithm.needs_rollouts else 1.0,
                 total_optimizer_steps=config.num_steps * self.algorithm.num_updates,
@@ -127,11 +126,12 @@ class Run:
             use_gpu=cluster_has_gpus(),
             storage=Path(tempfile.mkdtemp(prefix="raylign-train-")),
         )
-        with self._progress.waiting("starting the learner" + (" and the engines" if num_engines else "")):
-            starting: list[Coroutine[Any, Any, Any]] = [self.learner.start()]
-            if num_engines:
-                starting.append(self._start_rollouts(model_path, num_engines, cpus))
-            await asyncio.gather(*starting)
+        self._progress.say("starting the learner" + (" and the engines" if num_engines else ""))
+        starting: list[Coroutine[Any, Any, Any]] = [self.learner.start()]
+        if num_engines:
+            starting.append(self._start_rollouts(model_path, num_engines, cpus))
+        await asyncio.gather(*starting)
+        self._progress.__enter__()
 
     async def _start_rollouts(self, model_path: str, num_engines: int, cpus: float) -> None:
         config = self.config
@@ -158,7 +158,7 @@ class Run:
             await self.rollouts.stop()
         if hasattr(self, "learner"):
             await self.learner.stop()
-        self._progress.close()
+        self._progress.__exit__()
         self._trackers.close()
         self.folder.close()
 
@@ -208,7 +208,7 @@ class Run:
             line |= rollout_metrics(groups)
             line["rollout/tokens_per_s"] = line["rollout/tokens"] / times_s["rollout"]
             self.num_tokens_generated += int(line["rollout/tokens"])
-            write_samples(self.folder.samples_path, step, groups, seed=self.config.seed)
+            write_samples(self.folder, step, groups, seed=self.config.seed)
         line |= metrics
         for phase, seconds in times_s.items():
             line[f"time/{phase}_s"] = seconds
@@ -217,7 +217,7 @@ class Run:
         self.step = step
         self.folder.append_metrics(line)
         self._trackers.log(step, line)
-        self._progress.update(step, line)
+        self._progress.advance(step, line)
 
     async def evaluate(self) -> dict[str, float]:
         """Accuracy on held-out rows, through the same engines; nothing where no evaluation is configured."""
@@ -236,8 +236,7 @@ class Run:
             max_tokens=self.sampling.max_tokens,
             stop=self.sampling.stop,
         )
-        with self._progress.waiting(f"evaluating {count} held-out prompts"):
-            groups = await self._evaluation_pool.collect_all(prompts, sampling, ordered=self.deterministic)
+        groups = await self._evaluation_pool.collect_all(prompts, sampling, ordered=self.deterministic)
         line = {"step": float(self.step), "seconds": self._seconds()}
         line |= evaluation_metrics(groups, settings.correct_from, sorted({1, settings.num_completions}))
         line["evaluation/seconds"] = time.perf_counter() - clock
