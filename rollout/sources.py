@@ -147,13 +147,16 @@ def read_hugging_face(name: str, subset: str | None, split: str) -> list[Row]:
     import datasets
 
     online = hub_is_reachable()
+    offline_before = datasets.config.HF_HUB_OFFLINE
+    # Its switch is read at import; set here, it goes to the cache at once instead of retrying for half a minute.
+    datasets.config.HF_HUB_OFFLINE = not online
     try:
-        loaded = datasets.load_dataset(
-            name, subset, split=split, download_config=datasets.DownloadConfig(local_files_only=not online)
-        )
+        loaded = datasets.load_dataset(name, subset, split=split)
     except (OSError, ValueError) as error:
         asked = f"data set {name!r}" + (f", subset {subset!r}" if subset else "") + f", split {split!r}"
         reason = str(error) if online else "the Hugging Face hub does not answer from here and it is not in the cache"
         raise ValueError(f"{asked}: neither a file ({Path(name).absolute()}) nor loaded by name: {reason}") from error
+    finally:
+        datasets.config.HF_HUB_OFFLINE = offline_before
     rows: list[Row] = loaded.to_list()
     return rows
