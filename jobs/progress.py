@@ -6,8 +6,10 @@ The same object serves training, supervised steps and evaluation.
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -22,6 +24,8 @@ SHOWN: tuple[tuple[str, str, str], ...] = (
     ("learner/tokens_per_s", "tokens/s", "{:,.0f}"),
 )
 """Metric, label and format. The first metric of a label wins; a loss is shown only without a reward."""
+
+REMINDER_S = 30.0
 
 
 class Progress:
@@ -83,6 +87,25 @@ class Progress:
     def say(self, message: str) -> None:
         """A line above the bar."""
         self._console.print(message, markup=False, highlight=False, soft_wrap=True)
+
+    @contextmanager
+    def waiting(self, what: str) -> Iterator[None]:
+        """Say what is waited for, and every 30 s that it still is."""
+        over = threading.Event()
+
+        def remind() -> None:
+            began = time.monotonic()
+            while not over.wait(REMINDER_S):
+                self.say(f"still {what} ({duration(time.monotonic() - began)})")
+
+        self.say(what)
+        reminder = threading.Thread(target=remind, daemon=True)
+        reminder.start()
+        try:
+            yield
+        finally:
+            over.set()
+            reminder.join()
 
     def _time_left(self) -> str:
         steps = self._done - self._start

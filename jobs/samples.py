@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -27,20 +28,39 @@ def write_samples(
     """Keep the best and the worst group, one that failed if any did, and some drawn by (seed, step)."""
     if not groups:
         return None
-    lines = [_line(step, why, group) for why, group in _chosen(groups, Random(f"{seed}-{step}"), num_random)]
+    chosen = _chosen(groups, Random(f"{seed}-{step}"), num_random)
+    lines = [{"step": step, "why": why, **sample_record(group, MAX_COMPLETIONS)} for why, group in chosen]
     path = run_folder.samples_path / f"step-{step:06d}.jsonl"
     write_atomically(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     return path
 
 
-def read_samples(folder: Path) -> dict[int, list[dict[str, Any]]]:
-    """The kept groups of a run folder by step."""
-    samples: dict[int, list[dict[str, Any]]] = {}
-    for path in sorted((folder / "samples").glob("step-*.jsonl")):
-        lines = [json.loads(line) for line in path.read_text().splitlines()]
-        if lines:
-            samples[int(lines[0]["step"])] = lines
-    return dict(sorted(samples.items()))
+def sample_record(group: Group, max_completions: int | None = None) -> dict[str, Any]:
+    """A group as plain values, completions best first; of a larger group only the best and the worst."""
+    kept = _best_first(group)
+    if max_completions is not None and len(kept) > max_completions:
+        half = max_completions // 2
+        kept = kept[: max_completions - half] + kept[-half:]
+    return {
+        "prompt_id": group.prompt.prompt_id,
+        "ordinal": group.prompt.ordinal,
+        "prompt": group.prompt.text,
+        "references": list(group.prompt.references),
+        "num_completions": len(group.completions),
+        "completions": [_completion(group, index) for index in kept],
+        "failures": [asdict(failure) for failure in group.failures],
+    }
+
+
+def sample_files(folder: Path) -> dict[int, Path]:
+    """The sample files of a run folder by step."""
+    files = {int(path.stem.removeprefix("step-")): path for path in (folder / "samples").glob("step-*.jsonl")}
+    return dict(sorted(files.items()))
+
+
+def read_samples(path: Path) -> list[dict[str, Any]]:
+    """The kept groups of one step."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def _chosen(groups: Sequence[Group], random: Random, num_random: int) -> list[tuple[str, Group]]:
@@ -67,25 +87,6 @@ def _mean_reward(group: Group) -> float:
         return math.nan
     finite_G = group.total_rewards[np.isfinite(group.total_rewards)]
     return float(finite_G.mean()) if len(finite_G) else math.nan
-
-
-def _line(step: int, why: str, group: Group) -> dict[str, Any]:
-    order = _best_first(group)
-    kept = order
-    if len(order) > MAX_COMPLETIONS:
-        half = MAX_COMPLETIONS // 2
-        kept = order[:half] + order[-half:]
-    return {
-        "step": step,
-        "why": why,
-        "prompt_id": group.prompt.prompt_id,
-        "ordinal": group.prompt.ordinal,
-        "prompt": group.prompt.text,
-        "references": list(group.prompt.references),
-        "num_completions": len(group.completions),
-        "completions": [_completion(group, index) for index in kept],
-        "failures": [vars(failure) for failure in group.failures],
-    }
 
 
 def _best_first(group: Group) -> list[int]:

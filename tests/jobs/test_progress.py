@@ -1,9 +1,12 @@
 """Progress says reward, tokens per second and time left, on a terminal and in a log."""
 
 import io
+import time
 
+import pytest
 from rich.console import Console
 
+from raylign.jobs import progress as progress_module
 from raylign.jobs.progress import Progress, duration, shown
 
 METRICS = {"reward/mean": 0.5, "rollout/accuracy": 0.25, "learner/loss": 1.0, "rollout/tokens_per_s": 9000.4}
@@ -31,6 +34,19 @@ def test_a_terminal_gets_a_bar() -> None:
     text = screen.getvalue()
     assert "3/4" in text and "loss 0.2500" in text and "tokens/s 1,200" in text and "left" in text
     assert "evaluation at step [3]" in text
+
+
+def test_a_long_wait_says_what_it_waits_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress_module, "REMINDER_S", 0.05)
+    log = io.StringIO()
+    progress = Progress("grpo", total=3, console=Console(file=log))
+    with progress.waiting("starting the engines"):
+        time.sleep(0.2)
+    lines = log.getvalue().splitlines()
+    assert lines[0] == "starting the engines"
+    assert lines[1] == "still starting the engines (0s)"
+    time.sleep(0.1)
+    assert len(log.getvalue().splitlines()) == len(lines)
 
 
 def test_what_is_shown_depends_on_what_there_is() -> None:
