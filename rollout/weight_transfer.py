@@ -9,6 +9,7 @@ reload, during which parameters lie on the meta device: a model whose update bro
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
     from vllm.config import VllmConfig
 
 logger = logging.getLogger(__name__)
+
+NUM_PROBED_COLUMNS = 8
+"""Columns of a packed matrix that are read back for its digest, by multiplying with one-hot rows, which is exact."""
 
 
 @dataclass
@@ -96,7 +100,10 @@ class SharedMemoryEngine(WeightTransferEngine[SharedMemoryInitInfo, SharedMemory
         if missing:
             shown = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else "")
             raise BucketError(f"the sent weights leave {len(missing)} of the engine's unfilled: {shown}")
+        tied = untouched_layers(self.model)
         finalize_layerwise_reload(self.model, self.model_config)
+        for layer in tied:
+            layer.quant_method.process_weights_after_loading(layer)
         self._received = []
 
     def shutdown(self) -> None:
@@ -115,6 +122,23 @@ def half_loaded_layers(model: torch.nn.Module) -> set[str]:
             continue
         if 0 < info.load_numel < (info.load_numel_total or 0):
             found.add(name)
+    return found
+
+
+def untouched_layers(model: torch.nn.Module) -> list[Any]:
+    """Layers that got no weights of their own: since none is missing, their parameter is another layer's (a tied head).
+
+    vLLM gives such a layer its parameter back, already changed, but on CPU it would go on with its old packed copy.
+    """
+    from vllm.model_executor.layers.quantization.base_config import QuantizeMethodBase
+    from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
+
+    found = []
+    for layer in model.modules():
+        info = get_layerwise_info(layer)
+        if info.can_load() and info.load_numel == 0 and (info.load_numel_total or 0) > 0:
+            if isinstance(getattr(layer, "quant_method", None), QuantizeMethodBase):
+                found.append(layer)
     return found
 
 
@@ -151,6 +175,25 @@ class WorkerExtension:
             abandon_reload(engine.model, engine.model_config)
         engine.reset_weight_update_target()
         worker._weight_update_active = False
+
+    def compute_packed_checksums(self) -> dict[str, str]:
+        """Digests of the layers whose weights only exist in packed form; by layer name, empty on GPU."""
+        import torch
+
+        worker: Any = self
+        found = {}
+        for name, layer in worker.model_runner.get_model().named_modules():
+            if not hasattr(layer, "cpu_linear"):
+                continue
+            num_inputs = getattr(layer, "input_size_per_partition", None) or layer.weight.shape[1]
+            dtype = worker.model_config.dtype
+            columns = torch.linspace(0, num_inputs - 1, NUM_PROBED_COLUMNS).long()
+            one_hot = torch.nn.functional.one_hot(columns, num_inputs).to(dtype)
+            rows = layer.cpu_linear(one_hot, layer.weight, None)
+            found[f"rank{worker.rank}:{name}"] = hashlib.sha256(
+                rows.contiguous().view(torch.uint8).numpy().tobytes()
+            ).hexdigest()
+        return found
 
 
 class LearnerSource(WeightSource):
