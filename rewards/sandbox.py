@@ -9,126 +9,20 @@ Given a picklable factory of a reward, is itself that reward: a hang or a crash 
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import os
 import pickle
-import signal
-import subprocess
-import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cache
-from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 from typing import cast
 
-from raylign.rewards.base import Item, Reward, RewardFailure, Score
-
-logger = logging.getLogger(__name__)
-
-KILL_DEADLINE_S = 10.0
-SILENT_WAIT_S = 20.0
+from raylign.rewards.base import FailureKind, Item, Reward, RewardFailure, Score
+from raylign.rewards.sandbox_process import ChildFailed, ChildProcess
 
 
-@cache
-def _launcher(process_id: int) -> ThreadPoolExecutor:
-    """The one thread that starts children: the kernel ends a child when the *thread* that started it ends."""
-    return ThreadPoolExecutor(1, "reward-launcher")
-
-
-class ChildFailed(RuntimeError):
-    """A child ended, or could not start; the message says how."""
-
-
-class _Child:
-    """One process, started when first needed and again after each end."""
-
-    def __init__(self, factory: bytes, label: str, start_deadline_s: float) -> None:
-        self._factory = factory
-        self._label = label
-        self._start_deadline_s = start_deadline_s
-        self._process: subprocess.Popen[bytes] | None = None
-        self.connection: Connection | None = None
-        self.is_pointwise = False
-
-    def ensure_started(self) -> None:
-        """Start it unless it runs. Raises ValueError when the reward cannot be built, ChildFailed when it ends."""
-        if self._process is not None and self._process.poll() is None:
-            return
-        self.kill()
-        ours, theirs = Pipe()
-        # -P and the whole path: the child sees the packages that we see, and no others.
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
-        command = [sys.executable, "-P", "-m", "raylign.rewards.sandbox_child"]
-        with theirs:
-            self._process = (
-                _launcher(os.getpid())
-                .submit(
-                    subprocess.Popen,
-                    [*command, str(theirs.fileno()), str(os.getpid())],
-                    stdin=subprocess.DEVNULL,
-                    env=environment,
-                    pass_fds=(theirs.fileno(),),
-                    start_new_session=True,  # a kill reaches what the reward itself started; Ctrl-C does not
-                )
-                .result()
-            )
-        self.connection = ours
-        try:
-            ours.send_bytes(self._factory)
-            kind, detail = self._first_reply(ours)
-        except (EOFError, OSError):
-            raise ChildFailed(f"the process of reward {self._label!r} {self.end()} while it started") from None
-        if kind == "error":
-            self.kill()
-            raise ValueError(f"reward {self._label!r}: {detail}")
-        self.is_pointwise = detail is True
-
-    def _first_reply(self, connection: Connection) -> tuple[str, object]:
-        silent_s = min(SILENT_WAIT_S, self._start_deadline_s)
-        if not connection.poll(silent_s):
-            logger.warning(
-                "waiting for reward %r to start (it imports what it needs), at most %g s",
-                self._label,
-                self._start_deadline_s,
-            )
-            if not connection.poll(self._start_deadline_s - silent_s):
-                self.kill()
-                raise ValueError(
-                    f"reward {self._label!r} did not start within {self._start_deadline_s:g} s (start_deadline_s): "
-                    "its import hangs or takes long"
-                )
-        return connection.recv()
-
-    def end(self) -> str:
-        """How the process ended, killing it if it has not yet: `ended by SIGSEGV`."""
-        assert self._process is not None
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(1.0)  # its socket closes a moment before it ends
-        code = self._process.returncode
-        self.kill()
-        if code is None:
-            return "closed its connection"
-        return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-
-    def kill(self) -> None:
-        """End it at once, with all that it started, and leave no zombie."""
-        if self.connection is not None:
-            self.connection.close()
-            self.connection = None
-        if self._process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait(KILL_DEADLINE_S)
-            self._process = None
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Unit:
     """What is sent at once and fails at once: an item, or one completion of it."""
 
@@ -163,7 +57,7 @@ class Sandboxed(Reward):
         self._deadline_s = deadline_s
         self._lock = threading.Lock()
         pickled = pickle.dumps(factory)
-        self._children = [_Child(pickled, label, start_deadline_s) for _ in range(num_processes)]
+        self._children = [ChildProcess(pickled, label, start_deadline_s) for _ in range(num_processes)]
         try:
             self._children[0].ensure_started()
         except ChildFailed as error:
@@ -171,12 +65,11 @@ class Sandboxed(Reward):
         self._is_pointwise = self._children[0].is_pointwise
 
     def score(self, items: Sequence[Item]) -> list[list[Score]]:
-        scores: list[list[Score]] = [[] for _ in items]
-        finished: dict[tuple[int, int], list[Score]] = {}
         with self._lock:
-            self._run(deque(self._units(items)), finished)
-        for item_index, _first in sorted(finished):
-            scores[item_index].extend(finished[item_index, _first])
+            finished = _Round(self._children, self._units(items), self._deadline_s).run()
+        scores: list[list[Score]] = [[] for _ in items]
+        for unit in sorted(finished, key=lambda unit: unit.first_completion):
+            scores[unit.item_index].extend(finished[unit])
         return scores
 
     def _units(self, items: Sequence[Item]) -> list[_Unit]:
@@ -188,61 +81,82 @@ class Sandboxed(Reward):
             for index in range(len(item.completions))
         ]
 
-    def _run(self, waiting: deque[_Unit], finished: dict[tuple[int, int], list[Score]]) -> None:
-        idle = list(self._children)
-        running: dict[Connection, tuple[_Child, _Unit, float]] = {}
-
-        def finish(unit: _Unit, scores: list[Score] | RewardFailure) -> None:
-            if isinstance(scores, RewardFailure):
-                scores = [scores] * len(unit.item.completions)
-            finished[unit.item_index, unit.first_completion] = scores
-
-        try:
-            while waiting or running:
-                while waiting and idle:
-                    child, unit = idle[-1], waiting.popleft()
-                    try:
-                        connection = self._send(child, unit)
-                    except (ChildFailed, ValueError) as error:
-                        finish(unit, RewardFailure("crash", f"could not be restarted: {error}"))
-                        continue
-                    idle.pop()
-                    running[connection] = (child, unit, time.monotonic() + self._deadline_s)
-                if not running:
-                    continue
-                first_deadline = min(deadline for _, _, deadline in running.values())
-                for ready in wait(list(running), max(0.0, first_deadline - time.monotonic())):
-                    connection = cast(Connection, ready)
-                    child, unit, _ = running.pop(connection)
-                    try:
-                        finish(unit, connection.recv())
-                    except (EOFError, OSError, pickle.UnpicklingError):
-                        finish(unit, RewardFailure("crash", f"the process {child.end()}"))
-                    idle.append(child)
-                for connection, (child, unit, deadline) in list(running.items()):
-                    if deadline <= time.monotonic() and not connection.poll():
-                        del running[connection]
-                        child.kill()
-                        message = f"no score within {self._deadline_s:g} s (deadline_s)"
-                        finish(unit, RewardFailure("timeout", message))
-                        idle.append(child)
-        finally:
-            for child, _, _ in running.values():  # interrupted: a late reply must not answer the next call
-                child.kill()
-
-    @staticmethod
-    def _send(child: _Child, unit: _Unit) -> Connection:
-        child.ensure_started()
-        assert child.connection is not None
-        try:
-            child.connection.send(unit.item)
-        except OSError:  # it ended while idle, which is no item's fault: once more
-            child.kill()
-            child.ensure_started()
-            child.connection.send(unit.item)
-        return child.connection
-
     def close(self) -> None:
         with self._lock:
             for child in self._children:
                 child.kill()
+
+
+class _Round:
+    """One call of `score`: hands units to idle children and waits for replies, ends and deadlines."""
+
+    def __init__(self, children: Sequence[ChildProcess], units: Sequence[_Unit], deadline_s: float) -> None:
+        self._children = children
+        self._deadline_s = deadline_s
+        self._waiting = deque(units)
+        self._idle = list(children)
+        self._running: dict[Connection, tuple[ChildProcess, _Unit, float]] = {}
+        self._finished: dict[_Unit, list[Score]] = {}
+
+    def run(self) -> dict[_Unit, list[Score]]:
+        try:
+            while self._waiting or self._running:
+                while self._waiting and self._idle:
+                    self._send_next()
+                self._collect_replies()
+                self._kill_overdue()
+        finally:
+            for child in self._children:
+                if child not in self._idle:  # interrupted: a late reply must not answer the next call
+                    child.kill()
+        return self._finished
+
+    def _send_next(self) -> None:
+        child, unit = self._idle.pop(), self._waiting.popleft()
+        try:
+            connection = _send(child, unit.item)
+        except (ChildFailed, ValueError, OSError) as error:
+            # It worked when it was built. Trying again for each unit could take a deadline each.
+            for failed in (unit, *self._waiting):
+                self._fail(failed, "crash", f"could not be restarted: {error}")
+            self._waiting.clear()
+            self._idle.append(child)
+        else:
+            self._running[connection] = (child, unit, time.monotonic() + self._deadline_s)
+
+    def _collect_replies(self) -> None:
+        if not self._running:
+            return
+        first_deadline = min(deadline for _, _, deadline in self._running.values())
+        for ready in wait(list(self._running), max(0.0, first_deadline - time.monotonic())):
+            connection = cast(Connection, ready)
+            child, unit, _ = self._running[connection]
+            try:
+                self._finished[unit] = connection.recv()
+            except (EOFError, OSError, pickle.UnpicklingError):
+                self._fail(unit, "crash", f"the process {child.end()}")
+            del self._running[connection]
+            self._idle.append(child)
+
+    def _kill_overdue(self) -> None:
+        for connection, (child, unit, deadline) in list(self._running.items()):
+            if deadline <= time.monotonic() and not connection.poll():
+                child.kill()
+                self._fail(unit, "timeout", f"no score within {self._deadline_s:g} s (deadline_s)")
+                del self._running[connection]
+                self._idle.append(child)
+
+    def _fail(self, unit: _Unit, kind: FailureKind, message: str) -> None:
+        self._finished[unit] = [RewardFailure(kind, message)] * len(unit.item.completions)
+
+
+def _send(child: ChildProcess, item: Item) -> Connection:
+    child.ensure_started()
+    assert child.connection is not None
+    try:
+        child.connection.send(item)
+    except OSError:  # it ended while idle, which is no item's fault: once more
+        child.kill()
+        child.ensure_started()
+        child.connection.send(item)
+    return child.connection

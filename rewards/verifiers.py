@@ -6,6 +6,7 @@ hang on strange input (symbolic simplification), so they run in killable process
 
 from __future__ import annotations
 
+import difflib
 import logging
 from functools import cache
 from typing import Any, Literal
@@ -65,10 +66,11 @@ class ReasoningGymReward(PointwiseReward):
         self._task = config.task
         self._scorer = cache(reasoning_gym.get_score_answer_fn)
         if config.task is not None:
-            try:
-                self._scorer(config.task)
-            except ValueError as error:
-                raise ValueError(f"{error}; `task` must be a reasoning_gym task") from None
+            known = reasoning_gym.factory.DATASETS
+            if config.task not in known:
+                nearest = difflib.get_close_matches(config.task, known, n=1)
+                hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+                raise ValueError(f"reasoning_gym has no task {config.task!r}{hint}")
 
     def score_one(self, completion: str, item: Item, index: int) -> float:
         task = self._task or item.row.get("metadata", {}).get("source_dataset")
