@@ -127,8 +127,9 @@ def raylign_in_a_fresh_process(*words: str) -> tuple[str, set[str], float]:
     )
     seconds = time.perf_counter() - started
     assert done.returncode == 0, done.stderr
-    status, loaded = json.loads(done.stderr.splitlines()[-1])
-    assert not status, done.stderr
+    said, _, last_line = done.stderr.rpartition("\n")
+    status, loaded = json.loads(last_line)
+    assert not status, said
     return done.stdout, set(loaded), seconds
 
 

@@ -37,10 +37,9 @@ def test_ray_accepts_it_and_its_resources_need_no_guess(cluster: dict[str, Any])
 
 
 def test_a_misspelt_key_would_not_pass(cluster: dict[str, Any]) -> None:
-    import jsonschema
     from ray.autoscaler._private.util import validate_config
 
-    with pytest.raises(jsonschema.ValidationError):
+    with pytest.raises(Exception, match="idle_timeout_minuets"):
         validate_config(cluster | {"idle_timeout_minuets": 10})
 
 
