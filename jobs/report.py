@@ -105,20 +105,20 @@ def _fact(key: str, value: Any) -> tuple[str, str] | None:
 def _evaluations(stages: Sequence[Stage]) -> str:
     """Accuracy on held-out prompts before and after each stage, with its interval."""
     rows: list[list[str]] = []
-    first: float | None = None
-    last = 0.0
+    changes: list[str] = []
     for stage in stages:
         measured = [line for line in stage.lines if line.get("evaluation/accuracy") is not None]
-        for line in measured if len(measured) < 3 else [measured[0], measured[-1]]:
-            last = line["evaluation/accuracy"]
-            first = last if first is None else first
-            rows.append([escape(stage.name), *_evaluation_cells(line)])
-    if first is None:
+        shown = measured if len(measured) < 3 else [measured[0], measured[-1]]
+        rows += [[escape(stage.name), *_evaluation_cells(line)] for line in shown]
+        if len(shown) == 2:
+            before, after = (line["evaluation/accuracy"] for line in shown)
+            points = f"{percent(before)} → {percent(after)} ({(after - before) * 100:+.1f} points)"
+            changes.append(f"{stage.name}: {points}" if len(stages) > 1 else points)
+    if not rows:
         return ""
-    change = f"{percent(first)} → {percent(last)} ({(last - first) * 100:+.1f} points)" if len(rows) > 1 else ""
     return (
         "<h2>Held-out accuracy</h2>"
-        + (f"<p>{change}</p>" if change else "")
+        + "".join(f"<p>{escape(change)}</p>" for change in changes)
         + table(["stage", "0 to 100 %", "step", "accuracy", "95 % interval", "prompts"], rows, numbers_from=2)
         + '<p class="soft small">Intervals: Wilson, with prompts as clusters.</p>'
     )

@@ -83,8 +83,8 @@ def page(title: str, body: str, figures: Mapping[str, Any]) -> str:
     """The whole file. Plotly is written into it once, and only if there is something to draw."""
     from plotly.offline import get_plotlyjs
 
-    # "</" inside a script would end it, whatever the data says
-    data = json.dumps(figures).replace("</", "<\\/")
+    # a reward may be called "</script>": no tag can begin inside the data
+    data = json.dumps(figures).replace("<", "\\u003c")
     scripts = (
         f'<script type="application/json" id="figures">{data}</script>\n'
         f"<script>{get_plotlyjs()}</script>\n<script>{SCRIPT}</script>\n"
