@@ -120,3 +120,30 @@ store.save(CheckpointRecord(2, 64, 7, "3f2a", 3), writes_for_ever)
     assert [checkpoint.record.step for checkpoint in store.complete()] == [1]
     assert len(store.clean()) == 1
     assert names(tmp_path / "checkpoints") == ["step-000001"]
+
+
+def test_a_checkpoint_folder_loads_in_transformers_as_it_is(tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
+
+    config = Qwen2Config(
+        vocab_size=32,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+    )
+    model = Qwen2ForCausalLM(config)
+
+    def write_model(folder: Path) -> None:
+        model.save_pretrained(folder)
+        write_state(folder)
+
+    def write_state(folder: Path) -> None:
+        (folder / "state").mkdir()
+        (folder / "state" / "optimizer.pt").write_bytes(b"not a weight file")
+
+    saved = CheckpointStore(tmp_path).save(record(3), write_model)
+    loaded = AutoModelForCausalLM.from_pretrained(saved.path)
+    expected = model.state_dict()
+    assert all(bool((value == expected[name]).all()) for name, value in loaded.state_dict().items())
