@@ -35,15 +35,14 @@ class MappedRow:
     row: Row
 
 
-def map_rows(config: DataConfig, rows: Sequence[Row], indexes: Iterable[int]) -> list[MappedRow]:
-    """The chosen rows through the templates of `config`."""
+def map_rows(config: DataConfig, rows: Sequence[Row]) -> list[MappedRow]:
+    """All rows through the templates of `config`."""
     prompt = Template(config.prompt)
     reference = Template(config.reference) if config.reference is not None else None
     response = Template(config.response) if config.response is not None else None
     _check_columns(config, rows, prompt, reference, response)
     mapped: list[MappedRow] = []
-    for index in indexes:
-        row = rows[index]
+    for index, row in enumerate(rows):
         try:
             demonstration = None
             if config.messages is not None:
@@ -61,7 +60,7 @@ def map_rows(config: DataConfig, rows: Sequence[Row], indexes: Iterable[int]) ->
                 demonstration = references[0]
         except ValueError as error:
             raise ValueError(f"{config.source}, {row_name(index)}: {error}") from error
-        mapped.append(MappedRow(int(index), messages, references, demonstration, row))
+        mapped.append(MappedRow(index, messages, references, demonstration, row))
     return mapped
 
 

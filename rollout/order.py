@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Sequence
 from decimal import Decimal
 
 import numpy as np
@@ -20,11 +21,24 @@ _SPLIT, _EPOCH = 1, 2
 _BOUND = re.compile(r"(\d+(?:\.\d+)?)%|(\d+)")
 
 
-def select_rows(rows: str, num_rows: int, split_seed: int) -> IndexArray:
-    """Indexes of a range `from:to` (numbers or percentages) of the rows in a fixed shuffled order."""
-    start, stop = parse_range(rows, num_rows)
-    generator = np.random.Generator(np.random.PCG64([split_seed, _SPLIT]))
-    return generator.permutation(num_rows)[start:stop]
+def select_rows(rows: str, keys: Sequence[str], split_seed: int) -> IndexArray:
+    """Indexes of a range `from:to` (numbers or percentages) of the rows in a fixed shuffled order.
+
+    Rows with equal keys stand together and are never cut apart (a bound inside them moves up), so that no question
+    is both trained on and tested on.
+    """
+    start, stop = parse_range(rows, len(keys))
+    numbers: dict[str, int] = {}
+    groups = np.array([numbers.setdefault(key, len(numbers)) for key in keys])
+    places = np.random.Generator(np.random.PCG64([split_seed, _SPLIT])).permutation(len(numbers))[groups]
+    order = np.argsort(places, kind="stable")
+    ordered = places[order]
+    start, stop = (
+        int(np.searchsorted(ordered, ordered[bound - 1], "right")) if bound else 0 for bound in (start, stop)
+    )
+    if start >= stop:
+        raise ValueError(f"rows {rows!r} leaves none of the {len(keys)} rows (rows with equal prompts stay together)")
+    return order[start:stop]
 
 
 @functools.lru_cache(maxsize=8)

@@ -34,7 +34,7 @@ class DataConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
     split: str = "train"
     """Split of a Hugging Face data set or `datasets` folder."""
     rows: str = "0%:100%"
-    """Which rows, in a fixed shuffled order: `0%:80%`, `80%:100%`, `0:500`. Disjoint ranges are disjoint splits."""
+    """Which rows, in a fixed shuffled order: `0%:80%`, `80%:100%`, `0:500`. Disjoint ranges share no prompt: rows with equal prompts stay together."""  # noqa: E501
     split_seed: int = Field(0, ge=0)
     """Seed of the fixed shuffle behind `rows` (for reasoning_gym: seed of the generated data set)."""
     num_generated: int = Field(10_000, ge=1)
@@ -169,11 +169,12 @@ def load_mapped_rows(config: DataConfig) -> list[MappedRow]:
     if config.subset is not None and not is_hugging_face_name(config.source):
         raise ValueError(f"`subset` {config.subset!r} is for Hugging Face data sets; {config.source!r} is none")
     rows = read_rows(config.source, config.subset, config.split, config.num_generated, generator_seed=config.split_seed)
+    mapped = map_rows(config, rows)
     try:
-        chosen = np.sort(select_rows(config.rows, len(rows), config.split_seed))
+        chosen = select_rows(config.rows, [str(item.messages) for item in mapped], config.split_seed)
     except ValueError as error:
         raise ValueError(f"{config.source}: {error}") from error
-    return map_rows(config, rows, chosen.tolist())
+    return [mapped[index] for index in np.sort(chosen)]
 
 
 def keep_short(

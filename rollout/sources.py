@@ -154,7 +154,7 @@ def read_hugging_face(name: str, subset: str | None, split: str) -> list[Row]:
         loaded = datasets.load_dataset(name, subset, split=split)
     except (OSError, ValueError) as error:
         asked = f"data set {name!r}" + (f", subset {subset!r}" if subset else "") + f", split {split!r}"
-        reason = str(error) if online else "the Hugging Face hub does not answer from here and it is not in the cache"
+        reason = str(error) if online else f"the Hugging Face hub does not answer from here, and its cache: {error}"
         raise ValueError(f"{asked}: neither a file ({Path(name).absolute()}) nor loaded by name: {reason}") from error
     finally:
         datasets.config.HF_HUB_OFFLINE = offline_before

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ def tokenizer() -> Any:
     )
 
 
-def write_rows(path: Path, rows: list[dict[str, Any]]) -> str:
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> str:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return str(path)
 
@@ -59,7 +60,7 @@ def test_a_plain_template_and_several_columns(tokenizer: Any, tmp_path: Path) ->
 
 
 def test_a_list_column_gives_several_references_and_null_gives_none(tokenizer: Any, tmp_path: Path) -> None:
-    rows = [{"question": "a", "answer": ["x", 2.0]}, {"question": "b", "answer": None}]
+    rows: list[dict[str, Any]] = [{"question": "a", "answer": ["x", 2.0]}, {"question": "b", "answer": None}]
     config = DataConfig(source=write_rows(tmp_path / "x.jsonl", rows), shuffle=False, reference="is {answer}")
     prompts = PromptSource.open(config, tokenizer, 0, 100).take(0, 2)
     assert [prompt.references for prompt in prompts] == [("is x", "is 2"), ()]
@@ -86,6 +87,19 @@ def test_disjoint_ranges_are_disjoint_and_cover_all_rows(tokenizer: Any, numbers
     parts = [{prompt.text for prompt in source.take(0, len(source))} for source in sources]
     assert [len(part) for part in parts] == [3, 5, 2]
     assert len(set.union(*parts)) == 10
+
+
+def test_equal_prompts_are_never_cut_apart_by_a_range(tokenizer: Any, tmp_path: Path) -> None:
+    rows = [{"question": f"number {i % 20}", "answer": i} for i in range(60)]
+    file = write_rows(tmp_path / "x.jsonl", rows)
+    sources = [open_range(tokenizer, file, rows) for rows in ("0:10", "10:31", "31:60")]
+    # Twenty questions, three rows each: bounds 10 and 31 move up to 12 and 33.
+    assert [len(source) for source in sources] == [12, 21, 27]
+    parts = [{prompt.text for prompt in source.take(0, len(source))} for source in sources]
+    assert [len(part) for part in parts] == [4, 7, 9]
+    assert len(set.union(*parts)) == 20
+    with pytest.raises(ValueError, match="leaves none of the 60 rows"):
+        open_range(tokenizer, file, "10:11")
 
 
 def open_range(tokenizer: Any, file: str, rows: str) -> PromptSource:
@@ -205,7 +219,7 @@ def test_a_missing_column_is_answered_with_those_there_are(tokenizer: Any, numbe
 
 
 def test_a_row_that_lacks_a_column_is_named(tokenizer: Any, tmp_path: Path) -> None:
-    rows = [{"question": "a", "answer": "b"}, {"question": None, "answer": "b"}, {"answer": "b"}]
+    rows: list[dict[str, Any]] = [{"question": "a", "answer": "b"}, {"question": None, "answer": "b"}, {"answer": "b"}]
     with pytest.raises(ValueError, match="row 2: column 'question' is null"):
         PromptSource.open(DataConfig(source=write_rows(tmp_path / "x.jsonl", rows)), tokenizer, 0, 100)
     with pytest.raises(ValueError, match="row 2: no column 'question'"):
