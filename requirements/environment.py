@@ -149,13 +149,11 @@ def lock(upgrade: bool) -> None:
     """
     settings = pip_settings()
     compile_lock = [*UV, "pip", "compile", "--quiet", "--no-header", "--no-annotate", "--python-version", "3.11"]
+    compile_lock += ["--python-platform", "x86_64-manylinux_2_28"]  # versions that have wheels for Linux of 2019 on
     compile_lock += uv_options(settings) + ["--upgrade"] * upgrade
     environment = uv_environment(settings)
     cuda = HERE / "cuda.txt"
-    run(
-        [*compile_lock, str(HERE / "cuda.in"), "-o", str(cuda), "--python-platform", "x86_64-manylinux_2_28"],
-        environment,
-    )
+    run([*compile_lock, str(HERE / "cuda.in"), "-o", str(cuda)], environment)
     constraints = HERE / "cuda-constraints.tmp"
     constraints.write_text("".join(f"{line}\n" for line in cuda.read_text().splitlines() if line[:7] != "torch=="))
     try:
