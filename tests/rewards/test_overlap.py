@@ -7,6 +7,7 @@ import random
 from collections import Counter
 
 import pytest
+from rouge_score.rouge_scorer import RougeScorer  # type: ignore[import-untyped]
 
 from raylign.rewards.base import Item
 from raylign.rewards.overlap import (
@@ -98,6 +99,16 @@ def test_rouge_l_and_the_mean_of_both() -> None:
     assert harmonic_mean(0.0, 0.0) == 0.0
     assert rouge_l("", [MAT]) == 0.0
     assert rouge_l(math.nan, [MAT]) == 0.0
+
+
+def test_rouge_l_agrees_with_the_library() -> None:
+    library = RougeScorer(["rougeL"], use_stemmer=False)
+    rng = random.Random(1)
+    for _ in range(200):
+        words = ["a", "B", "c,", "d.", "e-f", "10"]
+        prediction, *references = [" ".join(rng.choices(words, k=rng.randint(0, 90))) for _ in range(3)]
+        expected = library.score_multi(references, prediction)["rougeL"].fmeasure
+        assert rouge_l(prediction, references) == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize(
