@@ -1,7 +1,7 @@
 """Fills the virtual environment that runs this file from a lock, and remakes the locks.
 
 Given `install cpu|cuda`, `packages cpu|cuda` or `lock [--upgrade]`, and pip's own settings (index, find-links,
-certificate); gives an environment with exactly the versions of the lock. Standard library only: it runs before anything is there.
+certificate); gives an environment with exactly the versions of the lock, or new locks. Standard library only.
 """
 
 from __future__ import annotations
