@@ -12,7 +12,7 @@ import importlib.resources
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, cast
 
 import yaml
 from pydantic import BaseModel, ValidationError, create_model
@@ -174,7 +174,7 @@ def parse_words(config_class: type[BaseModel], words: list[str], program: str) -
     )
     parser.add_argument("--print-config", action="store_true", help="Print the resolved config and exit.")
     bases: Any = (config_class, BaseSettings)
-    settings_class: Any = create_model(config_class.__name__, __base__=bases)
+    settings_class = cast(type[BaseSettings], create_model(config_class.__name__, __base__=bases))
     source: CliSettingsSource[Any] = CliSettingsSource(
         settings_class,
         root_parser=parser,

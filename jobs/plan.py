@@ -1,0 +1,206 @@
+"""Checks before anything starts: data, model, rewards, run folder, resources, memory.
+
+Given a config; `check_before_start` raises one error with all problems, `plan` prints them with a table of what the
+run will do. Takes seconds: no Ray, no engine, no learner.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from raylign.jobs.config import EvaluateConfig, TrainConfig
+from raylign.jobs.data_check import Samples, check_data, may_share_rows
+from raylign.jobs.findings import Findings, print_findings
+from raylign.jobs.machine import GIB, Machine, this_machine
+from raylign.jobs.memory_estimate import (
+    ACTIVATIONS,
+    ModelSize,
+    engine_bytes,
+    kv_cache_tokens,
+    learner_bytes,
+    read_model_size,
+)
+from raylign.rollout.engine import EngineConfig
+from raylign.rollout.model_folder import check_model_folder, find_model_folder, load_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def plan(config: TrainConfig) -> int:
+    """Print what the run will do; 2 if it cannot."""
+    findings = examine_training(config, this_machine())
+    print_findings(findings)
+    return 2 if findings.problems else 0
+
+
+def check_before_start(config: TrainConfig) -> None:
+    """Raise with all problems of a training run."""
+    examine_training(config, this_machine()).raise_problems()
+
+
+def check_before_evaluation(config: EvaluateConfig) -> None:
+    """Raise with all problems of an evaluation."""
+    examine_evaluation(config, this_machine()).raise_problems()
+
+
+def examine_training(config: TrainConfig, machine: Machine) -> Findings:
+    """All checks of a training run."""
+    findings = Findings()
+    engine, evaluation = config.rollout.engine, config.evaluation
+    learns_from_samples = config.algorithm.name != "sft"
+    num_engines = config.rollout.num_engines if learns_from_samples or evaluation.data else 0
+    room = engine.max_model_len - config.sampling.max_tokens
+    findings.fact("run", f"{config.name}: {config.algorithm.name}, {config.num_steps} steps, seed {config.seed}")
+    findings.attempt("folder", lambda: _check_folder(config.folder, config.resume, findings))
+    size, tokenizer = _check_model("model.path", config.model.path, findings)
+    if config.learner.reference_path is not None:
+        _check_model("learner.reference_path", config.learner.reference_path, findings)
+    _check_resources(config, num_engines, machine, findings)
+    if size is not None:
+        _check_memory(config, size, num_engines, machine, findings)
+        if num_engines:
+            _check_context(size, engine, "rollout.engine", machine, findings)
+    if tokenizer is None:
+        return findings
+    rewards = config.rewards if learns_from_samples else []
+    longest = None if learns_from_samples else engine.max_model_len
+    check_data(Samples("data", config.data, rewards, room, longest), tokenizer, config.seed, findings)
+    if evaluation.data is not None:
+        # rewards that were tried on the training rows need no second trial
+        rewards = evaluation.rewards or ([] if learns_from_samples else config.rewards)
+        check_data(Samples("evaluation.data", evaluation.data, rewards, room), tokenizer, config.seed, findings)
+        if may_share_rows(config.data, evaluation.data):
+            findings.warnings.append(
+                f"evaluation.data.rows {evaluation.data.rows} and data.rows {config.data.rows} of "
+                f"{config.data.source} overlap: the run is evaluated on rows that it trains on"
+            )
+    return findings
+
+
+def examine_evaluation(config: EvaluateConfig, machine: Machine) -> Findings:
+    """All checks of an evaluation."""
+    from raylign.jobs.evaluate import model_folder
+
+    findings = Findings()
+    findings.attempt("folder", lambda: _check_folder(config.folder, False, findings))
+    if _runs_here(config.cluster.address):
+        _check_count("num_engines", config.num_engines, config.engine.tensor_parallel_size, machine, findings)
+    path = findings.attempt("model", lambda: model_folder(config.model))
+    if path is None:
+        return findings
+    size, tokenizer = _check_model("model", path, findings)
+    if size is not None:
+        _check_context(size, config.engine, "engine", machine, findings)
+    if tokenizer is not None:
+        room = config.engine.max_model_len - config.sampling.max_tokens
+        check_data(Samples("data", config.data, config.rewards, room), tokenizer, config.seed, findings)
+    return findings
+
+
+def _check_folder(folder: Path, resume: bool, findings: Findings) -> None:
+    findings.fact("run folder", f"{folder}" + (" (resumed)" if resume else ""))
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; choose another folder")
+    if not resume and folder.is_dir() and any(folder.iterdir()):
+        raise ValueError(f"{folder} exists and is not empty: go on with it by --resume, or choose a new name")
+
+
+def _check_model(key: str, path: str, findings: Findings) -> tuple[ModelSize | None, PreTrainedTokenizerBase | None]:
+    """Size and tokenizer; None where it cannot be known or does not load."""
+    num_problems = len(findings.problems)
+    findings.attempt(key, lambda: check_model_folder(path))
+    if len(findings.problems) > num_problems:
+        return None, None
+    tokenizer = findings.attempt(key, lambda: load_tokenizer(path))
+    if tokenizer is None:
+        return None, None
+    folder = find_model_folder(path) or _cached_snapshot(path)
+    size = read_model_size(folder) if folder is not None else None
+    known = f"{size.num_parameters / 1e6:,.1f}M parameters" if size else "size unknown, so memory is not estimated"
+    findings.fact(key, f"{path} ({known})")
+    return size, tokenizer
+
+
+def _cached_snapshot(name: str) -> Path | None:
+    """The folder of a Hugging Face model that was downloaded before."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError):
+        return None
+
+
+def _check_context(size: ModelSize, engine: EngineConfig, key: str, machine: Machine, findings: Findings) -> None:
+    if size.max_positions is not None and engine.max_model_len > size.max_positions:
+        findings.problems.append(
+            f"{key}.max_model_len is {engine.max_model_len}: the model has {size.max_positions} positions"
+        )
+    if not machine.gpus and (capacity := kv_cache_tokens(size, engine)) < engine.max_model_len:
+        findings.problems.append(
+            f"{key}.kv_cache_gib is {engine.kv_cache_gib}: it holds {capacity} tokens, and one sequence may have "
+            f"{key}.max_model_len = {engine.max_model_len}"
+        )
+
+
+def _check_resources(config: TrainConfig, num_engines: int, machine: Machine, findings: Findings) -> None:
+    ranks, engine = config.learner.num_ranks, config.rollout.engine
+    roles = f"{ranks} learner rank(s), {num_engines} engine(s)"
+    if not _runs_here(config.cluster.address):
+        findings.fact("roles", f"{roles}, on the cluster {config.cluster.address}")
+        return
+    findings.fact("roles", f"{roles}, on {machine.num_cores} cores and {len(machine.gpus)} GPUs")
+    if config.cluster.num_cpus is not None and config.cluster.num_cpus > machine.num_cores:
+        findings.warnings.append(
+            f"cluster.num_cpus is {config.cluster.num_cpus}: this machine has {machine.num_cores} cores"
+        )
+    _check_count("learner.num_ranks", ranks, 1, machine, findings)
+    _check_count("rollout.num_engines", num_engines, engine.tensor_parallel_size, machine, findings)
+    if config.weights.transport in ("ipc", "nccl") and not machine.gpus:
+        findings.problems.append(
+            f"weights.transport is {config.weights.transport}: it needs GPUs, and this machine has none; use auto"
+        )
+
+
+def _check_count(key: str, count: int, gpus_each: int, machine: Machine, findings: Findings) -> None:
+    if machine.gpus and count * gpus_each > len(machine.gpus):
+        each = f" of {gpus_each} GPUs each" if gpus_each > 1 else ""
+        findings.problems.append(f"{key} is {count}{each}: this machine has {len(machine.gpus)} GPUs")
+    if not machine.gpus and count > machine.num_cores:
+        findings.problems.append(f"{key} is {count}: this machine has {machine.num_cores} cores")
+
+
+def _runs_here(address: str) -> bool:
+    return address == "local" or (address == "auto" and "RAY_ADDRESS" not in os.environ)
+
+
+def _check_memory(config: TrainConfig, size: ModelSize, num_engines: int, machine: Machine, findings: Findings) -> None:
+    rank = learner_bytes(size, config, on_gpu=bool(machine.gpus))
+    engine = engine_bytes(size, config.rollout.engine, machine) if num_engines else {}
+    findings.memory += [("one learner rank", part, num_bytes) for part, num_bytes in rank.items()]
+    findings.memory += [("one engine", part, num_bytes) for part, num_bytes in engine.items()]
+    if not _runs_here(config.cluster.address):
+        return
+    rough = rank[ACTIVATIONS]
+    if machine.gpus:
+        _hold_against(sum(rank.values()), rough, min(gpu.memory_bytes for gpu in machine.gpus), "a GPU", findings)
+        return
+    needed = config.learner.num_ranks * sum(rank.values()) + num_engines * sum(engine.values())
+    needed += config.cluster.object_store_mib << 20
+    findings.memory.append(("all roles and Ray's objects", "on this machine", needed))
+    _hold_against(needed, config.learner.num_ranks * rough, machine.free_memory_bytes, "this machine", findings)
+
+
+def _hold_against(num_bytes: int, rough_bytes: int, free_bytes: int, what: str, findings: Findings) -> None:
+    """More than there is: a problem if that is sure, a warning if a rule of thumb says so."""
+    if num_bytes <= free_bytes:
+        return
+    message = (
+        f"memory: about {num_bytes / GIB:.1f} GiB needed, and {what} has {free_bytes / GIB:.1f} free; lower "
+        "learner.micro_batch_tokens or rollout.engine.kv_cache_gib, raise learner.zero_stage, or use LoRA"
+    )
+    (findings.warnings if num_bytes - rough_bytes <= free_bytes else findings.problems).append(message)
