@@ -1,6 +1,6 @@
-"""One way to call an object, whether it is a Ray actor or lives in this process: `handle.verb.remote(...)`, awaited.
+"""One way to call an object, be it a Ray actor or an object of this process: `await handle.verb.remote(...)`.
 
-Given a plain object with async verbs, `LocalHandle` gives what a Ray actor handle gives. Tests and one-process runs use it.
+Given a plain object with async verbs, `LocalHandle` gives what a Ray actor handle gives.
 """
 
 from __future__ import annotations

@@ -11,19 +11,16 @@ import multiprocessing
 import time
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-import numpy as np
 from pydantic import BaseModel, Field
 
 from raylign.rollout.engine_process import set_environment
-from raylign.rollout.sample import Completion, Failure, Group, Prompt, StopReason, VersionSpan
+from raylign.rollout.evidence import EvidenceError, to_completion
+from raylign.rollout.sample import Completion, Failure, Group, Prompt
 from raylign.rollout.sampling import SamplingConfig
 
 if TYPE_CHECKING:
     from vllm import SamplingParams
-    from vllm.outputs import CompletionOutput, RequestOutput
-
-STOP_REASONS: dict[str, StopReason] = {"stop": "stop", "length": "length"}
-"""vLLM's finish reasons; any other one (abort, error) is `aborted`."""
+    from vllm.outputs import RequestOutput
 
 
 class EngineConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
@@ -114,21 +111,19 @@ class VllmEngine:
         config: EngineConfig,
         *,
         weight_backend: str | None = None,
-        weight_version: int = 0,
         seed: int = 0,
     ) -> None:
-        """`weight_backend`: shared_memory, nccl, ipc, or None when weights never change; `weight_version`: of the files."""
+        """`weight_backend`: shared_memory (also `auto`), nccl, ipc, or None when weights never change."""
         self._model_path = model_path
         self._config = config
-        self._weight_backend = weight_backend
-        self._weight_version = weight_version
+        self._weight_backend = "shared_memory" if weight_backend == "auto" else weight_backend
         self._seed = seed
         self._num_requests = 0
         self._llm: Any = None
         self._tokenizer: Any = None
 
     async def start(self) -> None:
-        """Start the engine's processes and load the model."""
+        """Start the engine's processes and load the model; its weights are version 0 until another is committed."""
         config = self._config
         others = set(multiprocessing.active_children())
         starting = asyncio.create_task(asyncio.to_thread(self._build))
@@ -145,7 +140,7 @@ class VllmEngine:
             print(f"waiting for the vLLM engine of {self._model_path} to start since {waited_s:.0f} s", flush=True)
         self._llm = starting.result()
         self._tokenizer = self._llm.get_tokenizer()
-        await self._llm.update_weight_version(str(self._weight_version))
+        await self._llm.update_weight_version("0")
 
     def _build(self) -> Any:
         import torch
@@ -280,10 +275,6 @@ class VllmEngine:
         await asyncio.to_thread(llm.shutdown, 10.0)
 
 
-class EvidenceError(RuntimeError):
-    """A completion came without the evidence needed to train on it."""
-
-
 def sampling_params(sampling: SamplingConfig, seed: int | None) -> SamplingParams:
     """vLLM's request parameters: no truncation of the distribution, one log-prob a token, everything in one output."""
     from vllm import SamplingParams
@@ -305,23 +296,4 @@ def sampling_params(sampling: SamplingConfig, seed: int | None) -> SamplingParam
         detokenize=bool(sampling.stop),
         output_kind=RequestOutputKind.FINAL_ONLY,
         skip_clone=True,
-    )
-
-
-def to_completion(output: CompletionOutput, text: str) -> Completion:
-    """One sampled answer, exactly as sampled: the end token is kept. Missing evidence is an `EvidenceError`."""
-    num_tokens = len(output.token_ids)
-    logprobs: Any = output.logprobs
-    # At logprobs=0 every position holds one entry, the sampled token's; greedy decoding may add none.
-    if logprobs is None or len(logprobs.logprobs) != num_tokens or logprobs.token_ids != list(output.token_ids):
-        raise EvidenceError(f"vLLM gave no log-prob for every one of {num_tokens} sampled tokens")
-    spans = tuple(VersionSpan(int(span.version), span.start, span.end) for span in output.weight_versions or ())
-    if sum(span.end - span.start for span in spans) != num_tokens:
-        raise EvidenceError(f"vLLM gave weight versions {spans} for {num_tokens} tokens")
-    return Completion(
-        token_ids=np.asarray(output.token_ids, dtype=np.int32),
-        logps=np.asarray(logprobs.logprobs, dtype=np.float32),
-        version_spans=spans,
-        stop_reason=STOP_REASONS.get(output.finish_reason or "", "aborted"),
-        text=text,
     )

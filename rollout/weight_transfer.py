@@ -1,10 +1,10 @@
 """The engine's side of a weight update, run inside vLLM's worker processes, and the trainer's side on GPUs.
 
-Given bucket descriptions through vLLM's weight-transfer verbs, gives a model that holds exactly the sent weights, or an error.
-vLLM imports this module in its workers because `worker_extension_cls` names it; that registers "shared_memory".
+Given bucket descriptions through vLLM's weight-transfer verbs, gives a model that holds exactly the sent weights, or
+an error. vLLM imports this module in its workers because `worker_extension_cls` names it; that registers "shared_memory".
 
 Parameters may not be changed in place: layers keep packed copies of them. So weights are loaded inside vLLM's layerwise
-reload, during which parameters lie on the meta device: a model whose update broke off cannot serve (see `abandon_reload`).
+reload, during which parameters lie on the meta device: a model whose update broke off cannot serve (`abandon_reload`).
 """
 
 from __future__ import annotations
@@ -136,18 +136,18 @@ def untouched_layers(model: torch.nn.Module) -> list[Any]:
     found = []
     for layer in model.modules():
         info = get_layerwise_info(layer)
-        if info.can_load() and info.load_numel == 0 and (info.load_numel_total or 0) > 0:
-            if isinstance(getattr(layer, "quant_method", None), QuantizeMethodBase):
-                found.append(layer)
+        untouched = info.can_load() and info.load_numel == 0 and (info.load_numel_total or 0) > 0
+        if untouched and isinstance(getattr(layer, "quant_method", None), QuantizeMethodBase):
+            found.append(layer)
     return found
 
 
 def abandon_reload(model: torch.nn.Module, model_config: Any) -> None:
     """Take a model out of a layerwise reload that broke off; does nothing where there is none.
 
-    Layers that were complete keep the new weights, the others get back the old ones, so the model holds a mixture and may
-    not serve, but every parameter exists again and a whole update can start. Without this, weights buffered by the broken
-    update would be counted in the next one.
+    Layers that were complete keep the new weights, the others get back the old ones, so the model holds a mixture and
+    may not serve, but every parameter exists again and a whole update can start. Without this, weights buffered by the
+    broken update would be counted in the next one.
     """
     from vllm.model_executor.model_loader.reload.layerwise import finalize_layerwise_reload, get_layerwise_info
 
@@ -202,13 +202,13 @@ class LearnerSource(WeightSource):
     def __init__(
         self,
         weights: Callable[[], Iterable[tuple[str, torch.Tensor]]],
-        metadata: Callable[[], Iterable[tuple[str, torch.dtype, tuple[int, ...]]]],
+        metadata: Callable[[], Iterable[tuple[str, tuple[int, ...], torch.dtype]]],
     ) -> None:
         self._weights = weights
         self._metadata = metadata
 
     def metadata(self) -> list[ParamMeta]:
-        return [ParamMeta(name, dtype, tuple(shape)) for name, dtype, shape in self._metadata()]
+        return [ParamMeta(name, dtype, tuple(shape)) for name, shape, dtype in self._metadata()]
 
     def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
         return iter(self._weights())
@@ -226,8 +226,8 @@ def make_trainer_sender(
 ) -> TrainerWeightTransferEngine[Any]:
     """The trainer's end of `nccl` or `ipc`; call on every learner rank, then `send_weights()` on every rank.
 
-    Written against vLLM 0.32's sources and **not run**: both need NVIDIA GPUs. `nccl` wants the address of learner rank 0
-    and the number of engine GPUs; `ipc` wants engine and learner on the same GPUs.
+    Written against vLLM 0.32's sources and **not run**: both need NVIDIA GPUs. `nccl` wants the address of learner
+    rank 0 and the number of engine GPUs; `ipc` wants engine and learner on the same GPUs.
     """
     init_info: Any
     if backend == "nccl":

@@ -1,0 +1,79 @@
+"""What a weight update is made of: its phases, the states of engines, what it did, how it failed.
+
+Given nothing; gives the values that `actors/weights.py` works with.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+
+class Phase(StrEnum):
+    """Where a transaction stands."""
+
+    IDLE = "idle"
+    PREPARE = "prepare"
+    TRANSFER = "transfer"
+    VERIFY = "verify"
+    COMMIT = "commit"
+    RESUME = "resume"
+    ABORT = "abort"
+
+
+NEXT_PHASES = {
+    Phase.IDLE: {Phase.PREPARE},
+    Phase.PREPARE: {Phase.TRANSFER, Phase.ABORT},
+    Phase.TRANSFER: {Phase.VERIFY, Phase.ABORT},
+    Phase.VERIFY: {Phase.COMMIT, Phase.ABORT},
+    Phase.COMMIT: {Phase.RESUME, Phase.ABORT},
+    Phase.RESUME: {Phase.IDLE, Phase.ABORT},
+    Phase.ABORT: {Phase.PREPARE, Phase.IDLE},
+}
+
+
+class EngineState(StrEnum):
+    """What an engine holds. STALE: an old, unknown or mixed version, so it is routed nothing; CURRENT: the published
+    version, proven by its digest."""
+
+    STALE = "stale"
+    CURRENT = "current"
+
+
+class WeightUpdateError(RuntimeError):
+    """An update failed. `side` is `learner` or `engine N`; `bucket` counts from 0, None outside the transfer."""
+
+    def __init__(self, side: str, phase: Phase, version: int, bucket: int | None, cause: str) -> None:
+        where = f"in {phase}" + (f", bucket {bucket + 1}" if bucket is not None else "")
+        super().__init__(f"weight update to version {version} failed on {side} {where}: {cause}")
+        self.side, self.phase, self.version, self.bucket, self.cause = side, phase, version, bucket, cause
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.side, self.phase, self.version, self.bucket, self.cause)
+
+
+@dataclass(frozen=True)
+class WeightUpdate:
+    """What one completed update did."""
+
+    version: int
+    digest: str
+    """Over the weights that every engine holds; the same weights always give the same digest on one kind of engine."""
+    num_bytes: int
+    num_buckets: int
+    export_s: float
+    """The learner writing its weights; engines still generate."""
+    pause_s: float
+    """Engines standing still."""
+    load_s: float
+    """Of `pause_s`: engines loading."""
+    num_attempts: int
+
+    def metrics(self) -> dict[str, float]:
+        """Under the names that every run logs."""
+        return {
+            "weights/version": self.version,
+            "weights/bytes": self.num_bytes,
+            "weights/pause_s": self.pause_s,
+        }
