@@ -1,4 +1,4 @@
-"""Losses against numbers worked out by hand and by the published formulas (fixture A: four answers of 3, 2, 4 and 3 tokens)."""
+"""Losses against hand-worked numbers and published formulas (fixture A: four answers of 3, 2, 4 and 3 tokens)."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def expected_kl_gradient(estimator: str) -> tuple[float, Sequence[float]]:
     expectation = (p * terms).sum()
     expectation.backward()
     assert logits.grad is not None
-    return float(expectation), logits.grad.tolist()
+    return expectation.item(), logits.grad.tolist()
 
 
 def test_only_k2_as_a_loss_has_the_gradient_of_the_reverse_kl() -> None:

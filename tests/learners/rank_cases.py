@@ -1,0 +1,143 @@
+"""Learner cases that one or several ranks run; a script, since DeepSpeed ranks are processes of their own.
+
+Given a model folder, an output folder and RANK/WORLD_SIZE in the environment; rank 0 writes one .npz for each case:
+    python rank_cases.py MODEL OUT gradients,steps
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from raylign.learners.algorithms.base import Example
+from raylign.learners.algorithms.grpo import GrpoConfig
+from raylign.learners.algorithms.registry import build_algorithm
+from raylign.learners.algorithms.sft import SftConfig
+from raylign.learners.engine import LearnerConfig, LoraConfig
+
+ALGORITHMS: dict[str, GrpoConfig | SftConfig] = {
+    "token_mean_k3": GrpoConfig(kl_coef=0.1, kl_estimator="k3"),
+    "sequence_mean_k2_dual_tis": GrpoConfig(
+        aggregation="seq_mean_token_mean", kl_coef=0.1, kl_estimator="k2", dual_clip=1.5, tis_cap=1.1
+    ),
+    "constant_k1": GrpoConfig(aggregation="seq_mean_token_sum_norm", norm_constant=14, kl_coef=0.1, kl_estimator="k1"),
+    "sft_token_mean": SftConfig(),
+    "sft_sequence_mean": SftConfig(aggregation="seq_mean_token_mean"),
+}
+SPLITS: list[tuple[str, int]] = [("padded", 10_000), ("padded", 60), ("packed", 10_000), ("packed", 45)]
+"""(layout, token budget)."""
+STAGES: dict[str, dict[str, Any]] = {
+    **{f"zero{stage}": {"zero_stage": stage} for stage in range(4)},
+    "zero3_lora": {"zero_stage": 3, "lora": LoraConfig(rank=4)},
+    "zero0_lora": {"zero_stage": 0, "lora": LoraConfig(rank=4)},
+    "zero3_checkpointing": {"zero_stage": 3, "gradient_checkpointing": True, "logit_chunk_tokens": 16},
+    "zero2_bf16": {"zero_stage": 2, "dtype": "bfloat16"},
+    "zero3_bf16": {"zero_stage": 3, "dtype": "bfloat16"},
+}
+
+
+def examples(num_examples: int = 13) -> list[Example]:
+    """Sequences of different lengths, some tokens and one whole sequence masked, one sequence much longer."""
+    rng = np.random.default_rng(7)
+    made = []
+    for number in range(num_examples):
+        prompt, completion = rng.integers(0, 97, rng.integers(1, 9)), rng.integers(0, 97, rng.integers(1, 14))
+        if number == 3:
+            completion = rng.integers(0, 97, 70)
+        mask = (rng.random(len(completion)) < 0.9).astype(np.float32)
+        if number == 5:
+            mask[:] = 0
+        made.append(
+            Example(
+                prompt.astype(np.int32),
+                completion.astype(np.int32),
+                loss_mask=mask,
+                advantages=np.full(len(completion), rng.normal(), np.float32),
+            )
+        )
+    return made
+
+
+def with_old_policies(made: list[Example], logps: list[np.ndarray]) -> list[Example]:
+    """π_old, π_roll and π_ref a little off the policy, so that ratios clip and the KL is not 0."""
+    rng = np.random.default_rng(8)
+    noisy = []
+    for example, logps_T in zip(made, logps, strict=True):
+        off = [(logps_T + rng.normal(0, 0.3, len(logps_T))).astype(np.float32) for _ in range(3)]
+        noisy.append(replace(example, old_logps=off[0], rollout_logps=off[1], reference_logps=off[2]))
+    return noisy
+
+
+def gradients(model: str, out: Path) -> None:
+    """Loss, metrics and gradients of each algorithm under each split."""
+    import torch
+    import torch.distributed as dist
+
+    from raylign.learners.learner import Learner
+
+    for layout, budget in SPLITS:
+        for name, config in ALGORITHMS.items():
+            settings = LearnerConfig(layout=layout, micro_batch_tokens=budget, threads_per_rank=1)  # type: ignore[arg-type]
+            learner = Learner(settings, model, build_algorithm(config), 0.7, 1, 0, out)
+            batch = examples()
+            if isinstance(config, GrpoConfig):
+                batch = with_old_policies(batch, learner.logprobs(batch))
+            metrics = learner.forward_backward([example for example in batch if example.loss_mask.any()])
+            flat = torch.cat([p.grad.flatten() for p in learner.engine.trainable if p.grad is not None])
+            dist.all_reduce(flat)
+            metrics.pop("learner/padding_share")
+            save(out / f"{name}-{layout}-{budget}", {"gradient": (flat / dist.get_world_size()).numpy(), **metrics})
+
+
+def steps(model: str, out: Path) -> None:
+    """Two updates at every ZeRO stage, with a reference model; the weights after them."""
+    import torch
+
+    from raylign.learners.learner import Learner
+
+    for name, settings in STAGES.items():
+        # with a large epsilon Adam is nearly linear in the gradient, so that rounding noise stays noise
+        config = LearnerConfig(
+            learning_rate=0.3,
+            adam_epsilon=1.0,
+            max_grad_norm=0.5,
+            micro_batch_tokens=60,
+            threads_per_rank=1,
+            **settings,
+        )
+        learner = Learner(config, model, build_algorithm(GrpoConfig(kl_coef=0.1, num_updates=2)), 1.0, 4, 0, out)
+        batch = [replace(e, rollout_logps=np.full(len(e.completion_ids), -4.0, np.float32)) for e in examples()]
+        first, second = learner.update(batch), learner.update(batch[:2])  # the second: fewer examples than passes
+        after = {name: tensor.float().numpy().copy() for name, tensor in learner.weights()}
+        shapes = [(key, tuple(after[key].shape)) for key, _, _ in learner.weight_metadata()]
+        assert shapes == [(key, value.shape) for key, value in after.items()]
+        logps = np.concatenate(learner.logprobs(batch))
+        learner.save_model(out / f"{name}-model")
+        learner.save_state(out / f"{name}-state")
+        third = learner.update(batch)
+        resumed = Learner(config, model, build_algorithm(GrpoConfig(kl_coef=0.1, num_updates=2)), 1.0, 4, 0, out)
+        resumed.load_state(out / f"{name}-state")
+        again = resumed.update(batch)
+        for key in ("learner/loss", "learner/grad_norm"):
+            assert third[key] == again[key], (name, key, third[key], again[key])
+        for (_, a), (_, b) in zip(learner.weights(), resumed.weights(), strict=True):
+            assert torch.equal(a, b), f"{name} does not resume bit for bit"
+        numbers = {f"{step}/{key}": value for step, part in enumerate((first, second)) for key, value in part.items()}
+        save(out / name, {**after, "logps": logps, **numbers})
+
+
+def save(path: Path, values: dict[str, Any]) -> None:
+    from raylign.learners.distributed import rank
+
+    if rank() == 0:
+        np.savez(path.with_suffix(".npz"), **{key.replace("/", "|"): value for key, value in values.items()})
+
+
+if __name__ == "__main__":
+    model_path, out_folder, parts = sys.argv[1:]
+    for part in parts.split(","):
+        {"gradients": gradients, "steps": steps}[part](model_path, Path(out_folder))

@@ -1,0 +1,118 @@
+"""Loss, gradients and steps do not depend on ranks, split, packing or ZeRO stage. Real DeepSpeed processes."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from rank_cases import ALGORITHMS, SPLITS, STAGES
+
+pytestmark = pytest.mark.ray
+DEADLINE_S = 240
+
+
+def run_ranks(model: Path, out: Path, parts: str, world_size: int) -> None:
+    """Run rank_cases.py on `world_size` processes and wait for all."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    common = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    script = Path(__file__).parent / "rank_cases.py"
+    processes = []
+    try:
+        for rank in range(world_size):
+            ranks = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size)}
+            command = [sys.executable, str(script), str(model), str(out), parts]
+            with (out / f"rank{rank}.log").open("w") as log:
+                processes.append(subprocess.Popen(command, env={**common, **ranks}, stdout=log, stderr=log))
+        for rank, process in enumerate(processes):
+            code = process.wait(timeout=DEADLINE_S)
+            assert code == 0, f"rank {rank}:\n" + (out / f"rank{rank}.log").read_text()[-3000:]
+    finally:
+        for process in processes:
+            if process.poll() is None:
+                process.kill()
+
+
+@pytest.fixture(scope="module")
+def one_rank(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("one_rank")
+    run_ranks(tiny_model, out, "gradients,steps", 1)
+    return out
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("two_ranks")
+    run_ranks(tiny_model, out, "gradients,steps", 2)
+    return out
+
+
+def load(folder: Path, name: str) -> dict[str, np.ndarray]:
+    with np.load(folder / f"{name}.npz") as file:
+        return {key.replace("|", "/"): file[key] for key in file.files}
+
+
+def relative_difference(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.linalg.norm(a - b) / np.linalg.norm(b))
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_loss_and_gradient_do_not_depend_on_the_split(algorithm: str, one_rank: Path, two_ranks: Path) -> None:
+    whole = load(one_rank, f"{algorithm}-padded-10000")
+    worst = 0.0
+    for folder in (one_rank, two_ranks):
+        for layout, budget in SPLITS:
+            other = load(folder, f"{algorithm}-{layout}-{budget}")
+            assert other.keys() == whole.keys()
+            for key, value in other.items():
+                worst = max(
+                    worst, relative_difference(value, whole[key]) if np.any(whole[key]) else float(np.any(value))
+                )
+    print(f"{algorithm}: worst relative difference {worst:.1e}")
+    assert np.linalg.norm(whole["gradient"]) > 1e-3
+    assert worst <= 1e-5
+
+
+@pytest.mark.parametrize("stage", ["zero0", "zero1", "zero2", "zero3", "zero3_checkpointing"])
+def test_every_zero_stage_takes_the_same_steps(stage: str, one_rank: Path, two_ranks: Path) -> None:
+    expected = load(one_rank, "zero0")
+    for folder in (one_rank, two_ranks):
+        for key, value in load(folder, stage).items():
+            if not key.endswith(("tokens_per_s", "padding_share")):
+                assert value == pytest.approx(expected[key], rel=2e-4, abs=2e-5), key
+
+
+def test_lora_takes_the_same_steps_sharded(one_rank: Path, two_ranks: Path) -> None:
+    expected = load(one_rank, "zero0_lora")
+    for folder in (one_rank, two_ranks):
+        for key, value in load(folder, "zero3_lora").items():
+            if not key.endswith(("tokens_per_s", "padding_share")):
+                assert value == pytest.approx(expected[key], rel=2e-4, abs=2e-5), key
+
+
+@pytest.mark.parametrize("stage", ["zero2_bf16", "zero3_bf16"])
+def test_bfloat16_stays_near_float32(stage: str, one_rank: Path, two_ranks: Path) -> None:
+    expected = load(one_rank, "zero0")
+    for folder in (one_rank, two_ranks):
+        found = load(folder, stage)
+        assert np.abs(found["logps"] - expected["logps"]).mean() < 0.05
+        assert found["0/learner/grad_norm"] == pytest.approx(expected["0/learner/grad_norm"], rel=0.05)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_saved_models_of_two_ranks_load_in_transformers(stage: str, two_ranks: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(two_ranks / f"{stage}-model", dtype=torch.float32)
+    expected = load(two_ranks, stage)
+    for name, tensor in model.named_parameters():
+        assert np.array_equal(tensor.detach().numpy(), expected[name]), name
