@@ -52,17 +52,18 @@ def this_machine() -> Machine:
         num_cores=len(os.sched_getaffinity(0)),
         memory_bytes=total,
         free_memory_bytes=free,
-        shared_memory_bytes=free_disk_bytes(Path("/dev/shm")),
+        shared_memory_bytes=disk_space(Path("/dev/shm"))[0],
         gpus=_gpus(),
     )
 
 
-def free_disk_bytes(path: Path) -> int:
-    """Free space where `path` is, or will be."""
+def disk_space(path: Path) -> tuple[int, float]:
+    """Free bytes, and the share in use, of the disk where `path` is or will be."""
     path = path.absolute()
     while not path.exists():
         path = path.parent
-    return shutil.disk_usage(path).free
+    usage = shutil.disk_usage(path)
+    return usage.free, 1 - usage.free / usage.total
 
 
 def _container_limit_bytes() -> tuple[int, int] | None:
