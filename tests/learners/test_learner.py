@@ -1,0 +1,254 @@
+"""One learner rank with the real DeepSpeed: log-probs, adapters, folders, stops, settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from raylign.learners.algorithms.base import Example
+from raylign.learners.algorithms.grpo import GrpoConfig
+from raylign.learners.algorithms.registry import build_algorithm
+from raylign.learners.algorithms.sft import SftConfig
+from raylign.learners.engine import LearnerConfig, LoraConfig, NonFiniteError
+from raylign.learners.learner import Learner
+
+pytestmark = pytest.mark.ray
+Make = Callable[..., Learner]
+
+
+@pytest.fixture
+def make(tiny_model: Path, tmp_path: Path) -> Make:
+    def build(
+        algorithm: GrpoConfig | SftConfig | None = None,
+        temperature: float = 1.0,
+        model: Path = tiny_model,
+        total_steps: int = 10,
+        **settings: Any,
+    ) -> Learner:
+        config = LearnerConfig.model_validate({"learning_rate": 1e-2, "threads_per_rank": 1, **settings})
+        chosen = build_algorithm(algorithm or GrpoConfig())
+        return Learner(config, str(model), chosen, temperature, total_steps, 0, tmp_path / "debug")
+
+    return build
+
+
+def examples(num_examples: int = 8) -> list[Example]:
+    rng = np.random.default_rng(3)
+    made = []
+    for _ in range(num_examples):
+        prompt, completion = rng.integers(0, 97, rng.integers(1, 9)), rng.integers(0, 97, rng.integers(1, 14))
+        length = len(completion)
+        made.append(
+            Example(
+                prompt.astype(np.int32),
+                completion.astype(np.int32),
+                loss_mask=np.ones(length, np.float32),
+                advantages=np.full(length, rng.normal(), np.float32),
+                rollout_logps=np.full(length, -4.5, np.float32),
+            )
+        )
+    return made
+
+
+def transformers_logps(model: Any, example: Example, temperature: float = 1.0) -> np.ndarray:
+    """Slow and plain: one sequence, all logits."""
+    ids = torch.from_numpy(np.concatenate([example.prompt_ids, example.completion_ids]).astype(np.int64))
+    with torch.no_grad():
+        logps = torch.log_softmax(model(ids[None]).logits[0] / temperature, -1)
+    start = len(example.prompt_ids) - 1
+    return np.array([logps[start + t, token] for t, token in enumerate(example.completion_ids)])
+
+
+def snapshot(learner: Learner) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in learner.weights()}
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize(
+    "settings",
+    [{"layout": "padded"}, {"layout": "packed", "micro_batch_tokens": 30}, {"logit_chunk_tokens": 7}],
+)
+def test_log_probs_are_those_of_transformers(
+    make: Make, tiny_model: Path, temperature: float, settings: dict[str, Any]
+) -> None:
+    found = make(temperature=temperature, **settings).logprobs(examples())
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+    for example, logps in zip(examples(), found, strict=True):
+        assert logps == pytest.approx(transformers_logps(model, example, temperature), abs=2e-6)
+
+
+def test_update_reports_metrics_and_learns(make: Make) -> None:
+    learner = make(SftConfig(), schedule="linear", warmup_steps=2)
+    parts = [replace(example, advantages=None, rollout_logps=None) for example in examples()]
+    history = [learner.update(parts) for _ in range(10)]
+    assert history[-1]["learner/loss"] < history[0]["learner/loss"] - 0.5
+    assert [part["learner/learning_rate"] for part in history[:3]] == pytest.approx([5e-3, 1e-2, 1e-2])
+    logps = np.concatenate(make(SftConfig()).logprobs(parts))
+    assert history[0]["learner/loss"] == pytest.approx(-logps.mean(), rel=1e-5)
+    assert history[0]["learner/num_tokens"] == len(logps)
+    assert not any(key.startswith(("mismatch/", "learner/kl", "learner/clip")) for key in history[0])
+
+
+def test_grpo_update_reports_mismatch_from_the_start_of_the_update(make: Make) -> None:
+    for num_updates in (1, 3):
+        learner = make(GrpoConfig(num_updates=num_updates), learning_rate=1e-9)
+        difference = np.abs(np.concatenate(learner.logprobs(examples())) + 4.5)
+        metrics = learner.update(examples())
+        assert learner.engine.num_steps == num_updates
+        assert metrics["mismatch/max_abs_logp_difference"] == pytest.approx(difference.max(), rel=1e-5)
+        assert 0 < metrics["mismatch/effective_sample_size_share"] <= 1
+        if num_updates == 1:
+            assert metrics["mismatch/mean_abs_logp_difference"] == pytest.approx(difference.mean(), rel=1e-5)
+        assert "learner/kl" not in metrics
+
+
+def test_several_updates_move_the_ratio_away_from_one(make: Make) -> None:
+    metrics = make(GrpoConfig(num_updates=4, clip_low=0.01, clip_high=0.01)).update(examples())
+    assert metrics["learner/clip_fraction_low"] + metrics["learner/clip_fraction_high"] > 0
+
+
+def test_the_kl_grows_from_zero_and_the_reference_stays(make: Make) -> None:
+    for lora in (None, LoraConfig(rank=4)):
+        learner = make(GrpoConfig(kl_coef=1e-3), lora=lora)
+        kls = [learner.update(examples())["learner/kl"] for _ in range(3)]
+        assert kls[0] == pytest.approx(0, abs=1e-7)
+        assert kls[2] > kls[0] + 1e-5
+
+
+def test_the_reference_can_be_another_model(make: Make, tmp_path: Path) -> None:
+    learner = make()
+    learner.update(examples())
+    learner.save_model(tmp_path / "other")
+    metrics = make(GrpoConfig(kl_coef=1e-3), reference_path=str(tmp_path / "other")).update(examples())
+    assert metrics["learner/kl"] > 1e-6
+
+
+def test_a_batch_that_teaches_nothing_changes_nothing(make: Make) -> None:
+    learner = make()
+    before = snapshot(learner)
+    masked = [replace(example, loss_mask=np.zeros_like(example.loss_mask)) for example in examples()]
+    assert learner.update(masked) == {"learner/num_tokens": 0.0}
+    flat = [replace(e, advantages=np.zeros(len(e.completion_ids), np.float32)) for e in examples()]
+    assert learner.update(flat)["learner/grad_norm"] == 0
+    assert all(torch.equal(before[name], tensor) for name, tensor in learner.weights())
+
+
+@pytest.mark.parametrize(("dtype", "stage"), [("float32", 0), ("float32", 1), ("float32", 3), ("bfloat16", 0)])
+def test_non_finite_loss_stops_before_the_optimizer_moves(make: Make, tmp_path: Path, dtype: str, stage: int) -> None:
+    learner = make(dtype=dtype, zero_stage=stage, micro_batch_tokens=40)
+    learner.update(examples())
+    before = snapshot(learner)
+    bad = examples()
+    assert bad[4].advantages is not None
+    bad[4].advantages[0] = np.inf
+    with pytest.raises(NonFiniteError, match="loss not finite at optimizer step 1") as error:
+        learner.update(bad)
+    assert all(torch.equal(before[name], tensor) for name, tensor in learner.weights())
+    [file] = (tmp_path / "debug").iterdir()
+    assert str(file) in str(error.value)
+    with np.load(file) as saved:
+        assert np.isinf(saved["0/advantages"]).sum() == 1
+        assert "1/advantages" not in saved
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2])
+def test_non_finite_gradient_stops_before_the_optimizer_moves(make: Make, tmp_path: Path, stage: int) -> None:
+    learner = make(zero_stage=stage)
+    before = snapshot(learner)
+    learner.engine.trainable[3].register_hook(lambda gradient: gradient * float("nan"))
+    with pytest.raises(NonFiniteError, match="gradient not finite"):
+        learner.update(examples())
+    assert all(torch.equal(before[name], tensor) for name, tensor in learner.weights())
+    assert list((tmp_path / "debug").iterdir())
+
+
+@pytest.mark.parametrize(
+    "settings", [{"gradient_checkpointing": True}, {"logit_chunk_tokens": 5}, {"layout": "packed"}]
+)
+def test_memory_savers_do_not_change_gradients(make: Make, settings: dict[str, Any]) -> None:
+    gradients = []
+    for chosen in ({}, settings):
+        learner = make(**chosen)
+        learner.forward_backward(examples())
+        gradients.append(torch.cat([p.grad.flatten() for p in learner.engine.trainable if p.grad is not None]))
+    difference = (gradients[0] - gradients[1]).norm() / gradients[0].norm()
+    assert difference <= 1e-5
+
+
+def test_lora_trains_adapters_only_and_exports_the_merged_model(make: Make, tiny_model: Path, tmp_path: Path) -> None:
+    learner = make(lora=LoraConfig(rank=4))
+    frozen = {n: p.clone() for n, p in learner.engine.policy.model.named_parameters() if ".lora_" not in n}
+    for _ in range(3):
+        learner.update(examples())
+    for name, parameter in learner.engine.policy.model.named_parameters():
+        assert parameter.requires_grad == (".lora_" in name)
+        assert ".lora_" in name or torch.equal(frozen[name], parameter)
+    learner.save_model(tmp_path / "saved")
+    start = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "saved", dtype=torch.float32)
+    from peft import PeftModel
+
+    adapted = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32), tmp_path / "saved" / "adapter"
+    )
+    with learner.engine.policy.without_adapter():
+        adapter_off = learner.logprobs(examples())
+    for example, on, off in zip(examples(), learner.logprobs(examples()), adapter_off, strict=True):
+        assert transformers_logps(merged, example) == pytest.approx(on, abs=1e-5)
+        assert transformers_logps(adapted, example) == pytest.approx(on, abs=1e-5)
+        assert transformers_logps(start, example) == pytest.approx(off, abs=1e-5)
+        assert np.abs(on - off).max() > 1e-3
+
+
+def test_saved_model_is_a_whole_hugging_face_folder(make: Make, tiny_model: Path, tmp_path: Path) -> None:
+    learner = make()
+    learner.update(examples())
+    learner.save_model(tmp_path / "saved")
+    names = {file.name for file in (tmp_path / "saved").iterdir()}
+    assert {"config.json", "generation_config.json", "model.safetensors", "tokenizer_config.json"} <= names
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "saved", dtype=torch.float32)
+    for example, logps in zip(examples(), learner.logprobs(examples()), strict=True):
+        assert transformers_logps(model, example) == pytest.approx(logps, abs=2e-6)
+
+
+def test_weights_come_once_under_their_hugging_face_names(make: Make, tiny_model: Path) -> None:
+    expected = [
+        name for name, _ in AutoModelForCausalLM.from_pretrained(tiny_model).named_parameters(remove_duplicate=True)
+    ]
+    for lora in (None, LoraConfig(rank=2)):
+        learner = make(lora=lora)
+        assert [name for name, _ in learner.weights()] == expected
+        assert [(name, tuple(t.shape), t.dtype) for name, t in learner.weights()] == learner.weight_metadata()
+    assert "lm_head.weight" not in expected
+
+
+def test_shards_of_a_large_model_load(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from raylign.learners import export
+
+    monkeypatch.setattr(export, "SHARD_BYTES", 60_000)
+    monkeypatch.setattr(export, "GATHER_BYTES", 40_000)
+    learner = make()
+    learner.save_model(tmp_path / "saved")
+    assert len(list((tmp_path / "saved").glob("model-*.safetensors"))) > 2
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "saved", dtype=torch.float32)
+    for (name, tensor), (loaded_name, loaded) in zip(learner.weights(), model.named_parameters(), strict=True):
+        assert name == loaded_name
+        assert torch.equal(tensor, loaded)
+
+
+def test_bad_settings_are_answered_before_training(make: Make, tmp_path: Path, tiny_model: Path) -> None:
+    with pytest.raises(ValueError, match="temperature is 0"):
+        make(temperature=0.0)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "config.json").write_text((tiny_model / "config.json").read_text())
+    with pytest.raises(ValueError, match="holds no weights"):
+        make(model=tmp_path / "empty")
+    with pytest.raises(ValueError, match="leave lm_head out"):
+        make(lora=LoraConfig(target_modules=["lm_head"]))
