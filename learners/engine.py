@@ -5,7 +5,6 @@ Given a `PolicyModel` and a `LearnerConfig`; gives log-probs of micro-batches an
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from raylign.learners.batch import MicroBatch
     from raylign.learners.model import PolicyModel
 
-    Loss = Callable[[torch.Tensor, torch.Tensor, MicroBatch], tuple[torch.Tensor, dict[str, torch.Tensor]]]
+    LossFunction = Callable[[torch.Tensor, torch.Tensor, MicroBatch], tuple[torch.Tensor, dict[str, torch.Tensor]]]
 
 
 class LoraConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
@@ -41,7 +40,7 @@ class LearnerConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
 
     num_ranks: int = Field(1, ge=1)
     """Data-parallel processes; one per GPU on GPU machines."""
-    zero_stage: Literal[0, 1, 2, 3] = 0
+    zero_stage: int = Field(0, ge=0, le=3)
     """DeepSpeed ZeRO stage: what is sharded over the ranks. bfloat16 at stage 0 runs as stage 1, which keeps
     its masters.
     """
@@ -147,7 +146,7 @@ class DeepSpeedEngine:
         with torch.no_grad():
             return [self._engine(batch.to(self.device))[0].cpu() for batch in micro_batches]
 
-    def forward_backward(self, micro_batches: Sequence[MicroBatch], loss: Loss) -> dict[str, float]:
+    def forward_backward(self, micro_batches: Sequence[MicroBatch], loss: LossFunction) -> dict[str, float]:
         """Add the gradients of Σ loss over micro-batches and ranks to those held; gives loss and metrics,
         reduced over ranks.
         """
@@ -155,9 +154,10 @@ class DeepSpeedEngine:
 
         totals: dict[str, torch.Tensor] = {}
         finite = []
-        for batch in micro_batches:
-            batch = batch.to(self.device)
-            share, metrics = loss(*self._engine(batch), batch)
+        for micro_batch in micro_batches:
+            batch = micro_batch.to(self.device)
+            logps, entropies = self._engine(batch)
+            share, metrics = loss(logps, entropies, batch)
             finite.append(torch.isfinite(share.detach()))
             # DeepSpeed averages over the ranks; shares are to be added
             self._engine.backward(share * world_size(), scale_wrt_gas=False)
@@ -208,7 +208,8 @@ class DeepSpeedEngine:
                 {f"{number}/{name}": array for name, array in batch.arrays().items()}
                 for number, batch in enumerate(batches)
             ]
-            np.savez(path, **{name: array for part in arrays for name, array in part.items()})
+            merged: dict[str, Any] = {name: array for part in arrays for name, array in part.items()}
+            np.savez(path, **merged)
         where = f"saved as {path}" if batches else f"another rank saved it beside {path}"
         return NonFiniteError(
             f"{what} not finite at optimizer step {self.num_steps}, before the optimizer moved; micro-batch {where}. "
@@ -269,10 +270,6 @@ def shard_reference(policy: PolicyModel, config: LearnerConfig) -> Callable[[Mic
 
 def _initialize(policy: PolicyModel, settings: dict[str, Any], optimizer: Any) -> Any:
     """`deepspeed.initialize`, quiet, and without compiling its shared-memory op (25 s; of use to inference only)."""
-    import torch
-
-    if not torch.cuda.is_available():
-        os.environ["DS_ACCELERATOR"] = "cpu"
     import deepspeed
     from deepspeed.utils import logger
 
