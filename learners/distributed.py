@@ -22,6 +22,8 @@ def ensure_process_group(deadline_s: float) -> None:
     os.environ.setdefault("LOCAL_RANK", "0")
     if torch.cuda.is_available():
         torch.cuda.set_device(local_device())
+    else:
+        os.environ["DS_ACCELERATOR"] = "cpu"  # before anything imports DeepSpeed, which else looks for one and warns
     if dist.is_initialized():
         return
     backend = "nccl" if torch.cuda.is_available() else "gloo"

@@ -103,47 +103,48 @@ def _full_tensors(
 
 
 def save_model(engine: DeepSpeedEngine, folder: Path, source: str) -> None:
-    """Write the Hugging Face folder on rank 0: config, safetensors, tokenizer of `source`; adapters beside
-    under `adapter/`.
-
-    Shards are written while the weights are gathered, so no process holds more than one of them.
+    """Write the Hugging Face folder on rank 0: config, safetensors, tokenizer of `source`; adapters beside under
+    `adapter/`. Files are written while weights are gathered, so no process holds more than one of them.
     """
     from safetensors.torch import save_file
 
     writes = rank() == 0
     if writes:
         folder.mkdir(parents=True, exist_ok=True)
-    total_bytes = sum(torch.Size(shape).numel() * dtype.itemsize for _, shape, dtype in weight_metadata(engine))
-    num_shards = max(1, -(-total_bytes // SHARD_BYTES)) + (total_bytes > SHARD_BYTES)
-    files: dict[str, str] = {}
+    file_of = _plan_files(engine)
+    last_in_file = {file: name for name, file in file_of.items()}
     held: dict[str, torch.Tensor] = {}
-    held_bytes, shard = 0, 1
-
-    def flush() -> None:
-        nonlocal held, held_bytes, shard
-        single = num_shards == 1
-        file = "model.safetensors" if single else f"model-{shard:05d}-of-{num_shards:05d}.safetensors"
-        save_file(held, str(folder / file), metadata={"format": "pt"})
-        files.update(dict.fromkeys(held, file))
-        held, held_bytes, shard = {}, 0, shard + 1
-
     for name, tensor in weights(engine):
         if writes:
-            if held and held_bytes + tensor.nbytes > SHARD_BYTES:
-                flush()
             held[name] = tensor.cpu().contiguous()
-            held_bytes += tensor.nbytes
+            file = file_of[name]
+            if name == last_in_file[file]:
+                save_file(held, str(folder / file), metadata={"format": "pt"})
+                held = {}
     adapter = _adapter_state(engine)
     if not writes:
         return
-    flush()
-    if num_shards > 1:
-        index = {"metadata": {"total_size": total_bytes}, "weight_map": files}
+    if len(last_in_file) > 1:
+        index = {"metadata": {}, "weight_map": file_of}
         (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
     _save_config(engine, folder)
     _save_tokenizer(source, folder)
     if engine.policy.peft is not None:
         engine.policy.peft.save_pretrained(str(folder / "adapter"), state_dict=adapter, save_embedding_layers=False)
+
+
+def _plan_files(engine: DeepSpeedEngine) -> dict[str, str]:
+    """Which file each weight goes to, in model order, none much over `SHARD_BYTES`."""
+    numbers, number, held_bytes = {}, 1, 0
+    for name, shape, dtype in weight_metadata(engine):
+        num_bytes = torch.Size(shape).numel() * dtype.itemsize
+        if held_bytes and held_bytes + num_bytes > SHARD_BYTES:
+            number, held_bytes = number + 1, 0
+        numbers[name] = number
+        held_bytes += num_bytes
+    if number == 1:
+        return dict.fromkeys(numbers, "model.safetensors")
+    return {name: f"model-{part:05d}-of-{number:05d}.safetensors" for name, part in numbers.items()}
 
 
 def _adapter_state(engine: DeepSpeedEngine) -> dict[str, torch.Tensor]:

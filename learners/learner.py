@@ -210,8 +210,11 @@ def _threads(config: LearnerConfig) -> int:
 
 def _mean(parts: list[dict[str, float]]) -> dict[str, float]:
     """Mean over the optimizer steps of one update; maxima stay maxima."""
-    combine = {True: max, False: lambda values: sum(values) / len(values)}
-    return {key: combine["max" in key.split("/")[-1]]([part[key] for part in parts]) for key in parts[0]}
+    combined = {}
+    for key in parts[0]:
+        values = [part[key] for part in parts]
+        combined[key] = max(values) if "/max_" in key else sum(values) / len(values)
+    return combined
 
 
 def _identical(metrics: dict[str, float]) -> dict[str, float]:

@@ -129,7 +129,9 @@ def load_reference(model_path: str, config: LearnerConfig, temperature: float, l
 
 def _load(model_path: str, layout: Layout) -> nn.Module:
     from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()
     folder = Path(model_path)
     if folder.is_dir() and not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
         raise ValueError(
