@@ -56,7 +56,12 @@ def test_wandb_works_offline_and_goes_on_under_the_same_id(tmp_path: Path, monke
                 trackers.close()
     run_id = (tmp_path / "wandb" / "run_id").read_text()
     logs = list((tmp_path / "wandb").glob(f"offline-run-*/run-{run_id}.wandb"))
-    assert logs and b"reward/mean" in logs[0].read_bytes()
+    assert len(logs) == 2
+    # wandb's own process closes the files just after `finish` returns
+    deadline = time.monotonic() + 30
+    while not all(b"reward/mean" in log.read_bytes() for log in logs) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert all(b"reward/mean" in log.read_bytes() for log in logs)
 
 
 def test_a_tracker_that_fails_warns_once_and_the_run_goes_on(tmp_path: Path) -> None:
