@@ -1,6 +1,6 @@
 """How vLLM's trainer side (nccl, ipc) speaks to our rollout workers, from learner rank 0.
 
-Given actor handles, gives the client that `weight_transfer.make_trainer_sender` wants. **Not run**: it needs NVIDIA GPUs.
+Given actor handles, gives the client that `weight_transfer.make_trainer_sender` wants. **Not run**: needs NVIDIA GPUs.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ Given prompts and a `SamplingConfig`, gives `Group`s as they finish. Weight upda
 from __future__ import annotations
 
 import asyncio
+import gc
 import hashlib
 import multiprocessing
 import time
@@ -169,6 +170,9 @@ class VllmEngine:
             gpu_memory_utilization=config.gpu_memory_utilization,
             kv_cache_memory_bytes=None if on_gpu else int(config.kv_cache_gib * 2**30),
             enforce_eager=not on_gpu,
+            # vLLM 0.32 rewinds a seeded generator after a partial prefill, which CPU generators cannot do
+            enable_chunked_prefill=on_gpu,
+            max_num_batched_tokens=None if on_gpu else max(8192, config.max_model_len),
             logprobs_mode="processed_logprobs",
             worker_extension_cls="raylign.rollout.weight_transfer.WorkerExtension",
             weight_transfer_config=(
@@ -273,6 +277,8 @@ class VllmEngine:
         if llm.output_handler is not None:
             llm.output_handler.cancel()
         await asyncio.to_thread(llm.shutdown, 10.0)
+        del llm
+        gc.collect()  # it is part of cycles, and complains when it is first collected as Python exits
 
 
 def sampling_params(sampling: SamplingConfig, seed: int | None) -> SamplingParams:

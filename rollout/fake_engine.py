@@ -1,7 +1,7 @@
 """A small deterministic engine for unit tests, with the verbs of `VllmEngine` and no model behind them.
 
-Given a function that writes the answers, gives `Group`s; weights are real tensors read from real buckets, so that weight
-updates can be tested whole. Tokens are the bytes of the answer, and `END_TOKEN`.
+Given a function that writes the answers, gives `Group`s; weights are real tensors read from real buckets, so that
+weight updates can be tested whole. Tokens are the bytes of the answer, and `END_TOKEN`.
 
     engine = FakeEngine(lambda prompt, seed: prompt.references[0] if seed % 2 else "wrong")
 """
@@ -30,7 +30,7 @@ class FakeEngine:
     """Answers from a script, a token at a time."""
 
     def __init__(self, answer: Callable[[Prompt, int], str], token_s: float = 0.0) -> None:
-        """`answer(prompt, seed)` writes one completion, `seed` being the request's seed plus the completion's number."""
+        """`answer(prompt, seed)` writes a completion; `seed` is the request's seed plus the completion's number."""
         self._answer = answer
         self._token_s = token_s
         self._going = asyncio.Event()

@@ -1,7 +1,7 @@
 """The engine's side of a weight update, run inside vLLM's worker processes, and the trainer's side on GPUs.
 
 Given bucket descriptions through vLLM's weight-transfer verbs, gives a model that holds exactly the sent weights, or
-an error. vLLM imports this module in its workers because `worker_extension_cls` names it; that registers "shared_memory".
+an error. vLLM imports this module in its workers because `worker_extension_cls` names it: so it finds "shared_memory".
 
 Parameters may not be changed in place: layers keep packed copies of them. So weights are loaded inside vLLM's layerwise
 reload, during which parameters lie on the meta device: a model whose update broke off cannot serve (`abandon_reload`).

@@ -1,0 +1,61 @@
+"""Fixtures that several folders share."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+MakeModel = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def make_tiny_model(tmp_path_factory: pytest.TempPathFactory) -> MakeModel:
+    """`make_tiny_model("qwen2", tied=True, seed=0)`: a folder with a random model whose every weight matters.
+
+    Fresh models have zero biases, unit norms and nearly flat outputs; noise on all weights makes differences visible.
+    """
+    made: dict[tuple[str, bool, int], Path] = {}
+
+    def make(architecture: str, tied: bool, seed: int = 0) -> Path:
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        from raylign.jobs.init_model import InitModelConfig, init_model
+        from raylign.rollout.prompts import DataConfig
+
+        key = (architecture, tied, seed)
+        if key not in made:
+            folder = tmp_path_factory.mktemp("tiny")
+            rows = [{"question": f"what is {a} + {b}?", "answer": str(a + b)} for a in range(9) for b in range(9)]
+            data = folder / "rows.jsonl"
+            data.write_text("\n".join(json.dumps(row) for row in rows))
+            config: dict[str, Any] = {
+                "architecture": architecture,
+                "tie_word_embeddings": tied,
+                "vocabulary_size": 290,
+                "seed": seed,
+            }
+            made[key] = init_model(
+                InitModelConfig(output=folder / "model", data=DataConfig(source=str(data)), num_layers=2, **config)
+            )
+            model = AutoModelForCausalLM.from_pretrained(made[key], dtype=torch.float32)
+            generator = torch.Generator().manual_seed(seed)
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter.add_(0.08 * torch.randn(parameter.shape, generator=generator))
+            model.save_pretrained(made[key])
+        return made[key]
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def runner() -> Iterator[asyncio.Runner]:
+    """One event loop for all tests of a module: an engine lives in the loop that it was started in."""
+    with asyncio.Runner() as runner:
+        yield runner
