@@ -110,6 +110,15 @@ class TrainConfig(Section):
         return self
 
 
+class GreedySamplingConfig(SamplingConfig):
+    """How completions are sampled in an evaluation: one greedy answer unless asked for more."""
+
+    temperature: float = Field(0.0, ge=0.0)
+    """Logits are divided by this before the softmax; 0 means greedy."""
+    num_completions: int = Field(1, ge=1)
+    """Completions for each prompt; as many as the largest k of pass@k, with a temperature above 0."""
+
+
 class EvaluateConfig(Section):
     """One evaluation of one model on one data source."""
 
@@ -124,7 +133,7 @@ class EvaluateConfig(Section):
     data: DataConfig = DataConfig()
     num_prompts: int | None = Field(None, ge=1)
     """Rows to evaluate on; empty: all."""
-    sampling: SamplingConfig = SamplingConfig(temperature=0.0, num_completions=1)
+    sampling: GreedySamplingConfig = GreedySamplingConfig()
     rewards: list[RewardConfig] = []
     """What is measured; the total is the weighted sum."""
     correct_from: float = 1.0
@@ -160,6 +169,9 @@ def _train_problems(config: TrainConfig) -> Iterator[str]:
                 f"sampling.num_completions is {sampling.num_completions}: advantages compare the completions "
                 "of one prompt, so at least 2 are needed"
             )
+        num_samples = config.rollout.prompts_per_step * sampling.num_completions
+        if isinstance(config.algorithm, GrpoConfig) and config.algorithm.num_updates > num_samples:
+            yield f"algorithm.num_updates is {config.algorithm.num_updates}: a step has only {num_samples} completions"
     if sampling.max_tokens >= engine.max_model_len:
         yield _no_room(sampling.max_tokens, "rollout.engine.max_model_len", engine.max_model_len)
     if learner.micro_batch_tokens < engine.max_model_len:

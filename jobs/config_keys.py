@@ -149,9 +149,7 @@ def _sentence(model: type[BaseModel], key: str, path: KeyPath, details: list[Err
     if kind == "value_error":  # one of our own checks; those across the whole config name their keys
         return f"{key}: {context['error']}" if key else str(context["error"])
     if kind == "extra_forbidden":
-        beside = nearest(str(path[-1]), siblings)
-        elsewhere = None if any(isinstance(step, int) for step in path) else nearest(key, dotted_keys(model))
-        hint = ".".join(map(str, (*path[:-1], beside))) if beside else elsewhere
+        hint = _meant(model, path, siblings)
         return f"{key}: unknown key; " + (f"did you mean {hint}?" if hint else f"known: {', '.join(siblings)}")
     if kind == "union_tag_invalid":
         allowed = [tag.strip("' ") for tag in str(context["expected_tags"]).split(",")]
@@ -167,6 +165,17 @@ def _sentence(model: type[BaseModel], key: str, path: KeyPath, details: list[Err
         return f"{key}: is missing"
     wanted = " or ".join(dict.fromkeys(each["msg"].removeprefix("Input should be ") for each in details))
     return f"{key}: {detail['input']!r} is not allowed, it should be {wanted}"
+
+
+def _meant(model: type[BaseModel], path: KeyPath, siblings: list[str]) -> str | None:
+    """The key that an unknown one stands for: the same word in another section, else the nearest beside it."""
+    word = str(path[-1])
+    # keys of list items have no names of their own elsewhere
+    elsewhere = [] if any(isinstance(step, int) for step in path) else dotted_keys(model)
+    same_word = [key for key in elsewhere if key.rsplit(".", 1)[-1] == word]
+    if not same_word and (beside := nearest(word, siblings)):
+        return ".".join(map(str, (*path[:-1], beside)))
+    return nearest(".".join(map(str, path)), same_word or elsewhere)
 
 
 def _place(path: KeyPath, places: Sequence[dict[KeyPath, str]]) -> str:

@@ -1,0 +1,107 @@
+"""The command line: quick help, lazy imports, exit codes."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from raylign.jobs.cli import COMMANDS, _raised_by_raylign, run_command_line
+from raylign.jobs.config import TrainConfig
+from raylign.jobs.config_keys import dotted_keys
+from raylign.jobs.config_loading import load_config
+
+HEAVY = ("torch", "vllm", "deepspeed", "ray", "transformers", "datasets", "plotly", "reasoning_gym", "wandb")
+REPORT_IMPORTS = f"import sys; print([name for name in {HEAVY} if name in sys.modules])"
+
+
+def test_help_answers_within_a_second() -> None:
+    seconds = []
+    for _ in range(5):
+        clock = time.perf_counter()
+        done = subprocess.run([sys.executable, "-m", "raylign.jobs", "--help"], capture_output=True, text=True)
+        seconds.append(time.perf_counter() - clock)
+        assert done.returncode == 0 and "quickstart" in done.stdout
+    assert min(seconds) < 1.0, f"{min(seconds):.2f} s"
+
+
+@pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["train", "--seed", "-1"], ["train", "--sed", "1"]])
+def test_help_and_config_errors_import_no_heavy_library(words: list[str]) -> None:
+    program = (
+        "from raylign.jobs.cli import run_command_line\n"
+        f"try: run_command_line({words!r})\n"
+        "except SystemExit: pass\n" + REPORT_IMPORTS
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("command", list(COMMANDS))
+def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run_command_line([command, "--help"])
+    assert ended.value.code == 0
+    assert f"raylign {command}" in capsys.readouterr().out
+
+
+def test_help_of_train_shows_every_key_with_its_default(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run_command_line(["train", "--help"])
+    text = re.sub(r"\s+", " ", capsys.readouterr().out)
+    missing = [key for key in dotted_keys(TrainConfig) if f"--{key} " not in text]
+    assert not missing
+    assert "Logits are divided by this before the softmax; 0 means greedy (evaluation only). (default: 1.0)" in text
+    assert "numeric: 1 if the last number" in text  # keys of list items are below
+
+
+def test_print_config_gives_a_recipe(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    words = ["train", "--config", "grpo_arithmetic", "--seed", "7"]
+    assert run_command_line([*words, "--print-config"]) == 0
+    printed = tmp_path / "printed.yaml"
+    printed.write_text(capsys.readouterr().out)
+    assert load_config(TrainConfig, [printed]) == load_config(TrainConfig, ["grpo_arithmetic"], {"seed": 7})
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command_line(["--version"]) == 0
+    assert re.fullmatch(r"raylign \d+\.\d+\.\d+\n", capsys.readouterr().out)
+
+
+def test_an_unknown_command_is_answered_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command_line(["trian"]) == 2
+    assert capsys.readouterr().err.startswith("error: trian: unknown command; did you mean train?")
+
+
+def test_bad_config_is_one_line_for_each_problem_and_no_traceback() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "raylign.jobs", "train", "--seed", "-1", "--sampling.max_tokens", "x"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert [line.split(" is not allowed")[0] for line in done.stderr.splitlines()] == [
+        "error: --seed: '-1'",
+        "error: --sampling.max_tokens: 'x'",
+    ]
+
+
+def test_what_a_command_refuses_is_an_error_without_traceback(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command_line(["init-model", "--output", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.startswith(f"error: output folder {tmp_path} exists")
+
+
+def test_a_value_error_of_a_library_keeps_its_traceback() -> None:
+    with pytest.raises(ValueError) as foreign:
+        int("x")
+    assert not _raised_by_raylign(foreign.value)
+    with pytest.raises(ValueError) as ours:
+        load_config(TrainConfig, ["no such recipe"])
+    assert _raised_by_raylign(ours.value)
