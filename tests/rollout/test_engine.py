@@ -120,7 +120,7 @@ def test_one_seed_gives_one_result_whatever_else_runs(engine, runner, tokenizer)
 def test_request_seeds_of_neighbours_lie_further_apart_than_a_group() -> None:
     seeds = sorted(request_seed(run, ordinal) for run in range(3) for ordinal in range(3000))
     assert min(np.diff(np.array(seeds, dtype=object))) > 1024
-    assert 0 <= seeds[0] and seeds[-1] < 2**62
+    assert seeds[0] >= 0 and seeds[-1] < 2**62
 
 
 def test_a_stop_string_ends_the_text_before_it(engine, runner, tokenizer) -> None:
@@ -143,7 +143,7 @@ def test_greedy_is_for_single_completions(engine, runner, tokenizer) -> None:
 
 def test_a_prompt_without_room_is_refused_by_name(engine, runner, tokenizer) -> None:
     prompt = a_prompt(tokenizer, "1 " * 200)
-    with pytest.raises(ValueError, match="row-0 .*max_model_len = 128"):
+    with pytest.raises(ValueError, match=r"row-0 .*max_model_len = 128"):
         runner.run(engine.generate(prompt, SamplingConfig(), None))
 
 

@@ -1,0 +1,88 @@
+"""Buckets in shared memory: nothing lost, damage seen, nothing left behind."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from raylign.rollout.weight_buckets import BucketError, BucketInfo, SharedMemorySender, read_bucket, remove_orphans
+
+
+def some_weights() -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return {
+        "large": torch.randn(100, 33, generator=generator),
+        "half": torch.randn(7, 3, generator=generator).to(torch.bfloat16),
+        "scalar": torch.tensor(3.5),
+        "strided": torch.randn(20, 10, generator=generator).T,
+        "empty": torch.zeros(0, 4),
+        "counts": torch.arange(9),
+    }
+
+
+@pytest.mark.parametrize("bucket_bytes", [64, 1000, 1 << 20])
+def test_weights_come_back_bit_for_bit_whatever_the_bucket_size(tmp_path: Path, bucket_bytes: int) -> None:
+    sender = SharedMemorySender(bucket_bytes, tmp_path)
+    weights = some_weights()
+    buckets = sender.export(3, weights.items())
+    found = {name: tensor for bucket in buckets for name, tensor in read_bucket(BucketInfo(**bucket))}
+    assert list(found) == list(weights)
+    for name, tensor in weights.items():
+        assert found[name].dtype == tensor.dtype and torch.equal(found[name], tensor)
+    assert [bucket["index"] for bucket in buckets] == list(range(len(buckets)))
+    assert all(bucket["num_buckets"] == len(buckets) and bucket["version"] == 3 for bucket in buckets)
+    assert len(buckets) == {64: 6, 1000: 3, 1 << 20: 1}[bucket_bytes]
+    sender.release()
+    assert not list(tmp_path.iterdir())
+    assert torch.equal(found["large"], weights["large"])  # a reader keeps its mapping
+
+
+def test_a_damaged_a_cut_and_a_missing_bucket_are_refused(tmp_path: Path) -> None:
+    sender = SharedMemorySender(1 << 20, tmp_path)
+    (bucket,) = sender.export(1, some_weights().items())
+    path = Path(bucket["path"])
+    content = path.read_bytes()
+    path.write_bytes(content[:5000] + bytes([content[5000] ^ 1]) + content[5001:])
+    with pytest.raises(BucketError, match=r"bucket 1 of 1 of version 1 .* damaged"):
+        list(read_bucket(BucketInfo(**bucket)))
+    path.write_bytes(content[:-1])
+    with pytest.raises(BucketError, match="bytes instead of"):
+        list(read_bucket(BucketInfo(**bucket)))
+    sender.release()
+    with pytest.raises(BucketError, match="share a node's memory"):
+        list(read_bucket(BucketInfo(**bucket)))
+
+
+def test_an_export_that_breaks_leaves_nothing(tmp_path: Path) -> None:
+    def broken():
+        yield "first", torch.ones(1000)
+        raise RuntimeError("out of memory")
+
+    sender = SharedMemorySender(1000, tmp_path)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        sender.export(1, broken())
+    assert not list(tmp_path.iterdir())
+
+
+KILLED_SENDER = """
+import os, sys, torch
+from pathlib import Path
+from raylign.rollout.weight_buckets import SharedMemorySender
+sender = SharedMemorySender(1000, Path(sys.argv[1]))
+sender.export(1, [("a", torch.ones(10)), ("b", torch.ones(1000))])
+os._exit(9)
+"""
+
+
+def test_what_a_killed_sender_left_is_removed_and_what_a_living_one_holds_is_not(tmp_path: Path) -> None:
+    living = SharedMemorySender(1000, tmp_path)
+    (held,) = living.export(1, [("a", torch.ones(10))])
+    subprocess.run([sys.executable, "-c", KILLED_SENDER, str(tmp_path)], check=False, timeout=60)
+    assert len(list(tmp_path.iterdir())) == 3
+    remove_orphans(tmp_path)
+    assert [str(path) for path in tmp_path.iterdir()] == [held["path"]]
+    living.release()
