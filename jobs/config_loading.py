@@ -102,10 +102,10 @@ def find_recipe(name: str) -> Path:
     }
     if Path(name).parent == Path() and Path(name).stem in shipped:
         return shipped[Path(name).stem]
-    hint = nearest(name, shipped)
+    hint = nearest(Path(name).stem, shipped)
     raise ConfigError(
         f"--config {name}: no such file"
-        + (f"; did you mean the recipe {hint}?" if hint else "")
+        + (f"; did you mean the recipe {hint}?" if hint else ".")
         + (f" Recipes that come with raylign: {', '.join(sorted(shipped))}" if shipped else "")
     )
 

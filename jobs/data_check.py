@@ -59,7 +59,7 @@ def _check_rows(samples: Samples, tokenizer: PreTrainedTokenizerBase, seed: int,
 
 def _check_rewards(rewards: Sequence[RewardConfig], prompts: list[Prompt], findings: Findings) -> None:
     """Reference answers and empty ones through the real rewards. One that always fails is a problem."""
-    from raylign.rewards.scoring import Scorer
+    from raylign.rewards.scoring import Scored, Scorer
 
     # A reward model takes longer to load than all the rest; it is loaded when the run starts.
     quick = [reward for reward in rewards if reward.name != "reward_model"]
@@ -67,19 +67,24 @@ def _check_rewards(rewards: Sequence[RewardConfig], prompts: list[Prompt], findi
         return
     scorer = Scorer(quick)
     items = [_item(prompt) for prompt in prompts]
+    scored: list[Scored] = []
     try:
-        scored = scorer.score(items)
+        for item in items:
+            scored += scorer.score([item])
+            if any(failure.kind == "timeout" for _, failure in scored[-1].failures):
+                break  # every further row could take as long
     finally:
         scorer.close()
+    num_tried = sum(len(item.completions) for item in items[: len(scored)])
     for name in scorer.names:
         messages = [
             f"{failure.kind}: {failure.message}" for each in scored for who, failure in each.failures if who == name
         ]
-        if len(messages) == sum(len(item.completions) for item in items):
-            findings.problems.append(f"rewards: {name} fails on every one of {len(prompts)} sample rows; {messages[0]}")
+        if len(messages) == num_tried:
+            findings.problems.append(f"rewards: {name} fails on every one of {len(scored)} sample rows; {messages[0]}")
             continue
         if messages:
-            findings.warnings.append(f"rewards: {name} fails on some of {len(prompts)} sample rows; {messages[0]}")
+            findings.warnings.append(f"rewards: {name} fails on some of {len(scored)} sample rows; {messages[0]}")
         of_reference, of_nothing = scored[0].rewards[name][0], scored[0].rewards[name][-1]
         findings.fact(f"  {name}", f"{of_reference:g} for the reference, {of_nothing:g} for an empty completion")
         if items[0].references and all(each.rewards[name][0] <= each.rewards[name][-1] for each in scored):

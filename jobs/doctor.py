@@ -138,10 +138,13 @@ def check_ray(session_folders: tuple[Path, ...] = (Path("/tmp/ray"), Path("/tmp"
 
 def _command_lines() -> list[str]:
     """Of all processes that may be looked at."""
-    import psutil
-
-    processes = psutil.process_iter(["cmdline"])
-    return [" ".join(process.info["cmdline"]) for process in processes if process.info["cmdline"]]
+    lines = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            lines.append(file.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+        except OSError:  # it has ended meanwhile
+            continue
+    return [line for line in lines if line]
 
 
 def print_diagnoses(diagnoses: list[Diagnosis]) -> None:

@@ -41,11 +41,9 @@ class Machine:
 
 def this_machine() -> Machine:
     """Measure it."""
-    import psutil
-
-    memory = psutil.virtual_memory()
+    meminfo = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    total, free = (int(meminfo[key].split()[0]) << 10 for key in ("MemTotal", "MemAvailable"))
     limit = _container_limit_bytes()
-    total, free = memory.total, memory.available
     if limit is not None and limit[0] < total:
         total, free = limit[0], min(free, limit[0] - limit[1])
     return Machine(
