@@ -139,11 +139,11 @@ class VllmEngine:
                     "(engine.start_deadline_s)"
                 )
             print(f"waiting for the vLLM engine of {self._model_path} to start since {waited_s:.0f} s", flush=True)
-        self._llm = starting.result()
+        starting.result()
         self._tokenizer = self._llm.get_tokenizer()
         await self._llm.update_weight_version("0")
 
-    def _build(self) -> Any:
+    def _build(self) -> None:
         import torch
 
         on_gpu = torch.cuda.is_available()
@@ -180,7 +180,7 @@ class VllmEngine:
             ),
             disable_log_stats=True,
         )
-        return AsyncLLM.from_engine_args(arguments)
+        self._llm = AsyncLLM.from_engine_args(arguments)
 
     async def generate(self, prompt: Prompt, sampling: SamplingConfig, seed: int | None) -> Group:
         """All completions of one prompt; an engine failure is a value in `failures`."""
@@ -278,7 +278,7 @@ class VllmEngine:
             llm.output_handler.cancel()
         await asyncio.to_thread(llm.shutdown, 10.0)
         del llm
-        gc.collect()  # it is part of cycles, and complains when it is first collected as Python exits
+        gc.collect()  # it is part of cycles, and would complain if it were first collected as Python exits
 
 
 def sampling_params(sampling: SamplingConfig, seed: int | None) -> SamplingParams:
