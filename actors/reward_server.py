@@ -49,6 +49,7 @@ def item_of(group: Group) -> Item:
         prompt=group.prompt.text,
         completions=tuple(completion.text for completion in group.completions),
         references=group.prompt.references,
+        messages=group.prompt.messages,
         row=group.prompt.row,
         num_tokens=tuple(len(completion.token_ids) for completion in group.completions),
         finished=tuple(completion.stop_reason == "stop" for completion in group.completions),

@@ -45,20 +45,22 @@ class RolloutWorker:
         return os.getpid()
 
     async def submit(self, prompts: Sequence[Prompt], sampling: SamplingConfig, ordered: bool = False) -> None:
-        """Start generating. `ordered` freezes the engine while the batch is queued, so that its schedule is fixed."""
+        """Start generating. `ordered` gives every completion its own seed, and freezes the engine while the batch is
+        queued, so that its schedule is fixed."""
         if ordered:
             await self._engine.pause()
         for prompt in prompts:
-            task = asyncio.create_task(self._generate(prompt, sampling))
+            seed = request_seed(self._seed, prompt.ordinal) if ordered else None
+            task = asyncio.create_task(self._generate(prompt, sampling, seed))
             self._running.add(task)
             task.add_done_callback(self._running.discard)
         if ordered:
             await asyncio.sleep(0.05)  # every request has reached the engine's queue
             await self._engine.resume()
 
-    async def _generate(self, prompt: Prompt, sampling: SamplingConfig) -> None:
+    async def _generate(self, prompt: Prompt, sampling: SamplingConfig, seed: int | None) -> None:
         try:
-            group = await self._engine.generate(prompt, sampling, seed=request_seed(self._seed, prompt.ordinal))
+            group = await self._engine.generate(prompt, sampling, seed)
         except Exception as error:  # the prompt is reported as failed; the worker lives on
             failure = Failure("engine", "engine", f"{type(error).__name__}: {error}")
             group = Group(prompt, (), failures=(failure,))
@@ -94,8 +96,8 @@ class RolloutWorker:
     async def finish_weight_update(self) -> None:
         await self._engine.finish_weight_update()
 
-    async def abort_weight_update(self) -> None:
-        await self._engine.abort_weight_update()
+    async def abort_weight_update(self, reason: str) -> None:
+        await self._engine.abort_weight_update(reason)
 
     async def commit_weight_version(self, version: int) -> None:
         await self._engine.commit_weight_version(version)

@@ -48,34 +48,36 @@ async def _evaluate(config: EvaluateConfig) -> dict[str, float]:
     room = config.engine.max_model_len - config.sampling.max_tokens
     source = PromptSource.open(config.data, load_tokenizer(model_path), config.seed, max_prompt_tokens=room)
     prompts = source.take(0, min(config.num_prompts or len(source), len(source)))
-    progress = Progress(config.name, len(prompts), unit="prompts")
     pool = None
     groups: list[Group] = []
     clock = time.perf_counter()
-    try:
-        with progress.waiting("starting the engines"):
-            pool = await start_pool(
-                model_path,
-                config.engine,
-                config.num_engines,
-                config.rewards,
-                weight_backend=None,
-                weight_version=0,
-                seed=config.seed,
-                cpus=cpus_for_each_role(config.num_engines),
-                placement_deadline_s=config.cluster.placement_deadline_s,
-                answer_deadline_s=ANSWER_DEADLINE_S,
-            )
-        async for group in pool.collect(prompts, config.sampling):
-            groups.append(group)
-            progress.update(len(groups), {})
-    finally:
-        if pool is not None:
-            await pool.stop()
-        progress.close()
+    with Progress(config.name, len(prompts), unit="prompts") as progress:
+        try:
+            with progress.waiting("starting the engines"):
+                pool = await start_pool(
+                    model_path,
+                    config.engine,
+                    config.num_engines,
+                    config.rewards,
+                    weight_backend=None,
+                    weight_version=0,
+                    seed=config.seed,
+                    cpus=cpus_for_each_role(config.num_engines),
+                    placement_deadline_s=config.cluster.placement_deadline_s,
+                    answer_deadline_s=ANSWER_DEADLINE_S,
+                )
+            async for group in pool.collect(prompts, config.sampling):
+                groups.append(group)
+                progress.advance(len(groups))
+        finally:
+            if pool is not None:
+                await pool.stop()
     metrics = evaluation_metrics(groups, config.correct_from, config.pass_at)
     metrics["evaluation/seconds"] = time.perf_counter() - clock
     write_results(config.folder, model_path, metrics, groups)
+    for key, value in metrics.items():
+        print(f"{key:36} {value:.4g}")
+    print(f"every answer with its rewards: {config.folder / 'samples.jsonl'}")
     return metrics
 
 

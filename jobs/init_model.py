@@ -39,8 +39,6 @@ class InitModelConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
     """Folder to write; must not exist."""
     data: DataConfig = DataConfig()
     """Text for the tokenizer: prompts, references and demonstrations of these rows."""
-    architecture: Literal["qwen2", "qwen3"] = "qwen3"
-    """Model family; qwen3 normalises queries and keys, which trains more calmly."""
     num_layers: int = Field(4, ge=1)
     """Transformer blocks."""
     width: int = Field(128, ge=1)
@@ -144,7 +142,7 @@ def _save_tokenizer(tokenizer: Tokenizer, folder: Path, max_positions: int) -> t
 
 def _save_model(config: InitModelConfig, folder: Path, vocabulary_size: int, pad_id: int, end_id: int) -> None:
     import torch
-    from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
+    from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
 
     shape: dict[str, Any] = dict(
         vocab_size=vocabulary_size,
@@ -162,10 +160,7 @@ def _save_model(config: InitModelConfig, folder: Path, vocabulary_size: int, pad
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        model: Any
-        if config.architecture == "qwen2":
-            model = Qwen2ForCausalLM(Qwen2Config(**shape))
-        else:
-            model = Qwen3ForCausalLM(Qwen3Config(**shape, head_dim=config.width // config.num_heads))
+        # not Qwen2: transformers would load its tokenizer class, which splits text in another way than ours was trained
+        model: Any = Qwen3ForCausalLM(Qwen3Config(**shape, head_dim=config.width // config.num_heads))
     model.generation_config = GenerationConfig(eos_token_id=end_id, pad_token_id=pad_id)
     model.save_pretrained(folder)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import time
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +36,12 @@ def quickstart(config: QuickstartConfig) -> dict[str, Any]:
     start = time.monotonic()
     if config.folder.exists() and any(config.folder.iterdir()):
         raise ValueError(f"{config.folder} exists and is not empty; remove it or choose another with --folder")
-    sft = recipe("sft_arithmetic.yaml", config, "sft", config.folder / "model")
+    sft = recipe("sft_arithmetic", config, "sft", config.folder / "model")
     print("making a tiny model and its tokenizer", flush=True)
     init_model(InitModelConfig(output=config.folder / "model", data=sft.data, seed=config.seed))
     with ray_cluster(sft.cluster):
         imitation = train(sft).summary()
-        grpo = recipe("grpo_arithmetic.yaml", config, "grpo", Path(imitation["checkpoint"]))
+        grpo = recipe("grpo_arithmetic", config, "grpo", Path(imitation["checkpoint"]))
         learned = train(grpo).summary()
     summary = {
         "accuracy_before": learned["accuracy_before"],
@@ -65,11 +64,10 @@ def quickstart(config: QuickstartConfig) -> dict[str, Any]:
 
 def recipe(name: str, config: QuickstartConfig, stage: str, model: Path) -> TrainConfig:
     """A shipped recipe, for one stage of the quickstart."""
-    path = Path(str(files("raylign.jobs") / "recipes" / name))
     overrides = {
         "name": f"quickstart-{stage}",
         "folder": str(config.folder / stage),
         "seed": config.seed,
         "model": {"path": str(model)},
     }
-    return load_config(TrainConfig, [path], overrides)
+    return load_config(TrainConfig, [name], overrides)

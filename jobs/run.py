@@ -29,7 +29,7 @@ from raylign.jobs.metrics import evaluation_metrics, rollout_metrics
 from raylign.jobs.progress import Progress
 from raylign.jobs.report import write_report
 from raylign.jobs.roles import cluster_has_gpus, cpus_for_each_role, start_pool, start_reward_server
-from raylign.jobs.run_folder import RunFolder
+from raylign.jobs.run_folder import RunFolder, read_metrics
 from raylign.jobs.samples import write_samples
 from raylign.jobs.trackers import Trackers
 from raylign.learners.algorithms.base import Algorithm, Example
@@ -39,6 +39,8 @@ from raylign.rollout.sample import Group
 from raylign.rollout.sampling import SamplingConfig
 from raylign.rollout.model_folder import load_tokenizer
 
+NUM_SAMPLE_FILES = 50
+"""Samples to read are written about so many times in a run."""
 EVALUATION_ORDINAL = 1 << 40
 """Evaluation prompts are numbered from here, so that their sampling seeds never meet those of training."""
 
@@ -74,11 +76,14 @@ class Run:
         self._seconds_before = 0.0
         if self._start_checkpoint:
             self._continue_from(self._start_checkpoint)
+        elif config.resume:
+            self.folder.cut_metrics(-1)
         self._clock = time.monotonic()
         self._stop_asked = False
         self._saved_step = self.step
         self.num_tokens_generated = 0
-        self.evaluations: list[dict[str, float]] = []
+        self.evaluations = [line for line in read_metrics(self.folder.path) if "evaluation/accuracy" in line]
+        self._evaluated_step = int(self.evaluations[-1]["step"]) if self.evaluations else -1
         self._trackers = Trackers(config.trackers, self.folder, self.step)
         self._progress = Progress(config.name, config.num_steps, start=self.step)
 
@@ -126,11 +131,11 @@ class Run:
             use_gpu=cluster_has_gpus(),
             storage=Path(tempfile.mkdtemp(prefix="raylign-train-")),
         )
-        self._progress.say("starting the learner" + (" and the engines" if num_engines else ""))
-        starting: list[Coroutine[Any, Any, Any]] = [self.learner.start()]
-        if num_engines:
-            starting.append(self._start_rollouts(model_path, num_engines, cpus))
-        await asyncio.gather(*starting)
+        with self._progress.waiting("starting the learner" + (" and the engines" if num_engines else "")):
+            starting: list[Coroutine[Any, Any, Any]] = [self.learner.start()]
+            if num_engines:
+                starting.append(self._start_rollouts(model_path, num_engines, cpus))
+            await asyncio.gather(*starting)
         self._progress.__enter__()
 
     async def _start_rollouts(self, model_path: str, num_engines: int, cpus: float) -> None:
@@ -140,7 +145,7 @@ class Run:
             config.rollout.engine,
             num_engines,
             config.rewards or config.evaluation.rewards,
-            weight_backend=config.weights.transport,
+            weight_backend="shared_memory" if config.weights.transport == "auto" else config.weights.transport,
             weight_version=self.step,
             seed=config.seed,
             cpus=cpus,
@@ -208,7 +213,8 @@ class Run:
             line |= rollout_metrics(groups)
             line["rollout/tokens_per_s"] = line["rollout/tokens"] / times_s["rollout"]
             self.num_tokens_generated += int(line["rollout/tokens"])
-            write_samples(self.folder, step, groups, seed=self.config.seed)
+            if step == 1 or step % max(1, self.config.num_steps // NUM_SAMPLE_FILES) == 0:
+                write_samples(self.folder, step, groups, seed=self.config.seed)
         line |= metrics
         for phase, seconds in times_s.items():
             line[f"time/{phase}_s"] = seconds
@@ -221,8 +227,9 @@ class Run:
 
     async def evaluate(self) -> dict[str, float]:
         """Accuracy on held-out rows, through the same engines; nothing where no evaluation is configured."""
-        if self._evaluation_prompts is None:
+        if self._evaluation_prompts is None or self.step == self._evaluated_step:
             return {}
+        self._evaluated_step = self.step
         settings = self.config.evaluation
         clock = time.perf_counter()
         count = min(settings.num_prompts, len(self._evaluation_prompts))
@@ -236,7 +243,8 @@ class Run:
             max_tokens=self.sampling.max_tokens,
             stop=self.sampling.stop,
         )
-        groups = await self._evaluation_pool.collect_all(prompts, sampling, ordered=self.deterministic)
+        pool = self._evaluation_pool
+        groups = await pool.collect_all(prompts, sampling, ordered=self.deterministic)
         line = {"step": float(self.step), "seconds": self._seconds()}
         line |= evaluation_metrics(groups, settings.correct_from, sorted({1, settings.num_completions}))
         line["evaluation/seconds"] = time.perf_counter() - clock

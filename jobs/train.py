@@ -52,18 +52,20 @@ async def learn_from_rollouts(run: Run) -> None:
         clock = time.perf_counter()
         prompts = run.prompts.take(step * run.prompts_per_step, run.prompts_per_step)
         groups = await run.rollouts.collect_all(prompts, run.sampling, ordered=run.deterministic)
-        rollout_s = time.perf_counter() - clock
-        examples, group_metrics = run.algorithm.examples(groups)
+        generated = time.perf_counter()
+        examples = run.algorithm.examples(groups)
         update_metrics = await run.learner.update(examples) if examples else {}
-        learner_s = time.perf_counter() - clock - rollout_s
+        learned = time.perf_counter()
         weight_metrics = await run.publish_weights(version=step + 1)
-        step_s = time.perf_counter() - clock
-        run.record(
-            step + 1,
-            groups,
-            group_metrics | update_metrics | weight_metrics,
-            times_s={"rollout": rollout_s, "learner": learner_s, "step": step_s},
-        )
+        published = time.perf_counter()
+        times_s = {
+            "rollout": generated - clock,
+            "reward": run.rollouts.times.reward_s,
+            "learner": learned - generated,
+            "weights": published - learned,
+            "step": published - clock,
+        }
+        run.record(step + 1, groups, update_metrics | weight_metrics, times_s)
         await run.evaluate_if_due(step + 1)
         await run.checkpoint_if_due(step + 1)
 

@@ -154,6 +154,7 @@ class PromptSource:
             text=self._prompts.texts[place],
             token_ids=token_ids,
             references=item.references,
+            messages=tuple({"role": message["role"], "content": message["content"]} for message in item.messages),
             row=item.row,
             fingerprint=self.fingerprint,
         )

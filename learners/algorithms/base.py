@@ -57,8 +57,8 @@ class Algorithm(Protocol):
     num_updates: int
     """Optimizer steps on one batch of examples (mini-batches); old_logps are recomputed before the first when > 1."""
 
-    def examples(self, groups: Sequence[Group]) -> tuple[list[Example], dict[str, float]]:
-        """Examples to train on, and metrics of the groups (share of zero-variance groups, …)."""
+    def examples(self, groups: Sequence[Group]) -> list[Example]:
+        """Examples to train on."""
 
     def loss(
         self, logps: torch.Tensor, entropies: torch.Tensor, batch: MicroBatch, normalizers: Normalizers

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, Self
 import numpy as np
 from pydantic import BaseModel, Field, model_validator
 
-from raylign.learners.advantages import AdvantageScale, all_equal, group_advantages
+from raylign.learners.advantages import AdvantageScale, group_advantages
 from raylign.learners.algorithms.base import Example, Normalizers
 from raylign.learners.losses import Aggregation, KlEstimator, kl, policy_loss, token_weights
 from raylign.learners.mismatch import truncated_importance_weights
@@ -76,18 +76,16 @@ class Grpo:
         self.needs_reference = config.kl_coef > 0
         self.num_updates = config.num_updates
 
-    def examples(self, groups: Sequence[Group]) -> tuple[list[Example], dict[str, float]]:
+    def examples(self, groups: Sequence[Group]) -> list[Example]:
         """One example for each completion; failed ones have NaN rewards and a zero mask."""
         groups = [group for group in groups if group.completions]
         rewards = [_total_rewards(group) for group in groups]
         advantages = group_advantages(rewards, self.config.advantage_scale, self.config.advantage_epsilon)
         examples = []
-        num_truncated = 0
         for group, reward_G, advantage_G in zip(groups, rewards, advantages, strict=True):
             for completion, reward, advantage in zip(group.completions, reward_G, advantage_G, strict=True):
                 num_tokens = len(completion.token_ids)
                 truncated = completion.stop_reason == "length"
-                num_truncated += truncated
                 if num_tokens == 0:
                     continue
                 failed = not np.isfinite(reward) or completion.stop_reason == "aborted"
@@ -101,14 +99,7 @@ class Grpo:
                         rollout_logps=completion.logps,
                     )
                 )
-        num_completions = max(1, sum(len(group.completions) for group in groups))
-        num_failed = sum(int(np.isnan(reward_G).sum()) for reward_G in rewards)
-        num_flat = sum(all_equal(reward_G[np.isfinite(reward_G)]) for reward_G in rewards)
-        return examples, {
-            "groups/zero_variance_share": num_flat / max(1, len(groups)),
-            "groups/failed_share": num_failed / num_completions,
-            "groups/truncated_share": num_truncated / num_completions,
-        }
+        return examples
 
     def loss(
         self, logps: torch.Tensor, entropies: torch.Tensor, batch: MicroBatch, normalizers: Normalizers

@@ -51,7 +51,7 @@ class Sft:
     def __init__(self, config: SftConfig) -> None:
         self.config = config
 
-    def examples(self, groups: Sequence[Group]) -> tuple[list[Example], dict[str, float]]:
+    def examples(self, groups: Sequence[Group]) -> list[Example]:
         raise ValueError("sft learns from demonstrations, not from rollouts: use `demonstration_examples`")
 
     def loss(

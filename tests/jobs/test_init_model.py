@@ -22,15 +22,14 @@ def make(folder: Path, **options: Any) -> Path:
     return init_model(InitModelConfig(output=folder, data=SUMS, **options))
 
 
-@pytest.mark.parametrize("architecture", ["qwen2", "qwen3"])
-def test_the_model_loads_in_transformers_and_is_tiny(tmp_path: Path, architecture: str) -> None:
+def test_the_model_loads_in_transformers_and_is_tiny(tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
-    folder = make(tmp_path / "tiny", architecture=architecture)
+    folder = make(tmp_path / "tiny")
     check_model_folder(folder)
     tokenizer = load_tokenizer(folder)
     model = AutoModelForCausalLM.from_pretrained(folder)
-    assert model.config.model_type == architecture
+    assert model.config.model_type == "qwen3"
     assert 500_000 < sum(parameter.numel() for parameter in model.parameters()) < 10_000_000
     assert model.get_input_embeddings().weight is model.get_output_embeddings().weight
     assert model.config.vocab_size == len(tokenizer)
