@@ -1,0 +1,386 @@
+"""Weight updates: the transaction with fake engines, phase by phase, and whole with a real one."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from raylign.actors.handles import LocalHandle
+from raylign.actors.weight_update import EngineState, Phase, WeightUpdateError
+from raylign.actors.weights import WeightPublisher, WeightsConfig
+from raylign.rollout.engine import EngineConfig, VllmEngine
+from raylign.rollout.fake_engine import FakeEngine
+from raylign.rollout.sample import Group, Prompt
+from raylign.rollout.sampling import SamplingConfig
+from raylign.rollout.weight_buckets import SharedMemorySender
+
+PROMPT = Prompt("row-0", 0, "2 + 3 =", np.array([21, 22, 23], dtype=np.int32))
+
+
+class ALearner:
+    """The learner's end: any weights, in shared memory."""
+
+    def __init__(self, weights: dict[str, torch.Tensor], folder: Path | None = None, bucket_bytes: int = 1000) -> None:
+        self.weights = weights
+        self.sender = SharedMemorySender(bucket_bytes, folder)
+        self.spoil: Callable[[list[dict[str, Any]]], None] = lambda buckets: None
+
+    async def export_weights(self, version: int) -> list[dict[str, Any]]:
+        buckets = self.sender.export(version, self.weights.items())
+        self.spoil(buckets)
+        return buckets
+
+    async def release_weights(self) -> None:
+        self.sender.release()
+
+
+def a_model(seed: int) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return {f"layer.{index}": torch.randn(10, 10, generator=generator) for index in range(5)}
+
+
+def flip_a_bit(bucket: dict[str, Any]) -> None:
+    content = bytearray(Path(bucket["path"]).read_bytes())
+    content[100] ^= 1
+    Path(bucket["path"]).write_bytes(content)
+
+
+class Recorded(FakeEngine):
+    """Notes the verbs that are called, and fails where told."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda prompt, seed: "answer")
+        self.verbs: list[str] = []
+        self.reasons: list[str] = []
+        self.fail: dict[str, int] = {}
+        self.hang = ""
+
+    def __getattribute__(self, name: str) -> Any:
+        value = super().__getattribute__(name)
+        if name.startswith("_") or not asyncio.iscoroutinefunction(value):
+            return value
+
+        async def recorded(*arguments: Any) -> Any:
+            self.verbs.append(name)
+            if name == "abort_weight_update":
+                self.reasons.append(arguments[0])
+            if self.hang == name:
+                await asyncio.sleep(60)
+            if self.fail.get(name, 0) > 0:
+                self.fail[name] -= 1
+                raise RuntimeError("the dog ate it")
+            return await value(*arguments)
+
+        return recorded
+
+
+async def set_up(
+    tmp_path: Path, num_engines: int = 2, deadline_s: float = 20
+) -> tuple[list[Recorded], ALearner, WeightPublisher]:
+    engines = [Recorded() for _ in range(num_engines)]
+    for engine in engines:
+        await engine.start()
+        engine.verbs.clear()
+    learner = ALearner(a_model(0), tmp_path)
+    handles = [LocalHandle(engine) for engine in engines]
+    return engines, learner, WeightPublisher(handles, learner, WeightsConfig(deadline_s=deadline_s))
+
+
+def run(test: Awaitable[None]) -> None:
+    async def within() -> None:
+        await asyncio.wait_for(test, 30)
+
+    asyncio.run(within())
+
+
+def test_all_engines_get_the_weights_the_version_and_go_on(tmp_path: Path) -> None:
+    async def test() -> None:
+        engines, learner, publisher = await set_up(tmp_path)
+        metrics = await publisher.publish(1)
+        for engine in engines:
+            assert engine.version == 1
+            assert all(torch.equal(engine.weights[name], tensor) for name, tensor in learner.weights.items())
+            assert engine.verbs == [
+                *("pause", "start_weight_update", "update_weights", "update_weights", "update_weights"),
+                *("finish_weight_update", "weight_checksum", "commit_weight_version", "reset_prefix_cache", "resume"),
+            ]
+        assert publisher.version == 1 and publisher.phase is Phase.IDLE
+        assert publisher.last is not None and publisher.last.num_buckets == 3 and publisher.last.num_attempts == 1
+        assert metrics["weights/version"] == 1
+        assert 5 * 400 <= metrics["weights/bytes"] <= 5 * 448
+        assert metrics["weights/pause_s"] >= publisher.last.load_s > 0
+        assert not list(tmp_path.iterdir())
+
+    run(test())
+
+
+def test_a_damaged_bucket_is_refused_and_the_whole_version_is_sent_again(tmp_path: Path) -> None:
+    async def test() -> None:
+        engines, learner, publisher = await set_up(tmp_path)
+        damage = iter([True, False])
+        learner.spoil = lambda buckets: flip_a_bit(buckets[1]) if next(damage) else None
+        await publisher.publish(1)
+        assert publisher.last is not None and publisher.last.num_attempts == 2
+        for engine in engines:
+            assert all(torch.equal(engine.weights[name], tensor) for name, tensor in learner.weights.items())
+            assert "engine" in engine.reasons[0] and "bucket 2" in engine.reasons[0] and "damaged" in engine.reasons[0]
+            assert engine.verbs.count("resume") == 1 and engine.verbs[-1] == "resume"
+
+    run(test())
+
+
+def test_a_second_failure_ends_the_update_and_engines_stay_stale_and_frozen(tmp_path: Path) -> None:
+    async def test() -> None:
+        engines, learner, publisher = await set_up(tmp_path)
+        learner.spoil = lambda buckets: flip_a_bit(buckets[2])
+        with pytest.raises(
+            WeightUpdateError, match=r"version 1 failed on engine 0 in transfer, bucket 3: .*damaged"
+        ) as caught:
+            await publisher.publish(1)
+        error = caught.value
+        assert (error.side, error.phase, error.bucket, error.version) == ("engine 0", Phase.TRANSFER, 2, 1)
+        assert set(publisher.states.values()) == {EngineState.STALE}
+        assert publisher.version == 0 and publisher.phase is Phase.IDLE
+        assert all("resume" not in engine.verbs and engine.version == 0 for engine in engines)
+        assert not list(tmp_path.iterdir())
+        learner.spoil = lambda buckets: None
+        await publisher.publish(1)
+        assert set(publisher.states.values()) == {EngineState.CURRENT}
+
+    run(test())
+
+
+@pytest.mark.parametrize(
+    ("verb", "phase"),
+    [
+        ("pause", "prepare"),
+        ("start_weight_update", "transfer"),
+        ("finish_weight_update", "transfer"),
+        ("weight_checksum", "verify"),
+        ("commit_weight_version", "commit"),
+        ("reset_prefix_cache", "commit"),
+        ("resume", "resume"),
+    ],
+)
+def test_a_failure_in_any_phase_is_mended_once_and_named_twice(tmp_path: Path, verb: str, phase: str) -> None:
+    async def test() -> None:
+        engines, _, publisher = await set_up(tmp_path)
+        engines[1].fail[verb] = 1
+        await publisher.publish(1)
+        assert publisher.last is not None and publisher.last.num_attempts == 2
+        assert [engine.version for engine in engines] == [1, 1]
+        engines[1].fail[verb] = 2
+        with pytest.raises(WeightUpdateError, match=f"version 2 failed on engine 1 in {phase}.*the dog ate it"):
+            await publisher.publish(2)
+
+    run(test())
+
+
+def test_an_engine_that_does_not_answer_hits_the_deadline(tmp_path: Path) -> None:
+    async def test() -> None:
+        engines, _, publisher = await set_up(tmp_path, deadline_s=0.2)
+        engines[0].hang = "finish_weight_update"
+        with pytest.raises(WeightUpdateError, match=r"engine 0 in transfer: no answer within 0.2 s"):
+            await publisher.publish(1)
+
+    run(test())
+
+
+def test_when_the_learner_cannot_export_engines_are_never_touched(tmp_path: Path) -> None:
+    async def test() -> None:
+        engines, learner, publisher = await set_up(tmp_path)
+        learner.weights = {"bad": None}  # type: ignore[dict-item]
+        with pytest.raises(WeightUpdateError, match="failed on learner in prepare") as caught:
+            await publisher.publish(1)
+        assert caught.value.side == "learner"
+        assert set(publisher.states.values()) == {EngineState.CURRENT}
+        for engine in engines:
+            assert "start_weight_update" not in engine.verbs
+            assert not (await engine.generate(PROMPT, SamplingConfig(), 0)).failures
+
+    run(test())
+
+
+def test_engines_that_hold_different_weights_are_not_committed(tmp_path: Path) -> None:
+    async def test() -> None:
+        engines, _, publisher = await set_up(tmp_path)
+
+        async def other_digest() -> str:
+            return "f00"
+
+        engines[1].weight_checksum = other_digest  # type: ignore[method-assign]
+        with pytest.raises(WeightUpdateError, match="engine 1 in verify: its weights have digest f00, not "):
+            await publisher.publish(1)
+        assert [engine.version for engine in engines] == [0, 0]
+
+    run(test())
+
+
+def test_a_joining_engine_is_stale_until_its_digest_matches(tmp_path: Path) -> None:
+    async def test() -> None:
+        engines, learner, publisher = await set_up(tmp_path)
+        await publisher.publish(1)
+        late = Recorded()
+        await late.start()
+        number = publisher.add_engine(LocalHandle(late))
+        assert publisher.states[number] is EngineState.STALE
+        learner.weights = a_model(1)  # the learner has gone on: these are not the weights of version 1
+        with pytest.raises(WeightUpdateError, match="engine 2 in verify: its weights have digest"):
+            await publisher.catch_up()
+        assert publisher.states[number] is EngineState.STALE
+        learner.weights = a_model(0)
+        await publisher.catch_up()
+        assert publisher.states[number] is EngineState.CURRENT and late.version == 1
+        assert engines[0].verbs.count("pause") == 1  # the others were left alone
+        publisher.remove_engine(number)
+        await publisher.publish(2)
+        assert late.version == 1
+
+    run(test())
+
+
+def test_versions_only_grow_and_updates_do_not_overlap(tmp_path: Path) -> None:
+    async def test() -> None:
+        _, _, publisher = await set_up(tmp_path)
+        await publisher.publish(3)
+        with pytest.raises(ValueError, match="3 is not newer than the published version 3"):
+            await publisher.publish(3)
+        first = asyncio.create_task(publisher.publish(4))
+        await asyncio.sleep(0)
+        with pytest.raises(RuntimeError, match="one at a time"):
+            await publisher.publish(5)
+        await first
+        with pytest.raises(RuntimeError, match="cannot go on to `commit`"):
+            publisher._enter(Phase.COMMIT)
+
+    run(test())
+
+
+# ---- with vLLM --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def real(make_tiny_model, runner: asyncio.Runner):
+    engine = VllmEngine(
+        str(make_tiny_model("qwen3", tied=False)),
+        EngineConfig(max_model_len=512, kv_cache_gib=0.2),
+        weight_backend="shared_memory",
+    )
+    runner.run(engine.start())
+    yield engine
+    runner.run(engine.stop())
+
+
+def load(folder: Path) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+
+
+def mean_gap(model_of_version: dict[int, Any], group: Group, temperature: float = 1.0) -> float:
+    """Mean |learner − engine| over all tokens, each under the weights that its span names."""
+    gaps = []
+    for each in group.completions:
+        token_ids = torch.tensor(np.concatenate([PROMPT.token_ids, each.token_ids])[None].astype(np.int64))
+        for span in each.version_spans:
+            with torch.no_grad():
+                logits = model_of_version[span.version](token_ids).logits[0] / temperature
+            start = len(PROMPT.token_ids) - 1
+            logps = torch.log_softmax(logits, -1)[start:-1].gather(1, token_ids[0, start + 1 :, None])[:, 0].numpy()
+            gaps.append(logps[span.start : span.end] - each.logps[span.start : span.end])
+    return float(np.abs(np.concatenate(gaps)).mean())
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_a_real_engine_agrees_with_the_learner_before_and_after(
+    make_tiny_model, real, runner, temperature: float
+) -> None:
+    models = [load(make_tiny_model("qwen3", tied=False, seed=seed)) for seed in (0, 1)]
+    learner = ALearner(dict(models[1].named_parameters()), bucket_bytes=200_000)
+    publisher = WeightPublisher([LocalHandle(real)], learner, WeightsConfig())
+    sampling = SamplingConfig(num_completions=8, max_tokens=40, temperature=temperature)
+
+    async def test() -> None:
+        await real.commit_weight_version(0)
+        from_disk = await real.weight_checksum()
+        assert mean_gap({0: models[0]}, await real.generate(PROMPT, sampling, 1), temperature) < 1e-5
+        await publisher.publish(1)
+        assert publisher.digest != from_disk
+        assert mean_gap({1: models[1]}, await real.generate(PROMPT, sampling, 1), temperature) < 1e-5
+        learner.weights = dict(models[0].named_parameters())
+        await publisher.publish(2)
+        assert publisher.digest == from_disk  # what was sent is what the files hold
+
+    runner.run(asyncio.wait_for(test(), 120))
+    assert not [name for name in os.listdir("/dev/shm") if f"raylign-weights-{os.getpid()}-" in name]
+
+
+@pytest.mark.ray
+def test_requests_in_flight_move_to_the_new_weights_and_say_from_which_token_on(make_tiny_model, real, runner) -> None:
+    models = {seed: load(make_tiny_model("qwen3", tied=False, seed=seed)) for seed in (0, 1)}
+    learner = ALearner(dict(models[1].named_parameters()), bucket_bytes=200_000)
+    publisher = WeightPublisher([LocalHandle(real)], learner, WeightsConfig())
+
+    async def test() -> Group:
+        await real.commit_weight_version(0)
+        running = asyncio.create_task(real.generate(PROMPT, SamplingConfig(num_completions=8, max_tokens=500), 3))
+        await asyncio.sleep(0.15)
+        await publisher.publish(1)
+        group = await running
+        learner.weights = dict(models[0].named_parameters())
+        await publisher.publish(2)
+        return group
+
+    group = runner.run(asyncio.wait_for(test(), 120))
+    both = [each for each in group.completions if len(each.version_spans) == 2]
+    assert both, [each.version_spans for each in group.completions]
+    for each in both:
+        old, new = each.version_spans
+        assert (old.version, old.start, new.version, new.end) == (0, 0, 1, len(each.token_ids)) and old.end == new.start
+    assert mean_gap(models, group) < 1e-5
+
+
+@pytest.mark.ray
+def test_a_real_engine_refuses_a_damaged_bucket_and_recovers(make_tiny_model, real, runner) -> None:
+    model = load(make_tiny_model("qwen3", tied=False, seed=1))
+    learner = ALearner(dict(model.named_parameters()), bucket_bytes=200_000)
+    publisher = WeightPublisher([LocalHandle(real)], learner, WeightsConfig())
+    damage = iter([True, False])
+    learner.spoil = lambda buckets: flip_a_bit(buckets[-1]) if next(damage) else None
+
+    async def test() -> Group:
+        await publisher.publish(5)
+        return await real.generate(PROMPT, SamplingConfig(num_completions=8, max_tokens=40), 1)
+
+    group = runner.run(asyncio.wait_for(test(), 120))
+    assert publisher.last is not None and publisher.last.num_attempts == 2
+    assert mean_gap({5: model}, group) < 1e-5
+
+
+@pytest.mark.ray
+def test_a_real_engine_refuses_weights_that_leave_some_of_its_own_unfilled(make_tiny_model, real, runner) -> None:
+    model = load(make_tiny_model("qwen3", tied=False, seed=1))
+    weights = dict(model.named_parameters())
+    half = {name: tensor for name, tensor in weights.items() if "1.self_attn.k_proj" not in name}
+    learner = ALearner(half, bucket_bytes=200_000)
+    publisher = WeightPublisher([LocalHandle(real)], learner, WeightsConfig(), version=5)
+
+    async def test() -> None:
+        with pytest.raises(
+            WeightUpdateError, match=r"leave 1 of the engine's unfilled: model.layers.1.self_attn.qkv_proj"
+        ):
+            await publisher.publish(6)
+        learner.weights = weights
+        await publisher.publish(6)
+        group = await real.generate(PROMPT, SamplingConfig(num_completions=4, max_tokens=20), 1)
+        assert mean_gap({6: model}, group) < 1e-5
+
+    runner.run(asyncio.wait_for(test(), 120))
