@@ -66,7 +66,7 @@ class LearnerConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
     """Token budget (padding included) of one forward/backward pass on one rank."""
     layout: Literal["auto", "padded", "packed"] = "auto"
     """Micro-batches: rows padded to equal length and bucketed by length, or packed into one row; auto: packed
-    on GPU.
+    on GPU in bfloat16, where the model's attention allows it.
     """
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass to save memory."""

@@ -37,7 +37,7 @@ from raylign.learners.distributed import (
 )
 from raylign.learners.engine import DeepSpeedEngine, LearnerConfig, shard_reference
 from raylign.learners.mismatch import effective_sample_size_share, mismatch_metrics
-from raylign.learners.model import load_policy, load_reference
+from raylign.learners.model import load_policy, load_reference, resolve_layout
 
 
 class Learner:
@@ -64,7 +64,7 @@ class Learner:
         if local_device().type == "cpu":
             torch.set_num_threads(_threads(config))
         ensure_process_group(config.step_deadline_s)
-        self.layout: Layout = config.layout if config.layout != "auto" else _auto_layout()
+        self.layout: Layout = resolve_layout(config, model_path)
         policy = load_policy(model_path, config, temperature, self.layout, seed)
         self._reference: Any = None
         if algorithm.needs_reference and (config.lora is None or config.reference_path is not None):
@@ -196,10 +196,6 @@ def _loss_with_mismatch(algorithm: Algorithm, normalizers: Normalizers) -> Any:
         return share, metrics
 
     return loss
-
-
-def _auto_layout() -> Layout:
-    return "packed" if local_device().type == "cuda" else "padded"
 
 
 def _threads(config: LearnerConfig) -> int:

@@ -17,7 +17,8 @@ from torch.utils.checkpoint import checkpoint
 
 from raylign.learners.attention import PACKED_ATTENTION, register_packed_attention
 from raylign.learners.batch import Layout, MicroBatch
-from raylign.learners.engine import LearnerConfig, LoraConfig
+from raylign.learners.distributed import local_device
+from raylign.learners.engine import LearnerConfig, LoraConfig, resolve_dtype
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -104,6 +105,20 @@ class PolicyModel(nn.Module):
                 layer._disable_adapters = False
 
 
+def resolve_layout(config: LearnerConfig, model_path: str) -> Layout:
+    """What `auto` means here: packed where variable-length flash attention serves the model."""
+    from transformers import AutoConfig
+
+    if config.layout != "auto":
+        return config.layout
+    fast = local_device().type == "cuda" and resolve_dtype(config) == "bfloat16"
+    return "packed" if fast and _has_full_attention(AutoConfig.from_pretrained(model_path)) else "padded"
+
+
+def _has_full_attention(model_config: Any) -> bool:
+    return set(getattr(model_config, "layer_types", None) or ["full_attention"]) == {"full_attention"}
+
+
 def load_policy(model_path: str, config: LearnerConfig, temperature: float, layout: Layout, seed: int) -> PolicyModel:
     """The trainable policy in float32; with `config.lora`, its adapters are what is trainable."""
     model = _load(model_path, layout)
@@ -146,11 +161,10 @@ def _load(model_path: str, layout: Layout) -> nn.Module:
             f"{model_path}: its config scales logits ({', '.join(unusual)}), which the learner does not know"
         )
     if layout == "packed":
-        layers = set(getattr(model_config, "layer_types", None) or ["full_attention"])
-        if layers != {"full_attention"}:
+        if not _has_full_attention(model_config):
             raise ValueError(
-                f"{model_path} has layers of type {sorted(layers)}; packing needs full attention: "
-                "set learner.layout to `padded`"
+                f"{model_path} has layers of type {sorted(set(model_config.layer_types))}; "
+                "packing needs full attention: set learner.layout to `padded`"
             )
         register_packed_attention()
     implementation = PACKED_ATTENTION if layout == "packed" else "sdpa"

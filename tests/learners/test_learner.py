@@ -252,3 +252,22 @@ def test_bad_settings_are_answered_before_training(make: Make, tmp_path: Path, t
         make(model=tmp_path / "empty")
     with pytest.raises(ValueError, match="leave lm_head out"):
         make(lora=LoraConfig(target_modules=["lm_head"]))
+
+
+def test_packing_is_refused_where_attention_would_be_wrong(make: Make, tiny_model: Path, tmp_path: Path) -> None:
+    import json
+    import shutil
+
+    folder = shutil.copytree(tiny_model, tmp_path / "sliding")
+    settings = json.loads((folder / "config.json").read_text())
+    settings |= {
+        "use_sliding_window": True,
+        "sliding_window": 4,
+        "layer_types": ["full_attention", "sliding_attention"],
+    }
+    (folder / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match="packing needs full attention"):
+        make(model=folder, layout="packed")
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    for example, logps in zip(examples(), make(model=folder).logprobs(examples()), strict=True):
+        assert logps == pytest.approx(transformers_logps(model, example), abs=2e-6)
