@@ -11,6 +11,18 @@ from typing import Any
 import pytest
 
 MakeModel = Callable[..., Path]
+QWEN2_SHAPE = {
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "max_position_embeddings",
+    "tie_word_embeddings",
+    "pad_token_id",
+    "eos_token_id",
+}
 
 
 @pytest.fixture(scope="session")
@@ -23,7 +35,7 @@ def make_tiny_model(tmp_path_factory: pytest.TempPathFactory) -> MakeModel:
 
     def make(architecture: str, tied: bool, seed: int = 0) -> Path:
         import torch
-        from transformers import AutoModelForCausalLM
+        from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
         from raylign.jobs.init_model import InitModelConfig, init_model
         from raylign.rollout.prompts import DataConfig
@@ -35,7 +47,6 @@ def make_tiny_model(tmp_path_factory: pytest.TempPathFactory) -> MakeModel:
             data = folder / "rows.jsonl"
             data.write_text("\n".join(json.dumps(row) for row in rows))
             config: dict[str, Any] = {
-                "architecture": architecture,
                 "tie_word_embeddings": tied,
                 "vocabulary_size": 290,
                 "seed": seed,
@@ -44,6 +55,9 @@ def make_tiny_model(tmp_path_factory: pytest.TempPathFactory) -> MakeModel:
                 InitModelConfig(output=folder / "model", data=DataConfig(source=str(data)), num_layers=2, **config)
             )
             model = AutoModelForCausalLM.from_pretrained(made[key], dtype=torch.float32)
+            if architecture == "qwen2":
+                shape = {k: v for k, v in model.config.to_dict().items() if k in QWEN2_SHAPE}
+                model = Qwen2ForCausalLM(Qwen2Config(**shape))
             generator = torch.Generator().manual_seed(seed)
             with torch.no_grad():
                 for parameter in model.parameters():
