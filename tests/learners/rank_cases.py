@@ -6,6 +6,7 @@ Given a model folder, an output folder and RANK/WORLD_SIZE in the environment; r
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +31,13 @@ ALGORITHMS: dict[str, GrpoConfig | SftConfig] = {
 }
 SPLITS: list[tuple[str, int]] = [("padded", 10_000), ("padded", 60), ("packed", 10_000), ("packed", 45)]
 """(layout, token budget)."""
+
+
+def splits(world_size: int) -> list[tuple[str, int]]:
+    """One rank runs all; two ranks the small budgets, where both have several micro-batches."""
+    return SPLITS if world_size == 1 else [SPLITS[1], SPLITS[3]]
+
+
 STAGES: dict[str, dict[str, Any]] = {
     **{f"zero{stage}": {"zero_stage": stage} for stage in range(4)},
     "zero3_lora": {"zero_stage": 3, "lora": LoraConfig(rank=4)},
@@ -79,7 +87,7 @@ def gradients(model: str, out: Path) -> None:
 
     from raylign.learners.learner import Learner
 
-    for layout, budget in SPLITS:
+    for layout, budget in splits(int(os.environ["WORLD_SIZE"])):
         for name, config in ALGORITHMS.items():
             settings = LearnerConfig(layout=layout, micro_batch_tokens=budget, threads_per_rank=1)  # type: ignore[arg-type]
             learner = Learner(settings, model, build_algorithm(config), 0.7, 1, 0, out)
