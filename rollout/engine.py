@@ -40,7 +40,7 @@ class EngineConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
     tensor_parallel_size: int = Field(1, ge=1)
     """GPUs for one engine."""
     cpu_cores: str = "auto"
-    """Cores the engine's threads are bound to on CPU (`0`, `0-1`), or auto."""
+    """Cores the engine's threads are bound to on CPU (`0`, `0-1`), or auto: all but one."""
     start_deadline_s: float = Field(300, gt=0)
     """How long the engine may take to start."""
 
