@@ -6,14 +6,11 @@ token is refused, since a learner cannot tell a missing number from a wrong one.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from raylign.rollout.sample import Completion, StopReason, VersionSpan
-
-if TYPE_CHECKING:
-    from vllm.outputs import CompletionOutput
 
 STOP_REASONS: dict[str, StopReason] = {"stop": "stop", "length": "length"}
 """vLLM's finish reasons; any other one (abort, error) is `aborted`."""
@@ -23,8 +20,8 @@ class EvidenceError(RuntimeError):
     """A completion came without the evidence needed to train on it."""
 
 
-def to_completion(output: CompletionOutput, text: str) -> Completion:
-    """One sampled answer, exactly as sampled: the end token is kept. Missing evidence is an `EvidenceError`."""
+def to_completion(output: Any, text: str) -> Completion:
+    """One sampled answer (vLLM's `CompletionOutput`), exactly as sampled: the end token is kept. Missing evidence is an `EvidenceError`."""
     num_tokens = len(output.token_ids)
     logprobs: Any = output.logprobs
     # At logprobs=0 every position holds one entry, the sampled token's; greedy decoding may add none.
