@@ -21,10 +21,13 @@ class EvidenceError(RuntimeError):
 
 
 def to_completion(output: Any, text: str) -> Completion:
-    """One sampled answer (vLLM's `CompletionOutput`), exactly as sampled: the end token is kept. Missing evidence is an `EvidenceError`."""
+    """One sampled answer (vLLM's `CompletionOutput`), exactly as sampled: the end token is kept.
+
+    Missing evidence is an `EvidenceError`.
+    """
     num_tokens = len(output.token_ids)
     logprobs: Any = output.logprobs
-    # At logprobs=0 every position holds one entry, the sampled token's; greedy decoding may add none.
+    # At logprobs=0 every position holds one entry, the sampled token's.
     if logprobs is None or len(logprobs.logprobs) != num_tokens or logprobs.token_ids != list(output.token_ids):
         raise EvidenceError(f"vLLM gave no log-prob for every one of {num_tokens} sampled tokens")
     spans = tuple(VersionSpan(int(span.version), span.start, span.end) for span in output.weight_versions or ())
