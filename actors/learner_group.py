@@ -23,6 +23,12 @@ from raylign.learners.algorithms.registry import AlgorithmConfig
 from raylign.learners.engine import LearnerConfig
 
 POLL_S = 20.0
+RANK_ENVIRONMENT = {
+    "OMP_WAIT_POLICY": "PASSIVE",  # ranks and engines share cores: a thread that spins while it waits slows the others
+    "TORCH_COMPILE_DISABLE": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+}
 
 
 class LearnerError(RuntimeError):
@@ -170,6 +176,7 @@ class LearnerGroup:
                 storage_path=str(self._storage),
                 failure_config=FailureConfig(max_failures=0),
                 logging_config=LoggingConfig(log_level="WARNING"),
+                worker_runtime_env={"env_vars": RANK_ENVIRONMENT},
             ),
         ).fit()
 

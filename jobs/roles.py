@@ -36,7 +36,9 @@ def cluster_has_gpus() -> bool:
 
 
 def cores_of_engine(index: int, num_engines: int) -> str:
-    """The cores that engine `index` binds its threads to on a CPU machine: a share of its own, `0` or `0-1`."""
+    """The cores that engine `index` binds its threads to on a CPU machine: a share of its own; one engine chooses itself."""
+    if num_engines == 1:
+        return "auto"
     cores = sorted(os.sched_getaffinity(0))
     share = [core for place, core in enumerate(cores) if place * num_engines // len(cores) == index]
     return ",".join(str(core) for core in share or [cores[index % len(cores)]])
