@@ -76,7 +76,9 @@ class Mailbox:
                 await asyncio.wait_for(self._changed.wait_for(settled), deadline_s)
             except TimeoutError:
                 missing = sorted(set(range(self._num_ranks)) - set(answers))
-                raise LearnerError(f"`{verb}` took over {deadline_s:.0f} s; ranks {missing} have not answered") from None
+                raise LearnerError(
+                    f"`{verb}` took over {deadline_s:.0f} s; ranks {missing} have not answered"
+                ) from None
         for rank, (ok, value) in sorted(answers.items()):
             if not ok:
                 raise LearnerError(f"rank {rank} failed in `{verb}`:\n{value}")
@@ -150,9 +152,7 @@ class LearnerGroup:
         """Start the worker group and build a learner on every rank."""
         import ray
 
-        self._mailbox = (
-            ray.remote(Mailbox).options(num_cpus=0, max_concurrency=64).remote(self._spec.config.num_ranks)
-        )
+        self._mailbox = ray.remote(Mailbox).options(num_cpus=0, max_concurrency=64).remote(self._spec.config.num_ranks)
         self._fit = asyncio.create_task(asyncio.to_thread(self._run_trainer))
         await self._call("start", deadline_s=self._spec.config.start_deadline_s)
 
@@ -224,8 +224,11 @@ class LearnerGroup:
 
     async def stop(self, deadline_s: float = 30.0) -> None:
         """End the ranks; after the deadline their processes are left to Ray's own teardown."""
+        import ray
+
         if self._fit is None:
             return
         if not self._fit.done():
             self._mailbox.call.remote("stop", (), deadline_s)
         await asyncio.wait({self._fit}, timeout=deadline_s)
+        ray.kill(self._mailbox)

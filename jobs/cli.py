@@ -1,8 +1,9 @@
 """The command line: `raylign <command> --config recipe.yaml --section.key value`.
 
 Given the words after `raylign`; runs the command and gives the exit code: 0 done, 1 doctor found something bad,
-2 the user's input is wrong (one message, no traceback), 130 stopped by Ctrl-C. A command's code is imported only
-when it runs, so help and config errors come at once.
+2 the user's input is wrong (one message, no traceback), 130 stopped by Ctrl-C: `train` has then finished its step and
+saved a checkpoint, unless Ctrl-C came twice or before the first step. A command's code is imported only when it runs,
+so help and config errors come at once.
 """
 
 from __future__ import annotations

@@ -18,9 +18,9 @@ from raylign.jobs.plan import check_before_evaluation
 from raylign.jobs.progress import Progress
 from raylign.jobs.roles import cpus_for_each_role, start_pool
 from raylign.jobs.samples import sample_record
+from raylign.rollout.model_folder import load_tokenizer
 from raylign.rollout.prompts import PromptSource
 from raylign.rollout.sample import Group
-from raylign.rollout.model_folder import load_tokenizer
 
 ANSWER_DEADLINE_S = 1800.0
 

@@ -34,10 +34,10 @@ from raylign.jobs.samples import write_samples
 from raylign.jobs.trackers import Trackers
 from raylign.learners.algorithms.base import Algorithm, Example
 from raylign.learners.algorithms.registry import build_algorithm
+from raylign.rollout.model_folder import load_tokenizer
 from raylign.rollout.prompts import PromptSource
 from raylign.rollout.sample import Group
 from raylign.rollout.sampling import SamplingConfig
-from raylign.rollout.model_folder import load_tokenizer
 
 NUM_SAMPLE_FILES = 50
 """Samples to read are written about so many times in a run."""
@@ -80,6 +80,7 @@ class Run:
             self.folder.cut_metrics(-1)
         self._clock = time.monotonic()
         self._stop_asked = False
+        self._is_stepping = False
         self._saved_step = self.step
         self.num_tokens_generated = 0
         self.evaluations = [line for line in read_metrics(self.folder.path) if "evaluation/accuracy" in line]
@@ -168,8 +169,9 @@ class Run:
         self.folder.close()
 
     def _ask_to_stop(self) -> None:
-        """First Ctrl-C: finish the step and save. Second: stop at once; the last checkpoint stays."""
-        if self._stop_asked:
+        """First Ctrl-C: finish the step and save. Second, or before the first step: stop at once; checkpoints stay."""
+        if self._stop_asked or not self._is_stepping:
+            self._stop_asked = True
             self._task.cancel()
             return
         self._stop_asked = True
@@ -190,8 +192,14 @@ class Run:
 
     def steps(self) -> Iterator[int]:
         """Steps to do, counted from 0; ends early when asked to stop."""
+        self._is_stepping = True
         while self.step < self.config.num_steps and not self._stop_asked:
             yield self.step
+
+    @property
+    def was_interrupted(self) -> bool:
+        """Asked to stop, and steps are left to do."""
+        return self._stop_asked and self.step < self.config.num_steps
 
     def demonstrations(self, start: int, count: int) -> list[Example]:
         """Examples from the rows' own responses, for the ordinals from `start`."""
@@ -204,9 +212,7 @@ class Run:
         """The learner's weights on every engine, or an error that says which side failed."""
         return await self._publisher.publish(version)
 
-    def record(
-        self, step: int, groups: Sequence[Group], metrics: dict[str, float], times_s: dict[str, float]
-    ) -> None:
+    def record(self, step: int, groups: Sequence[Group], metrics: dict[str, float], times_s: dict[str, float]) -> None:
         """One line of metrics, progress, trackers, samples to read."""
         line: dict[str, float] = {"step": step, "seconds": self._seconds()}
         if groups:

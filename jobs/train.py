@@ -31,10 +31,16 @@ from raylign.jobs.run import Run
 
 
 def train(config: TrainConfig) -> Run:
-    """Check everything that can be checked, start Ray, train."""
+    """Check everything that can be checked, start Ray, train. Ctrl-C ends it as `KeyboardInterrupt`, after saving."""
     check_before_start(config)
     with ray_cluster(config.cluster):
-        return asyncio.run(train_async(config))
+        try:
+            run = asyncio.run(train_async(config))
+        except asyncio.CancelledError:
+            raise KeyboardInterrupt from None
+        if run.was_interrupted:
+            raise KeyboardInterrupt
+    return run
 
 
 async def train_async(config: TrainConfig) -> Run:

@@ -37,7 +37,9 @@ def ray_session() -> Iterator[None]:
 def start_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random model whose tokenizer knows sums."""
     folder = tmp_path_factory.mktemp("models") / "start"
-    return init_model(InitModelConfig(output=folder, data=DataConfig(**SUMS), num_layers=2, width=64, num_heads=2, seed=1))
+    return init_model(
+        InitModelConfig(output=folder, data=DataConfig(**SUMS), num_layers=2, width=64, num_heads=2, seed=1)
+    )
 
 
 def small_config(model: Path, folder: Path, **sections: Any) -> dict[str, Any]:

@@ -1,0 +1,122 @@
+"""`raylign` as a process of its own, and everything that it starts.
+
+Given the words of a command line; gives its output and all processes ever seen below it, to be found gone afterwards.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+LOOK_EVERY_S = 0.5
+
+
+class WatchedProcess:
+    """A process in a session of its own; descendants are looked up while it runs, since later they have no parent."""
+
+    def __init__(self, words: list[str], log: Path) -> None:
+        self.log = log
+        with log.open("w") as output:
+            self._process = subprocess.Popen(
+                words, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True
+            )
+        self.pid = self._process.pid
+        self.seen: set[psutil.Process] = set()
+        self._over = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, daemon=True)
+        self._watcher.start()
+
+    def _watch(self) -> None:
+        while not self._over.wait(LOOK_EVERY_S):
+            try:
+                self.seen.update(psutil.Process(self.pid).children(recursive=True))
+            except psutil.NoSuchProcess:
+                return
+
+    def names(self) -> set[str]:
+        """First words of the command lines seen, `ray::` and `VLLM::` titles included."""
+        return {name for process in self.alive() if (name := _title(process))}
+
+    def alive(self) -> list[psutil.Process]:
+        """Descendants that still run."""
+        return [process for process in set(self.seen) if _runs(process)]
+
+    def wait_for(self, condition: Callable[[], bool], what: str, deadline_s: float = 150.0) -> None:
+        """Until the condition holds; an error with the output when the process ends first or the deadline passes."""
+        end = time.monotonic() + deadline_s
+        while not condition():
+            assert self._process.poll() is None, (
+                f"ended with {self._process.returncode} before {what}:\n{self.output()}"
+            )
+            assert time.monotonic() < end, f"no {what} within {deadline_s:g} s:\n{self.output()}"
+            time.sleep(0.2)
+
+    def wait(self, deadline_s: float = 150.0) -> int:
+        """Exit code, once it has ended by itself."""
+        try:
+            code = self._process.wait(deadline_s)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"still running after {deadline_s:g} s:\n{self.output()}") from None
+        self._over.set()
+        self._watcher.join()
+        return code
+
+    def wait_until_none_is_left(self, deadline_s: float) -> float:
+        """Seconds until all descendants are gone."""
+        start = time.monotonic()
+        while alive := self.alive():
+            assert time.monotonic() - start < deadline_s, f"left behind: {[(p.pid, _title(p)) for p in alive]}"
+            time.sleep(0.2)
+        return time.monotonic() - start
+
+    def output(self) -> str:
+        """All that it printed so far."""
+        return self.log.read_text()
+
+    def end(self) -> None:
+        """Kill what a failed test left; only processes that were seen as its own."""
+        self._over.set()
+        self._watcher.join()
+        for process in [psutil.Process(self.pid)] if self._process.poll() is None else []:
+            self.seen.update([process, *process.children(recursive=True)])
+        for process in self.alive():
+            process.kill()
+        self._process.wait(10)
+
+
+@contextmanager
+def raylign(*words: str, log: Path) -> Iterator[WatchedProcess]:
+    """`raylign <words>` running; nothing of it is left when the block ends."""
+    process = WatchedProcess([sys.executable, "-m", "raylign.jobs", *words], log)
+    try:
+        yield process
+    finally:
+        process.end()
+
+
+def interrupt_group(process: WatchedProcess) -> None:
+    """What a terminal does on Ctrl-C: SIGINT to every process of the group."""
+    os.killpg(process.pid, signal.SIGINT)
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _title(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())[:80]
+    except psutil.NoSuchProcess:
+        return ""

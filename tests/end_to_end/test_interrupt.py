@@ -1,0 +1,106 @@
+"""Ctrl-C and `kill -9`: the checkpoint stays, the run goes on from it, no process is left behind.
+
+One run is stopped three times, each time resumed where the last one ended.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from raylign.jobs.checkpoints import CheckpointStore
+from raylign.jobs.run_folder import read_metrics
+from tests.end_to_end.conftest import small_config, write_recipe
+from tests.end_to_end.processes import WatchedProcess, interrupt_group, raylign
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """How one of the three ended."""
+
+    folder: Path
+    exit_code: int
+    seconds_until_none_was_left: float
+    titles: set[str]
+    """Of its processes while it ran."""
+    output: str
+
+    @property
+    def steps(self) -> list[int]:
+        return [line["step"] for line in read_metrics(self.folder)]
+
+    @property
+    def checkpoint_step(self) -> int:
+        latest = CheckpointStore(self.folder / "checkpoints").latest()
+        return latest.record.step if latest else 0
+
+
+def stop_after_a_step(recipe: Path, folder: Path, stop: Callable[[WatchedProcess], None], log: Path) -> Stopped:
+    """Train, resuming if there is something to resume, and stop once a new step is recorded."""
+    resume = ["--resume"] if folder.exists() else []
+    steps_before = len(read_metrics(folder))
+    with raylign("train", "--config", str(recipe), *resume, log=log) as process:
+        process.wait_for(lambda: len(read_metrics(folder)) > steps_before, "a step")
+        titles = process.names()
+        stop(process)
+        exit_code = process.wait(90)
+        seconds = process.wait_until_none_is_left(60)
+        return Stopped(folder, exit_code, seconds, titles, process.output())
+
+
+@pytest.fixture(scope="module")
+def recipe(start_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that would take hours."""
+    folder = tmp_path_factory.mktemp("interrupted")
+    return write_recipe(small_config(start_model, folder / "run", num_steps=100_000), folder / "recipe.yaml")
+
+
+@pytest.fixture(scope="module")
+def interrupted(recipe: Path) -> Stopped:
+    """SIGINT to raylign alone, as `kill -INT` does."""
+    return stop_after_a_step(
+        recipe, recipe.parent / "run", lambda process: os.kill(process.pid, signal.SIGINT), recipe.parent / "1.log"
+    )
+
+
+@pytest.fixture(scope="module")
+def interrupted_again(recipe: Path, interrupted: Stopped) -> tuple[int, Stopped]:
+    """Resumed, then SIGINT to its whole group, as a terminal does. With the step it was resumed from."""
+    before = interrupted.checkpoint_step
+    return before, stop_after_a_step(recipe, interrupted.folder, interrupt_group, recipe.parent / "2.log")
+
+
+def test_an_interrupted_run_saves_and_leaves_no_process(interrupted: Stopped) -> None:
+    assert interrupted.exit_code == 130, interrupted.output
+    assert any("ray::RolloutWorker" in title for title in interrupted.titles), interrupted.titles
+    assert any("VLLM" in title for title in interrupted.titles), interrupted.titles
+    assert interrupted.checkpoint_step == interrupted.steps[-1] >= 1
+    assert "stopping after this step and saving" in interrupted.output
+    assert "Traceback" not in interrupted.output
+
+
+def test_a_terminals_interrupt_reaches_all_and_still_ends_cleanly(interrupted_again: tuple[int, Stopped]) -> None:
+    before, stopped = interrupted_again
+    assert stopped.exit_code == 130, stopped.output
+    assert stopped.checkpoint_step == stopped.steps[-1] > before
+    assert stopped.steps == list(range(1, stopped.steps[-1] + 1))  # resumed: none twice, none left out
+    assert "Traceback" not in stopped.output
+
+
+def test_no_process_outlives_a_killed_run(recipe: Path, interrupted_again: tuple[int, Stopped]) -> None:
+    _, before = interrupted_again
+    saved = before.checkpoint_step
+    killed = stop_after_a_step(
+        recipe, before.folder, lambda process: os.kill(process.pid, signal.SIGKILL), recipe.parent / "3.log"
+    )
+    assert killed.exit_code == -signal.SIGKILL
+    assert killed.seconds_until_none_was_left < 60
+    assert killed.checkpoint_step == saved  # the last complete one: it can be resumed again
+    assert killed.steps[-1] > saved
