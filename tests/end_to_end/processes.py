@@ -23,11 +23,16 @@ LOOK_EVERY_S = 0.5
 class WatchedProcess:
     """A process in a session of its own; descendants are looked up while it runs, since later they have no parent."""
 
-    def __init__(self, words: list[str], log: Path) -> None:
+    def __init__(self, words: list[str], log: Path, environment: dict[str, str] | None = None) -> None:
         self.log = log
         with log.open("w") as output:
             self._process = subprocess.Popen(
-                words, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True
+                words,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                env=environment,
+                start_new_session=True,
             )
         self.pid = self._process.pid
         self.seen: set[psutil.Process] = set()
