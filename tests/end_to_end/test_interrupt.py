@@ -1,6 +1,6 @@
-"""Ctrl-C and `kill -9`: the checkpoint stays, the run goes on from it, no process is left behind.
+"""Ctrl-C, `kill -9` and `--resume`: the checkpoint stays, the run goes on from it, no process is left behind.
 
-One run is stopped three times, each time resumed where the last one ended.
+One run, with adapters, is stopped three times, each time resumed where the last one ended.
 """
 
 from __future__ import annotations
@@ -59,7 +59,9 @@ def stop_after_a_step(recipe: Path, folder: Path, stop: Callable[[WatchedProcess
 def recipe(start_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that would take hours."""
     folder = tmp_path_factory.mktemp("interrupted")
-    return write_recipe(small_config(start_model, folder / "run", num_steps=100_000), folder / "recipe.yaml")
+    learner = {"learning_rate": 1e-2, "threads_per_rank": 1, "lora": {"rank": 4}}
+    values = small_config(start_model, folder / "run", num_steps=100_000, learner=learner)
+    return write_recipe(values, folder / "recipe.yaml")
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +94,12 @@ def test_a_terminals_interrupt_reaches_all_and_still_ends_cleanly(interrupted_ag
     assert stopped.checkpoint_step == stopped.steps[-1] > before
     assert stopped.steps == list(range(1, stopped.steps[-1] + 1))  # resumed: none twice, none left out
     assert "Traceback" not in stopped.output
+
+
+def test_engine_and_learner_agree_before_and_after_resuming(interrupted_again: tuple[int, Stopped]) -> None:
+    lines = read_metrics(interrupted_again[1].folder)
+    assert [line["weights/version"] for line in lines] == [line["step"] for line in lines]
+    assert all(line["mismatch/mean_abs_logp_difference"] <= 1e-4 for line in lines)
 
 
 def test_no_process_outlives_a_killed_run(recipe: Path, interrupted_again: tuple[int, Stopped]) -> None:

@@ -57,60 +57,11 @@ def test_the_checkpoint_loads_in_transformers(short_run: Run) -> None:
     assert AutoTokenizer.from_pretrained(latest.path).eos_token_id == model.generation_config.eos_token_id
 
 
-@pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_engine_and_learner_agree_with_adapters_and_temperature(
-    ray_session: None, start_model: Path, tmp_path: Path, temperature: float
-) -> None:
-    run = train(
-        configured(
-            small_config(
-                start_model,
-                tmp_path / "run",
-                sampling={"max_tokens": 4, "num_completions": 4, "temperature": temperature},
-                learner={"learning_rate": 1e-2, "threads_per_rank": 1, "lora": {"rank": 4}},
-            )
-        )
-    )
-    lines = step_lines(run.folder.path)
-    assert len(lines) == 2
-    assert all(line["mismatch/mean_abs_logp_difference"] <= 1e-4 for line in lines)
-
-
-def test_engine_and_learner_agree_at_temperature_07_without_adapters(
-    ray_session: None, start_model: Path, tmp_path: Path
-) -> None:
-    sampling = {"max_tokens": 4, "num_completions": 4, "temperature": 0.7}
-    run = train(configured(small_config(start_model, tmp_path / "run", sampling=sampling)))
-    assert step_lines(run.folder.path)[1]["mismatch/mean_abs_logp_difference"] <= 1e-4
-
-
-def test_two_deterministic_runs_with_one_seed_write_the_same_metrics(
-    ray_session: None, start_model: Path, tmp_path: Path
-) -> None:
-    views = []
-    for name in ("first", "second"):
-        values = small_config(start_model, tmp_path / name, evaluation={"data": HELD_OUT, "num_prompts": 8})
-        values["rollout"] = {**values["rollout"], "deterministic": True}
-        run = train(configured(values))
-        views.append([deterministic_view(line) for line in read_metrics(run.folder.path)])
-    assert views[0] == views[1]
-    assert len(views[0]) == 4  # two steps, two evaluations
-
-
-def test_resuming_goes_on_from_the_checkpoint(ray_session: None, start_model: Path, tmp_path: Path) -> None:
-    values = small_config(start_model, tmp_path / "run", num_steps=1)
-    train(configured(values))
-    run = train(configured({**values, "num_steps": 2, "resume": True}))
-    lines = step_lines(run.folder.path)
-    assert [line["step"] for line in lines] == [1, 2]
-    assert lines[1]["weights/version"] == 2
-    assert lines[1]["mismatch/mean_abs_logp_difference"] <= 1e-4
-
-
-def test_a_reward_that_fails_is_counted_and_the_run_goes_on(
-    ray_session: None, start_model: Path, tmp_path: Path
-) -> None:
-    reward = tmp_path / "my_reward.py"
+@pytest.fixture(scope="module")
+def run_with_adapters(ray_session: None, start_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Adapters, temperature 0.7, and a reward that raises for some prompts and ends its process for others."""
+    folder = tmp_path_factory.mktemp("adapters")
+    reward = folder / "my_reward.py"
     reward.write_text(
         "import os\n"
         "def reward(completions, prompt, references, row):\n"
@@ -118,9 +69,39 @@ def test_a_reward_that_fails_is_counted_and_the_run_goes_on(
         "    if prompt[0] in '48': os._exit(7)\n"
         "    return [float(len(text)) for text in completions]\n"
     )
-    values = small_config(start_model, tmp_path / "run", num_steps=1)
-    values["rewards"] = [{"name": "function", "path": f"{reward}:reward"}]
-    run = train(configured(values))
-    line = step_lines(run.folder.path)[0]
-    assert 0 < line["reward/failure_share"] < 1
-    assert run.summary()["finished"]
+    values = small_config(
+        start_model,
+        folder / "run",
+        sampling={"max_tokens": 4, "num_completions": 4, "temperature": 0.7},
+        learner={"learning_rate": 1e-2, "threads_per_rank": 1, "lora": {"rank": 4}},
+        rewards=[{"name": "function", "path": f"{reward}:reward"}],
+    )
+    return train(configured(values))
+
+
+def test_engine_and_learner_agree_with_adapters_and_temperature(run_with_adapters: Run) -> None:
+    lines = step_lines(run_with_adapters.folder.path)
+    assert len(lines) == 2
+    assert all(line["mismatch/mean_abs_logp_difference"] <= 1e-4 for line in lines)
+
+
+def test_a_reward_that_fails_is_counted_and_the_run_goes_on(run_with_adapters: Run) -> None:
+    assert all(0 < line["reward/failure_share"] < 1 for line in step_lines(run_with_adapters.folder.path))
+    assert run_with_adapters.summary()["finished"]
+
+
+def test_two_deterministic_runs_with_one_seed_write_the_same_metrics(
+    ray_session: None, start_model: Path, tmp_path: Path
+) -> None:
+    views = []
+    for name in ("first", "second"):
+        evaluation = {"data": HELD_OUT, "num_prompts": 8}
+        sampling = {"max_tokens": 4, "num_completions": 4, "temperature": 0.7}
+        values = small_config(start_model, tmp_path / name, evaluation=evaluation, sampling=sampling)
+        values["rollout"] = {**values["rollout"], "deterministic": True}
+        run = train(configured(values))
+        views.append([deterministic_view(line) for line in read_metrics(run.folder.path)])
+        # at a temperature, without adapters
+        assert all(line["mismatch/mean_abs_logp_difference"] <= 1e-4 for line in step_lines(run.folder.path))
+    assert views[0] == views[1]
+    assert len(views[0]) == 4  # two steps, two evaluations
