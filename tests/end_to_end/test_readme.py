@@ -1,0 +1,121 @@
+"""Every command of README.md is run by a test: here, or in the test that is named here.
+
+The commands run as they are written, in their order, in a folder that looks like a clone after `make quickstart`; flags
+that make them short are appended.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from raylign.jobs.cli import run_command_line
+from raylign.jobs.config import TrainConfig
+from raylign.jobs.config_loading import load_config
+
+ROOT = Path(__file__).parents[2]
+RAYLIGN = ".venv/bin/raylign"
+
+FEW_ROWS = "--data.num_generated 500"
+FEW_OF_BOTH = f"{FEW_ROWS} --evaluation.data.num_generated 500"
+
+RUN_HERE = {
+    f"{RAYLIGN} doctor": "",
+    f"{RAYLIGN} train --help": "",
+    f"{RAYLIGN} plan --config jobs/recipes/grpo_arithmetic.yaml": FEW_OF_BOTH,
+    f"{RAYLIGN} train --config jobs/recipes/grpo_arithmetic.yaml --num_steps 20 --name mine": f"{FEW_OF_BOTH} "
+    "--evaluation.num_prompts 4 --rollout.prompts_per_step 4 --rollout.engine.kv_cache_gib 0.1 "
+    "--learner.warmup_steps 0 --num_steps 1",
+    f"{RAYLIGN} evaluate --model runs/mine --config jobs/recipes/evaluate_arithmetic.yaml": f"{FEW_ROWS} "
+    "--num_prompts 8 --engine.kv_cache_gib 0.1",
+    f"{RAYLIGN} report --folder runs/mine": "",
+}
+"""Command, and what is appended to make it short."""
+
+TESTED_ELSEWHERE = {
+    "make quickstart": "tests/end_to_end/test_readme.py::test_make_calls_what_the_other_tests_run",
+    "make test": "tests/end_to_end/test_readme.py::test_make_calls_what_the_other_tests_run",
+    "ray up cluster.yaml": "tests/packaging/test_cluster_yaml.py::test_ray_accepts_it_and_its_resources_need_no_guess",
+    "ray job submit --address http://127.0.0.1:8265 --working-dir src -- python -m raylign.jobs train --config "
+    "raylign/jobs/recipes/grpo_arithmetic.yaml": "tests/end_to_end/test_job_submit.py::"
+    "test_a_submitted_job_trains_with_the_uploaded_code",
+}
+
+
+def commands() -> list[str]:
+    """Lines of README's code blocks that a shell would run, without comments."""
+    blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    return [" ".join(words) for line in lines if (words := shlex.split(line, comments=True))]
+
+
+@pytest.fixture(scope="module")
+def clone(start_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a newcomer's folder holds after the quickstart, as far as the commands need it."""
+    folder = tmp_path_factory.mktemp("clone")
+    (folder / ".venv").symlink_to(sys.prefix)
+    for name in ("jobs", "src"):
+        (folder / name).symlink_to(ROOT / name)
+    checkpoint = folder / load_config(TrainConfig, ["grpo_arithmetic"]).model.path
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.symlink_to(start_model)
+    return folder
+
+
+def test_no_command_is_untested() -> None:
+    assert set(commands()) == set(RUN_HERE) | set(TESTED_ELSEWHERE)
+    for place in TESTED_ELSEWHERE.values():
+        file, _, name = place.partition("::")
+        assert f"def {name}(" in (ROOT / file).read_text()
+
+
+@pytest.mark.parametrize("command", [line for line in commands() if "raylign" in line and "--config" in line])
+def test_a_command_means_what_it_says(
+    command: str, clone: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As written, nothing appended: every flag is known and every recipe is there."""
+    words = shlex.split(command)
+    is_job = words[0] == "ray"
+    monkeypatch.chdir(clone / "src" if is_job else clone)
+    start = words.index("raylign.jobs") + 1 if is_job else 1
+    assert run_command_line([*words[start:], "--print-config"]) == 0
+    assert "source: reasoning_gym:chain_sum" in capsys.readouterr().out
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(200)
+def test_the_commands_work_one_after_the_other(clone: Path) -> None:
+    printed = {}
+    for command in (line for line in commands() if line in RUN_HERE):
+        words = shlex.split(f"{command} {RUN_HERE[command]}")
+        done = subprocess.run(words, cwd=clone, capture_output=True, text=True, timeout=150, stdin=subprocess.DEVNULL)
+        allowed = (0, 1) if "doctor" in command else (0,)  # 1: something is wrong with this machine
+        assert done.returncode in allowed, f"{words}\n{done.stdout}\n{done.stderr}"
+        assert "Traceback" not in done.stderr
+        printed[words[1]] = done.stdout
+    assert "ready to start" in printed["plan"]
+    assert (clone / "runs/mine/metrics.jsonl").is_file()
+    assert "evaluation/accuracy" in printed["evaluate"]
+    assert printed["report"].strip() == "runs/mine/report.html"
+
+
+def test_the_quickstart_leaves_the_model_that_the_recipes_start_from() -> None:
+    sft, grpo = load_config(TrainConfig, ["sft_arithmetic"]), load_config(TrainConfig, ["grpo_arithmetic"])
+    assert sft.model.path == "runs/quickstart/model"
+    assert grpo.model.path == f"runs/quickstart/sft/checkpoints/step-{sft.num_steps:06d}"
+
+
+def test_make_calls_what_the_other_tests_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dry = ["make", "-n", "quickstart", "test", "SEED=7", "FLAVOUR=cpu"]
+    done = subprocess.run(dry, cwd=ROOT, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 0, done.stderr
+    quickstart, tests = done.stdout.splitlines()[-2:]
+    assert quickstart == ".venv/bin/raylign quickstart --seed 7"
+    assert tests.startswith(".venv/bin/python -m pytest tests ")
+    assert run_command_line([*shlex.split(quickstart)[1:], "--print-config"]) == 0
+    assert "seed: 7" in capsys.readouterr().out
