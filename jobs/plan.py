@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from raylign.jobs.config import EvaluateConfig, TrainConfig
+from raylign.jobs.config_loading import config_yaml
 from raylign.jobs.data_check import Samples, check_data, may_share_rows
 from raylign.jobs.findings import Findings, print_findings
 from raylign.jobs.machine import GIB, Machine, this_machine
@@ -22,6 +23,7 @@ from raylign.jobs.memory_estimate import (
     learner_bytes,
     read_model_size,
 )
+from raylign.jobs.run_folder import RunFolder
 from raylign.rollout.engine import EngineConfig
 from raylign.rollout.model_folder import check_model_folder, find_model_folder, load_tokenizer
 
@@ -54,7 +56,7 @@ def examine_training(config: TrainConfig, machine: Machine) -> Findings:
     num_engines = config.rollout.num_engines if learns_from_samples or evaluation.data else 0
     room = engine.max_model_len - config.sampling.max_tokens
     findings.fact("run", f"{config.name}: {config.algorithm.name}, {config.num_steps} steps, seed {config.seed}")
-    findings.attempt("folder", lambda: _check_folder(config.folder, config.resume, findings))
+    findings.attempt("folder", lambda: _check_folder(config.folder, config if config.resume else None, findings))
     size, tokenizer = _check_model("model.path", config.model.path, findings)
     if config.learner.reference_path is not None:
         _check_model("learner.reference_path", config.learner.reference_path, findings)
@@ -85,7 +87,7 @@ def examine_evaluation(config: EvaluateConfig, machine: Machine) -> Findings:
     from raylign.jobs.evaluate import model_folder
 
     findings = Findings()
-    findings.attempt("folder", lambda: _check_folder(config.folder, False, findings))
+    findings.attempt("folder", lambda: _check_folder(config.folder, None, findings))
     if _runs_here(config.cluster.address):
         _check_count("num_engines", config.num_engines, config.engine.tensor_parallel_size, machine, findings)
     path = findings.attempt("model", lambda: model_folder(config.model))
@@ -100,11 +102,15 @@ def examine_evaluation(config: EvaluateConfig, machine: Machine) -> Findings:
     return findings
 
 
-def _check_folder(folder: Path, resume: bool, findings: Findings) -> None:
-    findings.fact("run folder", f"{folder}" + (" (resumed)" if resume else ""))
+def _check_folder(folder: Path, resumed: TrainConfig | None, findings: Findings) -> None:
+    findings.fact("run folder", f"{folder}" + (" (resumed)" if resumed else ""))
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; choose another folder")
-    if not resume and folder.is_dir() and any(folder.iterdir()):
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    if resumed:
+        RunFolder(folder).check_same_config(config_yaml(resumed))
+    else:
         raise ValueError(f"{folder} exists and is not empty: go on with it by --resume, or choose a new name")
 
 

@@ -49,7 +49,7 @@ class RunFolder:
                 f"the run folder {path} exists and is not empty: go on with it by --resume, or choose a new name"
             )
         if started_before:
-            run_folder._check_same_config(config_yaml)
+            run_folder.check_same_config(config_yaml)
         run_folder.path.mkdir(parents=True, exist_ok=True)
         run_folder._lock()
         write_atomically(run_folder.config_path, config_yaml)
@@ -118,7 +118,8 @@ class RunFolder:
                 f"another process is writing the run folder {self.path}; wait for it or choose a new name"
             ) from None
 
-    def _check_same_config(self, config_yaml: str) -> None:
+    def check_same_config(self, config_yaml: str) -> None:
+        """Raise unless this run may be resumed with the config."""
         if not self.config_path.is_file():
             raise ValueError(f"{self.path} has no config.yaml, so it is not a run folder to resume; choose a new name")
         differences = config_differences(self.config_path.read_text(), config_yaml)

@@ -11,6 +11,7 @@ import pytest
 
 from raylign.jobs.cli import run_command_line
 from raylign.jobs.config import EvaluateConfig, TrainConfig
+from raylign.jobs.config_loading import config_yaml
 from raylign.jobs.findings import Findings, PlanError
 from raylign.jobs.init_model import InitModelConfig, init_model
 from raylign.jobs.machine import GIB, Gpu, Machine
@@ -119,7 +120,10 @@ def test_an_existing_run_folder_asks_for_resume_or_a_new_name(values: dict[str, 
     (values["folder"] / "metrics.jsonl").touch()
     problem = only_problem(examine(values))
     assert "go on with it by --resume, or choose a new name" in problem
+    assert "not a run folder to resume" in only_problem(examine(values, resume=True))
+    (values["folder"] / "config.yaml").write_text(config_yaml(TrainConfig.model_validate(values)))
     assert examine(values, resume=True).problems == []
+    assert "seed: 0 -> 1" in only_problem(examine(values, resume=True, seed=1))
 
 
 def test_more_ranks_or_engines_than_cores(values: dict[str, Any]) -> None:
