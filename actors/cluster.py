@@ -20,7 +20,8 @@ class ClusterConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
     """Where the actors run."""
 
     address: str = "auto"
-    """auto: the cluster this job was submitted to, else a private one on this machine; local: always private; or an address."""
+    """auto: the cluster this job was submitted to, else a private one on this machine; local: always private; or
+    an address."""
     num_cpus: int | None = Field(None, ge=1)
     """CPUs of a private cluster; all of the machine's where empty."""
     object_store_mib: int = Field(512, ge=80)
@@ -61,6 +62,8 @@ def ray_cluster(config: ClusterConfig) -> Iterator[dict[str, float]]:
         finally:
             ray.shutdown()
         return
+    # After a `kill -9` of this process Ray's agents look for its head for so long before they end, by default for 60 s.
+    os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "20")
     # A short path: Ray's sockets live below it and may not exceed 107 characters.
     temporary = tempfile.mkdtemp(prefix="raylign-", dir="/tmp")
     ray.init(

@@ -1,6 +1,7 @@
 """The learner group: one `Learner` on each rank of a Ray Train worker group.
 
-Given a model and configs; gives the learner's verbs to the train loop. Ray Train owns the ranks (placement, process group,
+Given a model and configs; gives the learner's verbs to the train loop. Ray Train owns the ranks (placement, process
+group,
 failures); a mailbox actor carries our commands to all of them and rank 0's answer back.
 
     train loop ── call(verb, arguments) ──▶ mailbox ◀── next(rank) ── every rank, in the same order

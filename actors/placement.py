@@ -1,6 +1,7 @@
 """Room in the cluster for one replica of a role.
 
-Given the resources of a replica, gives a placement group that holds them. One group per replica, since a group cannot grow.
+Given the resources of a replica, gives a placement group that holds them. One group per replica, since a group cannot
+grow.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """A reward server: the Ray host of a run's rewards.
 
-Given finished groups, gives them scored. Failures are values on the group; a server call itself only fails when the process dies.
+Given finished groups, gives them scored. Failures are values on the group; a server call itself only fails when the
+process dies.
 """
 
 from __future__ import annotations

@@ -1,10 +1,12 @@
-"""The rollout pool: several rollout workers and a reward server, seen as one thing that turns prompts into scored groups.
+"""The rollout pool: several rollout workers and a reward server, seen as one thing that turns prompts into scored
+groups.
 
 Given prompts, gives scored groups as they finish: a group is scored while others are still being generated.
 
     collect ── submit ──▶ workers ── take (as they finish) ──▶ reward server ── scored ──▶ collect
 
-`collect` waits for workers (each `take` has a deadline) and for the reward server; nobody waits for the slowest of a batch
+`collect` waits for workers (each `take` has a deadline) and for the reward server; nobody waits for the slowest of a
+batch
 but the caller who asks for all of it.
 """
 
@@ -36,7 +38,8 @@ class PoolTimes:
 
 
 class RolloutPool:
-    """Workers and reward servers behind `collect`. Handles are Ray actor handles, or anything with awaitable `verb.remote`."""
+    """Workers and reward servers behind `collect`. Handles are Ray actor handles, or anything with awaitable
+    `verb.remote`."""
 
     def __init__(
         self, workers: Sequence[Any], reward_server: Any, deadline_s: float, placements: Sequence[Any] = ()
@@ -140,4 +143,3 @@ class RolloutPool:
                 task.cancel()
                 raise RolloutError(f"waited {waited:.0f} s for {what}; nothing finished (rollout.deadline_s)")
             print(f"waiting for {what} since {waited:.0f} s", flush=True)
-

@@ -1,6 +1,7 @@
 """A rollout worker: the Ray host of one engine.
 
-Given prompts by `submit`, gives finished groups by `take`, a batch a call (an actor call costs 0.7 ms). Weight verbs are passed on.
+Given prompts by `submit`, gives finished groups by `take`, a batch a call (an actor call costs 0.7 ms). Weight verbs
+are passed on.
 `take` waits for the first finished group (a running request unblocks it) and never longer than its deadline.
 """
 
@@ -113,4 +114,3 @@ class RolloutWorker:
         for task in self._running:
             task.cancel()
         await self._engine.stop()
-

@@ -1,7 +1,9 @@
 """Rollout tokens/s through the whole actor path against raw vLLM in one process, on the same prompts.
 
-Given nothing (it makes a tiny model); prints both rates and their ratio over interleaved pairs of runs, and exits 1 below the goal of 0.9.
-Both engines are bound to the same core and have the same settings; both give text and the log-prob of each sampled token.
+Given nothing (it makes a tiny model); prints both rates and their ratio over interleaved pairs of runs, and exits 1
+below the goal of 0.9.
+Both engines are bound to the same core and have the same settings; both give text and the log-prob of each sampled
+token.
 
     .venv/bin/python benchmarks/rollout_throughput.py
 """
@@ -102,7 +104,9 @@ async def main() -> int:
             if pair == 0:  # warm-up
                 continue
             ratios.append(actor_rate * raw_s / raw_tokens)
-            print(f"raw vLLM {raw_tokens / raw_s:8,.0f} tokens/s   actor path {actor_rate:8,.0f}   ratio {ratios[-1]:.3f}")
+            print(
+                f"raw vLLM {raw_tokens / raw_s:8,.0f} tokens/s   actor path {actor_rate:8,.0f}   ratio {ratios[-1]:.3f}"
+            )
         await pool.stop()
     here.send("stop")
     raw.join(30)

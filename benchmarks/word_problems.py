@@ -1,6 +1,7 @@
 """GRPO on human-written word problems: accuracy on rows never trained on, before and after, over several seeds.
 
-Given a folder that holds `mawps/mawps.jsonl` and `svamp/svamp.jsonl`; gives a Markdown table (docs/results.md quotes it) and one run folder a seed.
+Given a folder that holds `mawps/mawps.jsonl` and `svamp/svamp.jsonl`; gives a Markdown table (docs/results.md quotes
+it) and one run folder a seed.
 
     .venv/bin/python benchmarks/word_problems.py --data PATH --seeds 0 1 2
 """
@@ -85,9 +86,8 @@ def main() -> None:
     print(f"\n{len(rows)} problems; test rows: {int(results[0]['after']['evaluation/num_prompts'])}\n")
     print("| seed | accuracy before | accuracy after | seconds |\n|---|---|---|---|")
     for result in results:
-        print(
-            f"| {result['seed']} | {interval(result['before'])} | {interval(result['after'])} | {result['seconds']:.0f} |"
-        )
+        before, after = interval(result["before"]), interval(result["after"])
+        print(f"| {result['seed']} | {before} | {after} | {result['seconds']:.0f} |")
 
 
 if __name__ == "__main__":

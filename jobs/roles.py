@@ -1,6 +1,7 @@
 """Starting the roles of a run as Ray actors: rollout workers and the reward server.
 
-Given configs and the cluster's resources; gives a `RolloutPool`, ready. On CPU machines a role asks for a share of the cores, so
+Given configs and the cluster's resources; gives a `RolloutPool`, ready. On CPU machines a role asks for a share of
+the cores, so
 that all roles fit where they take turns; on GPUs each engine and each rank holds its own.
 """
 
@@ -36,7 +37,8 @@ def cluster_has_gpus() -> bool:
 
 
 def cores_of_engine(index: int, num_engines: int) -> str:
-    """The cores that engine `index` binds its threads to on a CPU machine: a share of its own; one engine chooses itself."""
+    """The cores that engine `index` binds its threads to on a CPU machine: a share of its own; one engine chooses
+    itself."""
     if num_engines == 1:
         return "auto"
     cores = sorted(os.sched_getaffinity(0))

@@ -1,6 +1,7 @@
 """A run in progress: its parts, started side by side, and what happens between steps.
 
-Given a `TrainConfig`; gives the verbs that the train loop reads like a page: prompts, rollouts, learner, weights, record,
+Given a `TrainConfig`; gives the verbs that the train loop reads like a page: prompts, rollouts, learner, weights,
+record,
 evaluate, checkpoint. Only this file knows how the parts are put together.
 """
 
@@ -48,6 +49,8 @@ EVALUATION_ORDINAL = 1 << 40
 class Run:
     """One training run. Built by `Run.open`, which also takes everything down again."""
 
+    _task: asyncio.Task[None]
+    """The task that runs the loop: a second Ctrl-C cancels it."""
     learner: LearnerGroup
     rollouts: RolloutPool
     """Absent (never started) where nothing is generated: sft without evaluation."""
@@ -181,8 +184,8 @@ class Run:
         record = checkpoint.record
         if record.data_fingerprint != self.prompts.fingerprint:
             raise ValueError(
-                f"the data changed since {checkpoint.path} was written (fingerprint {record.data_fingerprint}, now "
-                f"{self.prompts.fingerprint}): the same rows could be trained twice or never; restore them or use a new name"
+                f"the data changed since {checkpoint.path} was written (fingerprint {record.data_fingerprint}, "
+                f"now {self.prompts.fingerprint}): rows could be trained twice or never; restore them or use a new name"
             )
         self.step = record.step
         self._seconds_before = record.seconds

@@ -11,7 +11,7 @@ Given a `TrainConfig`; gives a run folder with metrics, samples, checkpoints and
               └───────────── weights, as a checked transaction: version = step ──────────│  DeepSpeed      │
                                                                                          └─────────────────┘
     who                 waits for                               is unblocked by
-    the loop            all groups of the step                  each `take` of a worker, each answer of the reward server
+    the loop            all groups of the step                  each `take` of a worker, each answer of the rewards
     rollout workers     new prompts                             `submit`, once the new weights are committed
     learner ranks       examples                                `update`, once all groups are scored
     everybody           at most the deadline of its verb        the error that names who did not answer

@@ -4,7 +4,7 @@ Given nothing; gives the value types that rollouts make, rewards score and learn
 Arrays are numpy, never torch tensors, so that Ray moves them without copies.
 
     Prompt(prompt_id="3f2a-17", ordinal=0, text="2 + 3 =", token_ids=[5, 11, 6, 12], references=("5",), ...)
-    Completion(token_ids=[8, 2], logps=[-0.1, -0.02], version_spans=(VersionSpan(0, 0, 2),), stop_reason="stop", text="5")
+    Completion(token_ids=[8, 2], logps=[-0.1, -0.02], version_spans=(VersionSpan(0, 0, 2),), stop_reason="stop", ...)
     Group(prompt, (completion, ...), rewards={"exact": [1.0, ...]}, total_rewards=[1.0, ...])
 
 Axis suffixes: G completions of one prompt, T tokens of one completion.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -33,7 +35,7 @@ def test_batch_scale_divides_by_the_std_of_all_rewards() -> None:
 
 @pytest.mark.parametrize("scale", ["group", "batch", "none"])
 def test_all_equal_groups_get_exactly_zero_also_with_rounding_noise(scale: str) -> None:
-    noisy = np.array([0.1 + 0.2, 0.3, 0.3], np.float64)
+    noisy: Any = np.array([0.1 + 0.2, 0.3, 0.3], np.float64)
     large = np.array([1000.0001, 1000.0, 1000.0], np.float32)
     for advantages in group_advantages([noisy, large, np.ones(4, np.float32)], scale):  # type: ignore[arg-type]
         assert not advantages.any()

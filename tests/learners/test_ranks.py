@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from rank_cases import ALGORITHMS, STAGES, splits
+from rank_cases import ALGORITHMS, STAGES, splits  # type: ignore[import-not-found]  # a script beside this file
 
 pytestmark = pytest.mark.ray
 DEADLINE_S = 240
