@@ -1,14 +1,13 @@
 """The learner group: one `Learner` on each rank of a Ray Train worker group.
 
 Given a model and configs; gives the learner's verbs to the train loop. Ray Train owns the ranks (placement, process
-group,
-failures); a mailbox actor carries our commands to all of them and rank 0's answer back.
+group, failures); a mailbox actor carries our commands to all of them and rank 0's answer back.
 
     train loop ── call(verb, arguments) ──▶ mailbox ◀── next(rank) ── every rank, in the same order
                ◀── rank 0's result ──────── mailbox ◀── done(rank, result)
 
-Who waits for whom: a rank waits in `next` until the loop calls; the loop waits in `call` until every rank is done, the
-deadline passes, or the worker group ends, whichever is first.
+Who waits for whom: a rank waits in `next` until the loop calls; the loop waits in `call` until every rank is done,
+the deadline passes, or the worker group ends, whichever is first.
 """
 
 from __future__ import annotations

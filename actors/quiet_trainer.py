@@ -1,9 +1,8 @@
 """Ray Train's TorchTrainer without its placement-group cleaner.
 
 The cleaner polls the dashboard's state API every second and logs an error each time where there is no dashboard (a
-private
-cluster has none). It only matters for a controller that dies in a cluster that lives on; then Ray frees the group
-with the job.
+private cluster has none). It only matters for a controller that dies in a cluster that lives on; then Ray frees the
+group with the job.
 """
 
 from __future__ import annotations

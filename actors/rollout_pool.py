@@ -6,8 +6,7 @@ Given prompts, gives scored groups as they finish: a group is scored while other
     collect ── submit ──▶ workers ── take (as they finish) ──▶ reward server ── scored ──▶ collect
 
 `collect` waits for workers (each `take` has a deadline) and for the reward server; nobody waits for the slowest of a
-batch
-but the caller who asks for all of it.
+batch but the caller who asks for all of it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A rollout worker: the Ray host of one engine.
 
 Given prompts by `submit`, gives finished groups by `take`, a batch a call (an actor call costs 0.7 ms). Weight verbs
-are passed on.
-`take` waits for the first finished group (a running request unblocks it) and never longer than its deadline.
+are passed on. `take` waits for the first finished group (a running request unblocks it) and never longer than its
+deadline.
 """
 
 from __future__ import annotations

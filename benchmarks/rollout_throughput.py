@@ -1,9 +1,8 @@
 """Rollout tokens/s through the whole actor path against raw vLLM in one process, on the same prompts.
 
 Given nothing (it makes a tiny model); prints both rates and their ratio over interleaved pairs of runs, and exits 1
-below the goal of 0.9.
-Both engines are bound to the same core and have the same settings; both give text and the log-prob of each sampled
-token.
+below the goal of 0.9. Both engines are bound to the same core and have the same settings; both give text and the log-
+prob of each sampled token.
 
     .venv/bin/python benchmarks/rollout_throughput.py
 """

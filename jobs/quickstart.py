@@ -1,8 +1,7 @@
 """The quickstart: a tiny model learns arithmetic, first by imitation, then by GRPO, with every real part.
 
 Given a seed and a folder; gives `report.html` and `summary.json` there. The stages are ordinary recipes, run one
-after the other in one Ray:
-init-model → sft → evaluate → grpo → evaluate.
+after the other in one Ray: init-model → sft → evaluate → grpo → evaluate.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Starting the roles of a run as Ray actors: rollout workers and the reward server.
 
 Given configs and the cluster's resources; gives a `RolloutPool`, ready. On CPU machines a role asks for a share of
-the cores, so
-that all roles fit where they take turns; on GPUs each engine and each rank holds its own.
+the cores, so that all roles fit where they take turns; on GPUs each engine and each rank holds its own.
 """
 
 from __future__ import annotations

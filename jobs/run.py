@@ -1,8 +1,7 @@
 """A run in progress: its parts, started side by side, and what happens between steps.
 
 Given a `TrainConfig`; gives the verbs that the train loop reads like a page: prompts, rollouts, learner, weights,
-record,
-evaluate, checkpoint. Only this file knows how the parts are put together.
+record, evaluate, checkpoint. Only this file knows how the parts are put together.
 """
 
 from __future__ import annotations
