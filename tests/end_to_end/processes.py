@@ -11,8 +11,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -47,9 +47,9 @@ class WatchedProcess:
             except psutil.NoSuchProcess:
                 return
 
-    def names(self) -> set[str]:
-        """First words of the command lines seen, `ray::` and `VLLM::` titles included."""
-        return {name for process in self.alive() if (name := _title(process))}
+    def titles(self) -> set[str]:
+        """Command lines of the descendants that run, `ray::` and `VLLM::` titles included."""
+        return {title for process in self.alive() if (title := _title(process))}
 
     def alive(self) -> list[psutil.Process]:
         """Descendants that still run."""
@@ -75,10 +75,10 @@ class WatchedProcess:
         self._watcher.join()
         return code
 
-    def wait_until_none_is_left(self, deadline_s: float) -> float:
-        """Seconds until all descendants are gone."""
+    def wait_until_none_is_left(self, deadline_s: float, but: Collection[str] = ()) -> float:
+        """Seconds until all descendants are gone, save those with these titles."""
         start = time.monotonic()
-        while alive := self.alive():
+        while alive := [process for process in self.alive() if _title(process) not in but]:
             assert time.monotonic() - start < deadline_s, f"left behind: {[(p.pid, _title(p)) for p in alive]}"
             time.sleep(0.2)
         return time.monotonic() - start
@@ -88,14 +88,16 @@ class WatchedProcess:
         return self.log.read_text()
 
     def end(self) -> None:
-        """Kill what a failed test left; only processes that were seen as its own."""
+        """Kill what is left; only processes that were seen as its own."""
         self._over.set()
         self._watcher.join()
         for process in [psutil.Process(self.pid)] if self._process.poll() is None else []:
             self.seen.update([process, *process.children(recursive=True)])
         for process in self.alive():
-            process.kill()
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
         self._process.wait(10)
+        self.wait_until_none_is_left(10)
 
 
 @contextmanager
@@ -122,6 +124,6 @@ def _runs(process: psutil.Process) -> bool:
 
 def _title(process: psutil.Process) -> str:
     try:
-        return " ".join(process.cmdline())[:80]
+        return " ".join(process.cmdline())[:80].strip()
     except psutil.NoSuchProcess:
         return ""
