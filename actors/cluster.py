@@ -62,10 +62,10 @@ def ray_cluster(config: ClusterConfig) -> Iterator[dict[str, float]]:
         finally:
             ray.shutdown()
         return
-    # After a `kill -9` of this process Ray's agents look for its head for so long before they end, by default for 60 s.
-    os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "20")
     # A short path: Ray's sockets live below it and may not exceed 107 characters.
     temporary = tempfile.mkdtemp(prefix="raylign-", dir="/tmp")
+    # Ray tells at every start that it asks for a token, as it should; nobody has to do anything about it.
+    logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
     ray.init(
         address="local",
         num_cpus=config.num_cpus,

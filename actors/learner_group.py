@@ -13,7 +13,12 @@ the deadline passes, or the worker group ends, whichever is first.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import shutil
+import tempfile
+import threading
 import traceback
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,6 +54,10 @@ class LearnerSpec:
     state_folder: str | None = None
     """Resumable state to start from."""
     weights_bucket_bytes: int = 256 << 20
+    gpus_per_engine: int = 1
+    """How many GPUs of each engine receive weights (nccl)."""
+    weights_deadline_s: float = 120.0
+    """How long engines may take to answer rank 0 (nccl, ipc)."""
 
 
 class Mailbox:
@@ -83,7 +92,9 @@ class Mailbox:
             if not ok:
                 raise LearnerError(f"rank {rank} failed in `{verb}`:\n{value}")
         self._commands[index] = (verb, ())  # lets Ray free the payload
-        return answers[0][1]
+        result = answers[0][1]
+        answers.clear()  # a long run asks many times
+        return result
 
     async def next(self, index: int) -> tuple[str, tuple[Any, ...]] | None:
         """Command number `index`, or None when none came within the poll time (the rank asks again)."""
@@ -140,20 +151,21 @@ def serve_rank(arguments: dict[str, Any]) -> None:
 class LearnerGroup:
     """The learner as the train loop sees it: awaitable verbs."""
 
-    def __init__(self, spec: LearnerSpec, cpus_per_rank: float, use_gpu: bool, storage: Path) -> None:
+    def __init__(self, spec: LearnerSpec, cpus_per_rank: float, gpus_per_rank: float) -> None:
+        """`gpus_per_rank`: 0 on CPU, a half where a rank shares the only GPU with an engine."""
         self._spec = spec
         self._cpus_per_rank = cpus_per_rank
-        self._use_gpu = use_gpu
-        self._storage = storage
+        self._gpus_per_rank = gpus_per_rank
         self._mailbox: Any = None
-        self._fit: asyncio.Task[Any] | None = None
+        self._fit: asyncio.Future[None] | None = None
 
     async def start(self) -> None:
         """Start the worker group and build a learner on every rank."""
         import ray
 
         self._mailbox = ray.remote(Mailbox).options(num_cpus=0, max_concurrency=64).remote(self._spec.config.num_ranks)
-        self._fit = asyncio.create_task(asyncio.to_thread(self._run_trainer))
+        self._storage = tempfile.mkdtemp(prefix="raylign-train-")
+        self._fit = in_daemon_thread(self._run_trainer)
         await self._call("start", deadline_s=self._spec.config.start_deadline_s)
 
     def _run_trainer(self) -> None:
@@ -165,15 +177,18 @@ class LearnerGroup:
         QuietTorchTrainer(
             serve_rank,
             train_loop_config={"spec": self._spec, "mailbox": self._mailbox},
-            torch_config=TorchConfig(backend="nccl" if self._use_gpu else "gloo"),
+            torch_config=TorchConfig(backend="nccl" if self._gpus_per_rank else "gloo"),
             scaling_config=ScalingConfig(
                 num_workers=self._spec.config.num_ranks,
-                use_gpu=self._use_gpu,
-                resources_per_worker={"CPU": self._cpus_per_rank, **({"GPU": 1} if self._use_gpu else {})},
+                use_gpu=self._gpus_per_rank > 0,
+                resources_per_worker={
+                    "CPU": self._cpus_per_rank,
+                    **({"GPU": self._gpus_per_rank} if self._gpus_per_rank else {}),
+                },
             ),
             run_config=RunConfig(
                 name="learner",
-                storage_path=str(self._storage),
+                storage_path=self._storage,
                 failure_config=FailureConfig(max_failures=0),
                 logging_config=LoggingConfig(log_level="WARNING"),
                 worker_runtime_env={"env_vars": RANK_ENVIRONMENT},
@@ -218,6 +233,14 @@ class LearnerGroup:
         """Engines have fetched the exported weights."""
         await self._call("release_weights")
 
+    async def connect_weights(self, transport: str, handles: Sequence[Any]) -> None:
+        """Open the transport (nccl, ipc) between rank 0 and the engines behind `handles`."""
+        await self._call("connect_weights", transport, tuple(handles))
+
+    async def send_weights(self, version: int) -> None:
+        """Rank 0 drives the whole update on all connected engines."""
+        await self._call("send_weights", version)
+
     async def save(self, folder: Path) -> None:
         """Write the model in Hugging Face format to `folder`, and resumable state to `folder/state`."""
         await self._call("save", str(folder))
@@ -231,4 +254,33 @@ class LearnerGroup:
         if not self._fit.done():
             self._mailbox.call.remote("stop", (), deadline_s)
         await asyncio.wait({self._fit}, timeout=deadline_s)
+        if self._fit.done():
+            self._fit.exception()  # whoever called a verb has seen it
         ray.kill(self._mailbox)
+        shutil.rmtree(self._storage, ignore_errors=True)
+
+
+def in_daemon_thread(work: Callable[[], None]) -> asyncio.Future[None]:
+    """Like `asyncio.to_thread`, but work that never returns (a rank hangs) does not keep the process from ending."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[None] = loop.create_future()
+
+    def settle(error: BaseException | None) -> None:
+        if future.done():
+            return
+        if error is None:
+            future.set_result(None)
+        else:
+            future.set_exception(error)
+
+    def run() -> None:
+        error = None
+        try:
+            work()
+        except BaseException as raised:  # handed to whoever awaits
+            error = raised
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody awaits any more
+            loop.call_soon_threadsafe(settle, error)
+
+    threading.Thread(target=run, daemon=True, name="learner-group").start()
+    return future

@@ -32,7 +32,9 @@ class LearnerRank:
         )
         if spec.state_folder is not None:
             self._learner.load_state(Path(spec.state_folder))
+        self._spec = spec
         self._sender = SharedMemorySender(spec.weights_bucket_bytes) if rank() == 0 else None
+        self._gpu_sender: Any = None
 
     def update(self, examples: Sequence[Example]) -> dict[str, float]:
         """One batch, this rank's share of it."""
@@ -55,6 +57,29 @@ class LearnerRank:
         """Engines have read the buckets."""
         if self._sender is not None:
             self._sender.release()
+
+    def connect_weights(self, transport: str, handles: Sequence[Any]) -> None:
+        """Open the sending end of nccl or ipc. **Not run**: needs NVIDIA GPUs."""
+        import ray.util
+
+        from raylign.actors.engine_sync_client import EngineSyncClient, free_port
+        from raylign.rollout.weight_transfer import LearnerSource, make_trainer_sender
+
+        gpus_per_engine = self._spec.gpus_per_engine
+        self._gpu_sender = make_trainer_sender(
+            transport,
+            client=EngineSyncClient(handles, self._spec.weights_deadline_s, gpus_per_engine),
+            source=LearnerSource(self._learner.weights, self._learner.weight_metadata),
+            rank=rank(),
+            num_engine_gpus=len(handles) * gpus_per_engine,
+            master_address=ray.util.get_node_ip_address(),
+            master_port=free_port(),
+        )
+
+    def send_weights(self, version: int) -> None:
+        """Send all weights to the connected engines; the publisher verifies them and labels them with `version`."""
+        assert self._gpu_sender is not None, "connect_weights comes first"
+        self._gpu_sender.send_weights()
 
     def save(self, folder: str) -> None:
         """The model in Hugging Face format, and resumable state below `state/`."""

@@ -28,6 +28,10 @@ class RolloutError(RuntimeError):
     """A rollout worker or the reward server died or stopped answering."""
 
 
+class RewardServerError(RolloutError):
+    """It was the reward server."""
+
+
 @dataclass(frozen=True)
 class PoolTimes:
     """Where the time of the last `collect` went, in seconds."""
@@ -47,10 +51,12 @@ class RolloutPool:
         self._reward_server = reward_server
         self._deadline_s = deadline_s
         self._placements = placements
+        self._more_reward_servers: list[Any] = []
         self.times = PoolTimes(0.0, 0.0)
 
     def with_rewards(self, reward_server: Any) -> RolloutPool:
-        """The same workers, scored by another reward server (evaluation)."""
+        """The same workers, scored by another reward server (evaluation); `stop` of this pool ends it too."""
+        self._more_reward_servers.append(reward_server)
         return RolloutPool(self.workers, reward_server, self._deadline_s)
 
     async def collect_all(
@@ -101,29 +107,44 @@ class RolloutPool:
     ) -> None:
         """Submit one worker's share and score what comes back until all of it has."""
         left = len(share)
+        last_words: list[str] = []
         try:
             await worker.submit.remote(share, sampling, ordered)
             while left:
                 groups = await worker.take.remote(REPORT_S)
+                last_words += [group.failures[0].message for group in groups if not group.completions]
+                if len(last_words) == len(share):
+                    raise RolloutError(
+                        f"its engine completed none of {len(share)} prompts; last words: {last_words[-1]}"
+                    )
                 if groups:
                     left -= len(groups)
                     await self._score(groups)
+        except RewardServerError:
+            raise
         except Exception as error:
             raise RolloutError(f"rollout worker {index} failed with {left} groups outstanding: {error}") from error
+        if last_words:
+            print(f"rollout worker {index}: no completions for {len(last_words)} prompts: {last_words[-1]}", flush=True)
 
     async def _score(self, groups: list[Group]) -> None:
         complete = [group for group in groups if group.completions]
         failed = [group for group in groups if not group.completions]
-        self._scored.put_nowait(failed + await self._reward_server.score.remote(complete))
+        try:
+            scored = await self._reward_server.score.remote(complete)
+        except Exception as error:
+            raise RewardServerError(f"the reward server failed on {len(complete)} groups: {error}") from error
+        self._scored.put_nowait(failed + scored)
 
     async def stop(self, deadline_s: float = 15.0) -> None:
         """End engines and rewards in order, then their actors; kill what does not answer."""
         import ray
         from ray.util.placement_group import remove_placement_group
 
-        stops = [worker.stop.remote() for worker in self.workers] + [self._reward_server.close.remote()]
-        await asyncio.wait([asyncio.ensure_future(stop) for stop in stops], timeout=deadline_s)
-        for actor in [*self.workers, self._reward_server]:
+        reward_servers = [self._reward_server, *self._more_reward_servers]
+        stops = [worker.stop.remote() for worker in self.workers] + [server.close.remote() for server in reward_servers]
+        await asyncio.wait({asyncio.gather(*stops, return_exceptions=True)}, timeout=deadline_s)
+        for actor in [*self.workers, *reward_servers]:
             ray.kill(actor)
         for placement in self._placements:
             remove_placement_group(placement)
@@ -140,5 +161,5 @@ class RolloutPool:
             waited = time.monotonic() - start
             if waited >= deadline_s:
                 task.cancel()
-                raise RolloutError(f"waited {waited:.0f} s for {what}; nothing finished (rollout.deadline_s)")
+                raise RolloutError(f"waited {waited:.0f} s for {what}; nothing finished (rollout.answer_deadline_s)")
             print(f"waiting for {what} since {waited:.0f} s", flush=True)

@@ -40,6 +40,8 @@ class CheckpointRecord:
     """Versions of raylign and the libraries that wrote it."""
     seconds: float = 0.0
     """Time that the run had taken, earlier starts included."""
+    tokens_generated: int = 0
+    """Tokens that the engines had generated, likewise."""
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("mismatch/max_abs_logp_difference", "nats", "Largest |learner log-prob - engine log-prob|."),
     Metric("mismatch/effective_sample_size_share", "share", "(Σw)² / (n Σw²), w = π_learner / π_engine."),
     Metric("time/rollout_s", "s", "Generating.", from_clock=True),
-    Metric("time/reward_s", "s", "Scoring, where nothing else ran.", from_clock=True),
+    Metric("time/reward_s", "s", "Scoring; most of it while engines go on.", from_clock=True),
     Metric("time/learner_s", "s", "Updating the model.", from_clock=True),
     Metric("time/weights_s", "s", "Sending weights to the engines.", from_clock=True),
     Metric("time/step_s", "s", "The whole step.", from_clock=True),

@@ -23,6 +23,7 @@ from raylign.jobs.memory_estimate import (
     learner_bytes,
     read_model_size,
 )
+from raylign.jobs.roles import beside_a_learner, shares_gpu
 from raylign.jobs.run_folder import RunFolder
 from raylign.rollout.engine import EngineConfig
 from raylign.rollout.model_folder import check_model_folder, find_model_folder, load_tokenizer
@@ -106,6 +107,11 @@ def _check_folder(folder: Path, resumed: TrainConfig | None, findings: Findings)
     findings.fact("run folder", f"{folder}" + (" (resumed)" if resumed else ""))
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; choose another folder")
+    if any(part.startswith("_ray_pkg_") for part in folder.absolute().parts):
+        raise ValueError(
+            f"{folder} lies in the copy of the code that Ray made for this job and deletes after it: "
+            "give an absolute path that stays, on several nodes on a shared disk (--folder /…)"
+        )
     if not folder.is_dir() or not any(folder.iterdir()):
         return
     if resumed:
@@ -166,10 +172,32 @@ def _check_resources(config: TrainConfig, num_engines: int, machine: Machine, fi
         )
     _check_count("learner.num_ranks", ranks, 1, machine, findings)
     _check_count("rollout.num_engines", num_engines, engine.tensor_parallel_size, machine, findings)
-    if config.weights.transport in ("ipc", "nccl") and not machine.gpus:
-        findings.problems.append(
-            f"weights.transport is {config.weights.transport}: it needs GPUs, and this machine has none; use auto"
-        )
+    _check_gpus(config, num_engines, len(machine.gpus), findings)
+
+
+def _check_gpus(config: TrainConfig, num_engines: int, num_gpus: int, findings: Findings) -> None:
+    """All roles together, and the transport between them."""
+    transport, engine = config.weights.transport, config.rollout.engine
+    if num_gpus == 0:
+        if transport in ("ipc", "nccl"):
+            findings.problems.append(
+                f"weights.transport is {transport}: it needs GPUs, and this machine has none; use auto"
+            )
+        return
+    num_wanted = config.learner.num_ranks + num_engines * engine.tensor_parallel_size
+    if shares_gpu(num_gpus, config.learner.num_ranks, num_engines, engine.tensor_parallel_size):
+        share = beside_a_learner(engine).gpu_memory_utilization
+        findings.fact("GPU", f"shared by the engine (at most {share:.0%} of its memory) and the learner rank")
+        wrong_transport, why = "nccl", "NCCL cannot connect two processes on one GPU"
+    else:
+        if num_wanted > num_gpus and not findings.problems:
+            findings.problems.append(
+                f"learner.num_ranks and rollout.num_engines take {num_wanted} GPUs together: "
+                f"this machine has {num_gpus}"
+            )
+        wrong_transport, why = "ipc", "engines and learner ranks do not share GPUs here"
+    if num_engines and transport == wrong_transport:
+        findings.problems.append(f"weights.transport is {transport}: {why}; use auto")
 
 
 def _check_count(key: str, count: int, gpus_each: int, machine: Machine, findings: Findings) -> None:
@@ -186,14 +214,18 @@ def _runs_here(address: str) -> bool:
 
 def _check_memory(config: TrainConfig, size: ModelSize, num_engines: int, machine: Machine, findings: Findings) -> None:
     rank = learner_bytes(size, config, on_gpu=bool(machine.gpus))
-    engine = engine_bytes(size, config.rollout.engine, machine) if num_engines else {}
+    gpus_per_engine = config.rollout.engine.tensor_parallel_size
+    share_gpu = shares_gpu(len(machine.gpus), config.learner.num_ranks, num_engines, gpus_per_engine)
+    engine_config = beside_a_learner(config.rollout.engine) if share_gpu else config.rollout.engine
+    engine = engine_bytes(size, engine_config, machine) if num_engines else {}
     findings.memory += [("one learner rank", part, num_bytes) for part, num_bytes in rank.items()]
     findings.memory += [("one engine", part, num_bytes) for part, num_bytes in engine.items()]
     if not _runs_here(config.cluster.address):
         return
     rough = rank[ACTIVATIONS]
     if machine.gpus:
-        _hold_against(sum(rank.values()), rough, min(gpu.memory_bytes for gpu in machine.gpus), "a GPU", findings)
+        needed = sum(rank.values()) + (sum(engine.values()) if share_gpu else 0)
+        _hold_against(needed, rough, min(gpu.memory_bytes for gpu in machine.gpus), "a GPU", findings)
         return
     needed = config.learner.num_ranks * sum(rank.values()) + num_engines * sum(engine.values())
     needed += config.cluster.object_store_mib << 20

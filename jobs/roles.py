@@ -1,7 +1,8 @@
 """Starting the roles of a run as Ray actors: rollout workers and the reward server.
 
 Given configs and the cluster's resources; gives a `RolloutPool`, ready. On CPU machines a role asks for a share of
-the cores, so that all roles fit where they take turns; on GPUs each engine and each rank holds its own.
+the cores, so that all roles fit where they take turns; on GPUs each engine and each rank holds its own,
+but for the only GPU of a machine, which one engine and one rank share.
 """
 
 from __future__ import annotations
@@ -19,6 +20,10 @@ from raylign.rewards.registry import RewardConfig
 from raylign.rollout.engine import EngineConfig
 
 REWARD_SERVER_START_S = 120.0
+SHARED_GPU = 0.5
+"""Of the only GPU, what engine and learner rank each ask Ray for."""
+SHARED_GPU_ENGINE_MEMORY = 0.4
+"""Of the only GPU's memory, what the engine may take at most beside a learner rank."""
 
 
 def cpus_for_each_role(num_roles: int) -> float:
@@ -28,11 +33,22 @@ def cpus_for_each_role(num_roles: int) -> float:
     return min(1.0, ray.cluster_resources().get("CPU", 1.0) / (num_roles + 1))
 
 
-def cluster_has_gpus() -> bool:
-    """Whether Ray sees any GPU."""
+def num_cluster_gpus() -> int:
+    """GPUs that Ray sees."""
     import ray
 
-    return ray.cluster_resources().get("GPU", 0) > 0
+    return int(ray.cluster_resources().get("GPU", 0))
+
+
+def shares_gpu(num_gpus: int, num_ranks: int, num_engines: int, gpus_per_engine: int) -> bool:
+    """One engine and one rank take turns on the only GPU; everywhere else each has GPUs of its own."""
+    return num_gpus == num_ranks == num_engines == gpus_per_engine == 1
+
+
+def beside_a_learner(engine: EngineConfig) -> EngineConfig:
+    """The engine's config on a GPU that it shares with a learner rank."""
+    share = min(engine.gpu_memory_utilization, SHARED_GPU_ENGINE_MEMORY)
+    return engine.model_copy(update={"gpu_memory_utilization": share})
 
 
 def cores_of_engine(index: int, num_engines: int) -> str:
@@ -57,14 +73,17 @@ async def start_pool(
     cpus: float,
     placement_deadline_s: float,
     answer_deadline_s: float,
+    share_gpu: bool = False,
 ) -> RolloutPool:
-    """Rollout workers and a reward server, started side by side."""
+    """Rollout workers and a reward server, started side by side. `share_gpu`: with the learner (`shares_gpu`)."""
     import ray
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
     resources = {"CPU": cpus}
-    if cluster_has_gpus():
-        resources["GPU"] = float(engine.tensor_parallel_size)
+    if num_cluster_gpus():
+        resources["GPU"] = SHARED_GPU if share_gpu else float(engine.tensor_parallel_size)
+    if share_gpu:
+        engine = beside_a_learner(engine)
     placements = await asyncio.gather(
         *(reserve(f"rollout worker {index}", resources, placement_deadline_s) for index in range(num_engines))
     )
@@ -97,7 +116,12 @@ async def start_reward_server(rewards: Sequence[RewardConfig]) -> Any:
     import ray
 
     server: Any = ray.remote(RewardServer).options(num_cpus=0).remote(list(rewards))
-    await asyncio.wait_for(server.ready.remote(), REWARD_SERVER_START_S)
+    try:
+        await asyncio.wait_for(server.ready.remote(), REWARD_SERVER_START_S)
+    except TimeoutError:
+        ray.kill(server)
+        names = ", ".join(reward.name for reward in rewards)
+        raise RolloutError(f"the rewards ({names}) did not load within {REWARD_SERVER_START_S:.0f} s") from None
     return server
 
 

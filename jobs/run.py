@@ -10,7 +10,6 @@ import asyncio
 import importlib.metadata
 import math
 import signal
-import tempfile
 import time
 from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager
@@ -28,7 +27,14 @@ from raylign.jobs.config import TrainConfig
 from raylign.jobs.metrics import evaluation_metrics, rollout_metrics
 from raylign.jobs.progress import Progress
 from raylign.jobs.report import write_report
-from raylign.jobs.roles import cluster_has_gpus, cpus_for_each_role, start_pool, start_reward_server
+from raylign.jobs.roles import (
+    SHARED_GPU,
+    cpus_for_each_role,
+    num_cluster_gpus,
+    shares_gpu,
+    start_pool,
+    start_reward_server,
+)
 from raylign.jobs.run_folder import RunFolder, read_metrics
 from raylign.jobs.samples import write_samples
 from raylign.jobs.trackers import Trackers
@@ -76,6 +82,7 @@ class Run:
         self._start_checkpoint = self._checkpoints.latest() if config.resume else None
         self.step = 0
         self._seconds_before = 0.0
+        self.num_tokens_generated = 0
         if self._start_checkpoint:
             self._continue_from(self._start_checkpoint)
         elif config.resume:
@@ -84,7 +91,6 @@ class Run:
         self._stop_asked = False
         self._is_stepping = False
         self._saved_step = self.step
-        self.num_tokens_generated = 0
         self.evaluations = [line for line in read_metrics(self.folder.path) if "evaluation/accuracy" in line]
         self._evaluated_step = int(self.evaluations[-1]["step"]) if self.evaluations else -1
         self._trackers = Trackers(config.trackers, self.folder, self.step)
@@ -118,6 +124,8 @@ class Run:
         needs_engines = self.algorithm.needs_rollouts or self._evaluation_prompts is not None
         num_engines = config.rollout.num_engines if needs_engines else 0
         cpus = cpus_for_each_role(config.learner.num_ranks + num_engines)
+        num_gpus, gpus_per_engine = num_cluster_gpus(), config.rollout.engine.tensor_parallel_size
+        share_gpu = shares_gpu(num_gpus, config.learner.num_ranks, num_engines, gpus_per_engine)
         self.learner = LearnerGroup(
             LearnerSpec(
                 config=config.learner,
@@ -129,19 +137,20 @@ class Run:
                 debug_folder=str(self.folder.path.absolute() / "debug"),
                 state_folder=str(self._start_checkpoint.state_path) if self._start_checkpoint else None,
                 weights_bucket_bytes=config.weights.bucket_mib << 20,
+                gpus_per_engine=gpus_per_engine,
+                weights_deadline_s=config.weights.deadline_s,
             ),
             cpus_per_rank=cpus,
-            use_gpu=cluster_has_gpus(),
-            storage=Path(tempfile.mkdtemp(prefix="raylign-train-")),
+            gpus_per_rank=SHARED_GPU if share_gpu else float(num_gpus > 0),
         )
         with self._progress.waiting("starting the learner" + (" and the engines" if num_engines else "")):
             starting: list[Coroutine[Any, Any, Any]] = [self.learner.start()]
             if num_engines:
-                starting.append(self._start_rollouts(model_path, num_engines, cpus))
+                starting.append(self._start_rollouts(model_path, num_engines, cpus, share_gpu))
             await asyncio.gather(*starting)
         self._progress.__enter__()
 
-    async def _start_rollouts(self, model_path: str, num_engines: int, cpus: float) -> None:
+    async def _start_rollouts(self, model_path: str, num_engines: int, cpus: float, share_gpu: bool) -> None:
         config = self.config
         self.rollouts = await start_pool(
             model_path,
@@ -154,6 +163,7 @@ class Run:
             cpus=cpus,
             placement_deadline_s=config.cluster.placement_deadline_s,
             answer_deadline_s=config.rollout.answer_deadline_s,
+            share_gpu=share_gpu,
         )
         self._evaluation_pool = self.rollouts
         if config.evaluation.rewards and config.evaluation.rewards != config.rewards:
@@ -161,14 +171,18 @@ class Run:
         self._publisher = WeightPublisher(self.rollouts.workers, self.learner, config.weights, version=self.step)
 
     async def _end(self) -> None:
-        """Reverse order, each part with a deadline."""
-        if hasattr(self, "rollouts"):
-            await self.rollouts.stop()
-        if hasattr(self, "learner"):
-            await self.learner.stop()
-        self._progress.__exit__()
-        self._trackers.close()
-        self.folder.close()
+        """Reverse order, each part with a deadline, and the rest whatever happens to one."""
+        try:
+            if hasattr(self, "rollouts"):
+                await self.rollouts.stop()
+        finally:
+            try:
+                if hasattr(self, "learner"):
+                    await self.learner.stop()
+            finally:
+                self._progress.__exit__()
+                self._trackers.close()
+                self.folder.close()
 
     def _ask_to_stop(self) -> None:
         """First Ctrl-C: finish the step and save. Second, or before the first step: stop at once; checkpoints stay."""
@@ -188,6 +202,7 @@ class Run:
             )
         self.step = record.step
         self._seconds_before = record.seconds
+        self.num_tokens_generated = record.tokens_generated
         self.folder.cut_metrics(record.step)
 
     # ---- the verbs of the loop --------------------------------------------------------------------------
@@ -288,11 +303,17 @@ class Run:
             num_metrics_lines=self.folder.num_metrics_lines,
             versions={name: importlib.metadata.version(name) for name in ("raylign", "torch", "transformers")},
             seconds=self._seconds(),
+            tokens_generated=self.num_tokens_generated,
         )
         loop = asyncio.get_running_loop()
 
         def write(folder: Path) -> None:
             asyncio.run_coroutine_threadsafe(self.learner.save(folder.absolute()), loop).result()
+            if not any(folder.glob("*.safetensors")):
+                raise RuntimeError(
+                    f"the learner saved its weights, but {folder.absolute()} has none: on several nodes the run folder "
+                    "must lie on a disk that all of them see (folder)"
+                )
 
         await asyncio.to_thread(self._checkpoints.save, record, write)
         self._saved_step = self.step

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +124,7 @@ def test_an_existing_run_folder_asks_for_resume_or_a_new_name(values: dict[str, 
     assert "not a run folder to resume" in only_problem(examine(values, resume=True))
     (values["folder"] / "config.yaml").write_text(config_yaml(TrainConfig.model_validate(values)))
     assert examine(values, resume=True).problems == []
-    assert "seed: 0 -> 1" in only_problem(examine(values, resume=True, seed=1))
+    assert any("seed: 0 -> 1" in problem for problem in examine(values, resume=True, seed=1).problems)
 
 
 def test_more_ranks_or_engines_than_cores(values: dict[str, Any]) -> None:
@@ -134,12 +135,31 @@ def test_more_ranks_or_engines_than_cores(values: dict[str, Any]) -> None:
 
 
 def test_more_ranks_or_engines_than_gpus(values: dict[str, Any]) -> None:
-    assert examine(values, TWO_GPUS, learner={"num_ranks": 2}).problems == []
+    assert examine(values, TWO_GPUS).problems == []
+    problem = only_problem(examine(values, TWO_GPUS, learner={"num_ranks": 2}))
+    assert problem == "learner.num_ranks and rollout.num_engines take 3 GPUs together: this machine has 2"
     problem = only_problem(examine(values, TWO_GPUS, learner={"num_ranks": 3}))
     assert problem == "learner.num_ranks is 3: this machine has 2 GPUs"
     rollout = {"num_engines": 2, "engine": {"max_model_len": 64, "tensor_parallel_size": 2}}
     problem = only_problem(examine(values, TWO_GPUS, rollout=rollout))
     assert problem == "rollout.num_engines is 2 of 2 GPUs each: this machine has 2 GPUs"
+
+
+def test_one_gpu_is_shared_by_one_engine_and_one_rank(values: dict[str, Any]) -> None:
+    one_gpu = replace(TWO_GPUS, gpus=TWO_GPUS.gpus[:1])
+    findings = examine(values, one_gpu)
+    assert findings.problems == []
+    assert dict(findings.facts)["GPU"] == "shared by the engine (at most 40% of its memory) and the learner rank"
+    assert ("one engine", "vLLM (gpu_memory_utilization)", 32 * GIB) in findings.memory
+    problem = only_problem(examine(values, one_gpu, learner={"num_ranks": 2}))
+    assert problem == "learner.num_ranks is 2: this machine has 1 GPUs"
+    assert "two processes on one GPU" in only_problem(examine(values, one_gpu, weights={"transport": "nccl"}))
+    assert "do not share GPUs here" in only_problem(examine(values, TWO_GPUS, weights={"transport": "ipc"}))
+
+
+def test_a_run_folder_inside_a_submitted_job(values: dict[str, Any], tmp_path: Path) -> None:
+    folder = tmp_path / "working_dir_files" / "_ray_pkg_0123" / "runs" / "a"
+    assert "deletes after it" in only_problem(examine(values, folder=folder))
 
 
 def test_a_cluster_elsewhere_is_not_held_against_this_machine(values: dict[str, Any]) -> None:
