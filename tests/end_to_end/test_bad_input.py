@@ -31,7 +31,7 @@ def rows_file(folder: Path, text: str) -> dict[str, str]:
 
 def misspelt_key(values: Values, folder: Path) -> str:
     values["learner"]["learning_rat"] = 1
-    return "recipe.yaml:|learning_rat|did you mean learning_rate"
+    return "recipe.yaml:|learning_rat|did you mean learner.learning_rate"
 
 
 def wrong_type(values: Values, folder: Path) -> str:
@@ -94,7 +94,7 @@ def tokenizer_without_end(values: Values, folder: Path) -> str:
 
 def unknown_reward(values: Values, folder: Path) -> str:
     values["rewards"] = [{"name": "numerc"}]
-    return "recipe.yaml:|numerc|did you mean numeric"
+    return "recipe.yaml:|numerc|did you mean 'numeric'"
 
 
 def reward_that_does_not_import(values: Values, folder: Path) -> str:
