@@ -1,8 +1,10 @@
-"""Ray Train's TorchTrainer without its placement-group cleaner.
+"""Ray Train's TorchTrainer without two of its habits.
 
-The cleaner polls the dashboard's state API every second and logs an error each time where there is no dashboard (a
-private cluster has none). It only matters for a controller that dies in a cluster that lives on; then Ray frees the
-group with the job.
+Given and giving what a TorchTrainer does, but:
+- no placement-group cleaner: it polls the dashboard's state API every second and logs an error each time where there is
+  no dashboard (a private cluster has none). It only matters for a controller that dies in a cluster that lives on; then
+  Ray frees the group with the job.
+- ranks stay in the folder that the run was started in: paths in a config are relative to it.
 """
 
 from __future__ import annotations
@@ -11,11 +13,13 @@ from typing import Any
 
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.callbacks.working_dir_setup import WorkingDirectorySetupCallback
+
+LEFT_OUT = (PlacementGroupCleanerCallback, WorkingDirectorySetupCallback)
 
 
 class QuietTorchTrainer(TorchTrainer):
-    """TorchTrainer as ours: same behaviour, one actor less."""
+    """TorchTrainer as ours: one actor less, and no change of folder."""
 
     def _create_default_callbacks(self) -> list[Any]:
-        callbacks = super()._create_default_callbacks()
-        return [item for item in callbacks if not isinstance(item, PlacementGroupCleanerCallback)]
+        return [item for item in super()._create_default_callbacks() if not isinstance(item, LEFT_OUT)]
