@@ -203,12 +203,12 @@ class LearnerGroup:
             {call, self._fit}, timeout=deadline_s + POLL_S, return_when=asyncio.FIRST_COMPLETED
         )
         if call in finished:
-            return call.result()
+            return own_words(call)
         if self._fit in finished:
             # A rank that raised has told the mailbox first; its own words are the better message.
             await asyncio.wait({call}, timeout=2.0)
             if call.done():
-                return call.result()
+                return own_words(call)
             error = self._fit.exception()
             raise LearnerError(f"the learner group ended during `{verb}`: {error}") from error
         raise LearnerError(f"`{verb}` got no answer from the learner group within {deadline_s:.0f} s")
@@ -258,6 +258,16 @@ class LearnerGroup:
             self._fit.exception()  # whoever called a verb has seen it
         ray.kill(self._mailbox)
         shutil.rmtree(self._storage, ignore_errors=True)
+
+
+def own_words(call: asyncio.Future[Any]) -> Any:
+    """The mailbox's answer; its error without the actor call around it."""
+    from ray.exceptions import RayTaskError
+
+    try:
+        return call.result()
+    except RayTaskError as error:
+        raise error.cause if isinstance(error.cause, LearnerError) else error from None
 
 
 def in_daemon_thread(work: Callable[[], None]) -> asyncio.Future[None]:
