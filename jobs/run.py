@@ -318,10 +318,15 @@ class Run:
         await asyncio.to_thread(self._checkpoints.save, record, write)
         self._saved_step = self.step
 
-    async def finish(self) -> None:
-        """Save what is not saved yet, the summary and the report."""
+    async def save_progress(self) -> None:
+        """A checkpoint, unless the last step has one."""
         if self._saved_step < self.step:
             await self.checkpoint()
+            self._progress.say(f"saved step {self.step}")
+
+    async def finish(self) -> None:
+        """Save what is not saved yet, the summary and the report."""
+        await self.save_progress()
         self.folder.write_summary(self.summary())
         write_report(self.folder.path)
 

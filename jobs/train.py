@@ -25,6 +25,7 @@ import asyncio
 import time
 
 from raylign.actors.cluster import ray_cluster
+from raylign.actors.rollout_pool import RolloutError
 from raylign.jobs.config import TrainConfig
 from raylign.jobs.plan import check_before_start
 from raylign.jobs.run import Run
@@ -46,7 +47,11 @@ def train(config: TrainConfig) -> Run:
 async def train_async(config: TrainConfig) -> Run:
     """The same inside a running Ray."""
     async with Run.open(config) as run:
-        await (learn_from_rollouts(run) if run.algorithm.needs_rollouts else learn_from_demonstrations(run))
+        try:
+            await (learn_from_rollouts(run) if run.algorithm.needs_rollouts else learn_from_demonstrations(run))
+        except RolloutError:  # the learner stands between two steps: what it learned is kept
+            await run.save_progress()
+            raise
         await run.finish()
     return run
 
