@@ -16,6 +16,8 @@ from raylign.rollout.engine import EngineConfig, VllmEngine, request_seed
 from raylign.rollout.sample import Failure, Group, Prompt
 from raylign.rollout.sampling import SamplingConfig
 
+QUEUE_DEADLINE_S = 20.0
+
 
 class RolloutWorker:
     """One engine behind `submit` and `take`."""
@@ -27,13 +29,14 @@ class RolloutWorker:
         weight_backend: str | None,
         weight_version: int,
         seed: int,
+        engine_seed: int,
         cpu_cores: str,
     ) -> None:
         if config.cpu_cores == "auto":
             config = config.model_copy(update={"cpu_cores": cpu_cores})
         self._seed = seed
         self._weight_version = weight_version
-        self._engine = VllmEngine(model_path, config, weight_backend=weight_backend, seed=seed)
+        self._engine = VllmEngine(model_path, config, weight_backend=weight_backend, seed=engine_seed)
         self._running: set[asyncio.Task[None]] = set()
         self._finished: list[Group] = []
         self._arrived = asyncio.Event()
@@ -56,7 +59,12 @@ class RolloutWorker:
             self._running.add(task)
             task.add_done_callback(self._running.discard)
         if ordered:
-            await asyncio.sleep(0.05)  # every request has reached the engine's queue
+            num_completions = len(prompts) * sampling.num_completions
+            if not await self._engine.wait_until_queued(num_completions, QUEUE_DEADLINE_S):
+                print(
+                    f"not all of {num_completions} completions were queued within {QUEUE_DEADLINE_S:.0f} s", flush=True
+                )
+            await asyncio.sleep(0.05)  # the last of them is on its way to the engine's process
             await self._engine.resume()
 
     async def _generate(self, prompt: Prompt, sampling: SamplingConfig, seed: int | None) -> None:

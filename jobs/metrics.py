@@ -72,6 +72,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("evaluation/num_prompts", "prompts", "Held-out prompts."),
     Metric("evaluation/completion_length_mean", "tokens", "Mean length of a held-out completion."),
     Metric("evaluation/truncated_share", "share", "Held-out completions cut at the token limit."),
+    Metric("evaluation/failed_groups", "prompts", "Held-out prompts that the engine gave no completion for: wrong."),
     Metric("evaluation/seconds", "s", "Time that the evaluation took.", from_clock=True),
 )
 
@@ -138,6 +139,7 @@ def evaluation_metrics(
         ("evaluation/reward_mean", "reward/mean"),
         ("evaluation/completion_length_mean", "rollout/completion_length_mean"),
         ("evaluation/truncated_share", "rollout/truncated_share"),
+        ("evaluation/failed_groups", "rollout/failed_groups"),
     ):
         if rollout_key in rollout:
             metrics[evaluation_key] = rollout[rollout_key]

@@ -61,6 +61,13 @@ def cores_of_engine(index: int, num_engines: int) -> str:
     return ",".join(str(core) for core in share or [cores[index % len(cores)]])
 
 
+def engine_seed(run_seed: int, index: int, weight_version: int) -> int:
+    """Seed of an engine's own generator: engines draw different noise, and another one after a resume."""
+    import numpy as np
+
+    return int(np.random.SeedSequence([run_seed, index, weight_version]).generate_state(1)[0] >> 1)
+
+
 async def start_pool(
     model_path: str,
     engine: EngineConfig,
@@ -95,7 +102,15 @@ async def start_pool(
             max_concurrency=1000,
             scheduling_strategy=PlacementGroupSchedulingStrategy(placement),
         )
-        .remote(model_path, engine, weight_backend, weight_version, seed, cores_of_engine(index, num_engines))
+        .remote(
+            model_path,
+            engine,
+            weight_backend,
+            weight_version,
+            seed,
+            engine_seed(seed, index, weight_version),
+            cores_of_engine(index, num_engines),
+        )
         for index, placement in enumerate(placements)
     ]
     started = [

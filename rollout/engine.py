@@ -10,7 +10,8 @@ import gc
 import hashlib
 import multiprocessing
 import time
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from pydantic import BaseModel, Field
 
@@ -22,6 +23,11 @@ from raylign.rollout.sampling import SamplingConfig
 if TYPE_CHECKING:
     from vllm import SamplingParams
     from vllm.outputs import RequestOutput
+
+
+T = TypeVar("T")
+LOOK_S = 1.0
+"""How often a call in flight looks whether its engine still lives."""
 
 
 class EngineConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
@@ -167,6 +173,8 @@ class VllmEngine:
             max_model_len=config.max_model_len,
             max_num_seqs=config.max_num_seqs,
             tensor_parallel_size=config.tensor_parallel_size,
+            # inside our placement group vLLM would choose its Ray executor, which wants bundles of its own
+            distributed_executor_backend="mp" if config.tensor_parallel_size > 1 else None,
             gpu_memory_utilization=config.gpu_memory_utilization,
             kv_cache_memory_bytes=None if on_gpu else int(config.kv_cache_gib * 2**30),
             enforce_eager=not on_gpu,
@@ -225,47 +233,65 @@ class VllmEngine:
             )
         return tuple(map(to_completion, output.outputs, texts))
 
+    async def _answer(self, call: Awaitable[T]) -> T:
+        """The answer of the engine's process. vLLM never settles a call whose process died, so we look at both."""
+        waiting = asyncio.ensure_future(call)
+        while not (await asyncio.wait({waiting}, timeout=LOOK_S))[0]:
+            if self._llm is None or self._llm.errored:
+                waiting.cancel()
+                raise RuntimeError(self._last_words(RuntimeError("the engine died")))
+        return waiting.result()
+
+    async def wait_until_queued(self, num_completions: int, deadline_s: float) -> bool:
+        """Whether so many completions are known to the engine, at the latest after the deadline."""
+        until = time.monotonic() + deadline_s
+        while self._llm.output_processor.get_num_unfinished_requests() < num_completions:
+            if time.monotonic() > until:
+                return False
+            await asyncio.sleep(0.01)
+        return True
+
     async def pause(self) -> None:
-        await self._llm.pause_generation(mode="keep", clear_cache=False)
+        await self._answer(self._llm.pause_generation(mode="keep", clear_cache=False))
 
     async def resume(self) -> None:
-        await self._llm.resume_generation()
+        await self._answer(self._llm.resume_generation())
 
     async def init_weight_transfer(self, init_info: dict[str, Any]) -> None:
         from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
 
-        await self._llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info=init_info))
+        await self._answer(self._llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info=init_info)))
 
     async def start_weight_update(self) -> None:
-        await self._llm.start_weight_update()
+        await self._answer(self._llm.start_weight_update())
 
     async def update_weights(self, update_info: dict[str, Any]) -> None:
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
 
-        await self._llm.update_weights(WeightTransferUpdateRequest(update_info=update_info))
+        await self._answer(self._llm.update_weights(WeightTransferUpdateRequest(update_info=update_info)))
 
     async def finish_weight_update(self) -> None:
-        await self._llm.finish_weight_update()
+        await self._answer(self._llm.finish_weight_update())
 
     async def abort_weight_update(self, reason: str) -> None:
-        await self._llm.collective_rpc("abort_weight_update", args=(reason,))
+        await self._answer(self._llm.collective_rpc("abort_weight_update", args=(reason,)))
 
     async def commit_weight_version(self, version: int) -> None:
-        await self._llm.update_weight_version(str(version))
+        await self._answer(self._llm.update_weight_version(str(version)))
 
     async def weight_checksum(self) -> str:
         digests: dict[str, str] = {}
         # On CPU vLLM drops the plain weights of linear layers once they are packed, and its own digests miss them.
         for of_worker in [
-            *await self._llm.compute_weight_checksums(),
-            *await self._llm.collective_rpc("compute_packed_checksums"),
+            *await self._answer(self._llm.compute_weight_checksums()),
+            *await self._answer(self._llm.collective_rpc("compute_packed_checksums")),
         ]:
             digests |= of_worker
         lines = "\n".join(f"{name} {digest}" for name, digest in sorted(digests.items()))
         return hashlib.sha256(lines.encode()).hexdigest()[:32]
 
     async def reset_prefix_cache(self) -> None:
-        if not await self._llm.reset_prefix_cache(reset_running_requests=True):
+        if not await self._answer(self._llm.reset_prefix_cache(reset_running_requests=True)):
             raise RuntimeError("vLLM could not reset its prefix cache")
 
     async def stop(self) -> None:

@@ -109,6 +109,7 @@ class _OpenBucket:
         assert self._memory is not None
         info, size = self.info, _num_bytes(tensor)
         if size:
+            self._reserve(size)
             target = torch.frombuffer(self._memory, dtype=tensor.dtype, count=tensor.numel(), offset=info.num_bytes)
             target.view(tensor.shape).copy_(tensor.detach())
         info.names.append(name)
@@ -116,6 +117,16 @@ class _OpenBucket:
         info.shapes.append(list(tensor.shape))
         info.offsets.append(info.num_bytes)
         info.num_bytes = -(-(info.num_bytes + size) // ALIGNMENT) * ALIGNMENT
+
+    def _reserve(self, size: int) -> None:
+        """Take the memory now: writing to pages that are not there would kill this process without a word."""
+        try:
+            os.posix_fallocate(self._file, self.info.num_bytes, size)
+        except OSError as error:
+            raise BucketError(
+                f"no room for {size} more bytes of weights in {Path(self.info.path).parent} ({error.strerror}); "
+                "make it larger (docker run --shm-size) or lower weights.bucket_mib"
+            ) from error
 
     def seal(self) -> None:
         """Fix size and checksum; nothing is added after this."""
