@@ -112,6 +112,7 @@ def test_engine_and_learner_agree_before_and_after_resuming(interrupted_again: t
     assert all(line["mismatch/mean_abs_logp_difference"] <= 1e-4 for line in lines)
 
 
+@pytest.mark.slow
 def test_no_process_outlives_a_killed_run(recipe: Path, interrupted_again: tuple[int, Stopped]) -> None:
     _, before = interrupted_again
     saved = before.checkpoint_step

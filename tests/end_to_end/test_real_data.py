@@ -41,6 +41,7 @@ def test_word_problem_files_become_prompts(
     assert first.references[0].replace("-", "").replace(".", "").isdigit() is first_reference_is_a_number
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_long_human_prompts_flow_through_training(ray_session: None, tmp_path: Path) -> None:
     data = {"source": str(DATA / "gsm8k/train.jsonl.gz"), "skip_too_long": True}
