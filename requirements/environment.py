@@ -12,6 +12,7 @@ import os
 import re
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -128,6 +129,19 @@ def install_lock(lock: Path) -> None:
         run([*PIP, "install", "--no-deps", "--no-compile", "-r", str(lock)])
 
 
+def compile_bytecode() -> None:
+    """Compile all packages once, here. A run starts ten processes, and where Python may not write bytecode
+    (PYTHONDONTWRITEBYTECODE) every one of them would compile torch, vllm and ray again: 15 s of CPU instead of 6."""
+    packages = sysconfig.get_path("purelib")
+    print("    compiling bytecode", flush=True)
+    # a few packages ship templates that are no Python: their errors are of no interest
+    subprocess.run(
+        [sys.executable, "-m", "compileall", "-q", "-j", "0", packages],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
 def install(flavour: str, with_raylign: bool) -> None:
     """The locked packages, then raylign itself in place where asked."""
     started = time.monotonic()
@@ -137,6 +151,7 @@ def install(flavour: str, with_raylign: bool) -> None:
     if flavour == "cpu":
         install_torch_cpu(pinned(lock, "torch"))
     install_lock(lock)
+    compile_bytecode()
     if with_raylign:
         run([*PIP, "install", "--no-deps", "--no-index", "--no-build-isolation", "-e", str(HERE.parent)])
     print(f"Installed in {time.monotonic() - started:.0f} s", flush=True)
