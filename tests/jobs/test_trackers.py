@@ -92,6 +92,7 @@ def test_ray_serves_the_metrics_to_prometheus(tmp_path: Path) -> None:
         port = probe.getsockname()[1]
     # a short path of its own: sockets lie below it
     ray_folder = tempfile.mkdtemp(prefix="raylign-")
+    ray.shutdown()  # that of the end-to-end tests, where they ran before
     ray.init(
         address="local",
         num_cpus=1,
