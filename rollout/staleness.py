@@ -32,7 +32,7 @@ class StalenessBound:
     groups_per_step: int
 
     def num_admissible(self, version: int, num_accepted: int, num_running: int) -> int:
-        """Groups that may start now: accepted + running ≤ (η + version + 1) · groups of a step (arXiv 2505.24298 eq. 3).
+        """Groups that may start now: accepted + running ≤ (η + version + 1) · step size (arXiv 2505.24298 eq. 3).
 
         `num_accepted`: groups in the log that were trained or will be (neither filtered nor dropped), of all time.
         A group started under the rule is trained inside the bound if it ends before its turn comes; `too_old` finds
