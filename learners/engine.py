@@ -216,6 +216,19 @@ class DeepSpeedEngine:
             "Look there for extreme log-probs or advantages; a lower learning rate or max_grad_norm often helps."
         )
 
+    def offload(self) -> None:
+        """Give the GPU's memory to the engine that shares it (colocated mode)."""
+        import torch
+
+        if hasattr(self._engine.optimizer, "offload_states"):
+            self._engine.offload_states()
+        torch.cuda.empty_cache()
+
+    def reload(self) -> None:
+        """Take it back."""
+        if hasattr(self._engine.optimizer, "reload_states"):
+            self._engine.reload_states()
+
     def save(self, folder: Path, extra: dict[str, Any]) -> None:
         """Weights, optimizer, step and random states, and `extra`. Resume with as many ranks."""
         import torch
