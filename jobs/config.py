@@ -16,6 +16,7 @@ from raylign.actors.cluster import ClusterConfig
 from raylign.actors.weights import WeightsConfig
 from raylign.jobs.trackers import TrackersConfig
 from raylign.learners.algorithms.grpo import GrpoConfig
+from raylign.learners.algorithms.policy import PolicyConfig
 from raylign.learners.algorithms.registry import AlgorithmConfig
 from raylign.learners.engine import LearnerConfig
 from raylign.rewards.registry import RewardConfig
@@ -189,18 +190,20 @@ def _train_problems(config: TrainConfig) -> Iterator[str]:
             yield f"rewards is empty: {config.algorithm.name} needs at least one"
         if sampling.temperature == 0:
             yield "sampling.temperature is 0: training samples its completions, so it must be above 0"
-        if sampling.num_completions < 2:
+        if sampling.num_completions < config.algorithm.min_group_size:
             yield (
                 f"sampling.num_completions is {sampling.num_completions}: advantages compare the completions "
                 "of one prompt, so at least 2 are needed"
             )
+        if problem := config.algorithm.staleness_problem(config.asynchrony.max_staleness):
+            yield f"async.{problem}"
         if config.rollout.deterministic and config.asynchrony.max_staleness > 0:
             yield (
                 f"rollout.deterministic is true and async.max_staleness is {config.asynchrony.max_staleness}: what is "
                 "sampled then depends on when weights arrive; set async.max_staleness to 0"
             )
         num_samples = config.rollout.prompts_per_step * sampling.num_completions
-        if isinstance(config.algorithm, GrpoConfig) and config.algorithm.num_updates > num_samples:
+        if isinstance(config.algorithm, PolicyConfig) and config.algorithm.num_updates > num_samples:
             yield f"algorithm.num_updates is {config.algorithm.num_updates}: a step has only {num_samples} completions"
     elif config.replay:
         yield f"replay is {config.replay}: {config.algorithm.name} learns from the rows themselves, not from rollouts"

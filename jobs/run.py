@@ -42,6 +42,7 @@ from raylign.jobs.step_batches import StepBatch
 from raylign.jobs.trackers import Trackers
 from raylign.learners.algorithms.base import Algorithm, Example
 from raylign.learners.algorithms.registry import build_algorithm
+from raylign.rewards.scoring import distinct_names
 from raylign.rollout.model_folder import load_tokenizer
 from raylign.rollout.prompts import PromptSource
 from raylign.rollout.sampling import SamplingConfig
@@ -66,7 +67,11 @@ class Run:
         self.sampling = config.sampling
         self.prompts_per_step = config.rollout.prompts_per_step
         self.deterministic = config.rollout.deterministic
-        self.algorithm: Algorithm = build_algorithm(config.algorithm, config.asynchrony.max_staleness)
+        self.algorithm: Algorithm = build_algorithm(
+            config.algorithm,
+            config.asynchrony.max_staleness,
+            dict(zip(distinct_names(config.rewards), (reward.weight for reward in config.rewards), strict=True)),
+        )
         tokenizer = load_tokenizer(config.model.path)
         room = config.rollout.engine.max_model_len - config.sampling.max_tokens
         self.prompts = PromptSource.open(config.data, tokenizer, config.seed, max_prompt_tokens=room)

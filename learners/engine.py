@@ -166,6 +166,8 @@ class DeepSpeedEngine:
                     totals[key] = value.detach().double()
                 elif key.endswith("/max"):
                     totals[key] = torch.maximum(totals[key], value.detach().double())
+                elif key.endswith("/min"):
+                    totals[key] = torch.minimum(totals[key], value.detach().double())
                 else:
                     totals[key] = totals[key] + value.detach().double()
         self._pending.extend(micro_batches)
