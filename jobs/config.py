@@ -21,7 +21,7 @@ from raylign.learners.algorithms.registry import AlgorithmConfig
 from raylign.learners.engine import LearnerConfig
 from raylign.rewards.registry import RewardConfig
 from raylign.rollout.engine import EngineConfig
-from raylign.rollout.experience_log import ExperienceConfig
+from raylign.rollout.experience import ExperienceConfig
 from raylign.rollout.prompts import DataConfig
 from raylign.rollout.sampling import SamplingConfig
 

@@ -335,6 +335,8 @@ class Run:
             assert self._flow is not None
             counts, self._log_position = await self._flow.trained(batch)
             line |= batch.metrics | flow_metrics(counts, step_s, self.config.rollout.num_engines)
+            if line["time/rollout_s"] > 0:
+                line["rollout/tokens_per_s"] = line["rollout/tokens"] / line["time/rollout_s"]
             self.num_tokens_generated += int(line["rollout/tokens"])
             if step == 1 or step % max(1, self.config.num_steps // NUM_SAMPLE_FILES) == 0:
                 write_samples(self.folder, step, batch.groups, seed=self.config.seed)

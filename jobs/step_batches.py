@@ -181,6 +181,7 @@ class StepBatches:
         examples, num_masked = mask_too_old(self._algorithm.examples(groups), step, self._max_staleness)
         metrics = rollout_metrics(groups)
         metrics |= {
+            "time/reward_s": sum(group.timings_s.get("score", 0.0) for group in groups),
             "staleness/masked_tokens": float(num_masked),
             "staleness/dropped_groups": float(counts.dropped),
             "rollout/filtered_groups": float(counts.filtered),

@@ -34,7 +34,7 @@ from raylign.jobs.config import TrainConfig
 from raylign.jobs.plan import check_before_start
 from raylign.jobs.run import Run
 from raylign.jobs.step_batches import ExhaustedError, StuckError
-from raylign.rollout.experience_log import ExperienceError
+from raylign.rollout.experience import ExperienceError
 
 LEARNER_STANDS = (RolloutError, WeightUpdateError, ExperienceError, StuckError, ExhaustedError)
 """Errors that come from elsewhere than the learner."""
