@@ -72,9 +72,6 @@ class Journal:
         """Take a damaged line out; a lost newline is put back."""
         write(self._file, self.path, [b"\n" if num_bytes == 1 else b" " * num_bytes], first_byte, may_cut=False)
 
-    def sync(self) -> None:
-        os.fsync(self._file)
-
     def close(self) -> None:
         os.close(self._file)
 

@@ -43,7 +43,7 @@ from raylign.rollout.experience_journal import Entry, Journal, write_error
 from raylign.rollout.experience_ledger import Ledger
 from raylign.rollout.experience_recovery import JOURNAL, Record, Recovered, recover
 from raylign.rollout.experience_schema import SCHEMA, has_completions, reward_spreads
-from raylign.rollout.experience_segments import Place, SegmentWriter, read_record
+from raylign.rollout.experience_segments import Place, SegmentWriter, read_record, sync_files
 from raylign.rollout.sample import FloatArray
 
 MIB = 2**20
@@ -331,19 +331,14 @@ class ExperienceLog:
         return self.ledger.position(step)
 
     def commit(self, position: LogPosition) -> None:
-        """A checkpoint that contains the position is on disk. Everything logged until now survives the machine."""
-        self.note_commit(position)
-        self.sync()
+        """A checkpoint that contains the position is on disk. What was logged until now survives the machine."""
+        sync_files(self.begin_commit(position))
 
-    def note_commit(self, position: LogPosition) -> None:
-        """`commit` without waiting for the disk."""
+    def begin_commit(self, position: LogPosition) -> list[Path]:
+        """`commit` but for the wait: the files to be given to `sync_files`, in another thread if need be."""
         self._journal.append({"kind": "commit", "position": position.to_json()})
         self.committed = position
-
-    def sync(self) -> None:
-        """Wait until everything is on the disk; may run in another thread."""
-        self._writer.sync()
-        self._journal.sync()
+        return [*self._writer.take_unsynced(), self._journal.path]
 
     @property
     def counters(self) -> LogCounters:
@@ -353,7 +348,7 @@ class ExperienceLog:
     def close(self) -> None:
         """Everything is on disk after it. Leases are void."""
         if self._lock is not None:
-            self.sync()
+            sync_files([*self._writer.take_unsynced(), self._journal.path])
             self._writer.close()
             self._journal.close()
             self._release_lock()
@@ -386,9 +381,8 @@ class ExperienceLog:
         self.num_torn_bytes = recovered.num_torn_bytes
         self.damage = [self._narrowed(damage) for damage in recovered.damage]
         if self._is_prioritised:
-            for place, offsets in self._by_record(self.ledger.waiting):
+            for first, place, offsets in self._by_record(self.ledger.waiting):
                 spreads = reward_spreads(read_record(self.folder, place))
-                first = self._first_of(place)
                 self._spreads.update({offset: float(spreads[offset - first]) for offset in offsets})
         self._forget()
 
@@ -425,25 +419,23 @@ class ExperienceLog:
 
     def _read(self, offsets: Sequence[int]) -> pa.RecordBatch:
         """The rows, in that order."""
-        by_offset: dict[int, pa.RecordBatch] = {}
+        batches = {first: read_record(self.folder, place) for first, place, _ in self._by_record(offsets)}
         pieces = []
-        run: list[int] = []
-        for place, of_record in self._by_record(offsets):
-            batch, first = read_record(self.folder, place), self._first_of(place)
-            by_offset.update((offset, batch.slice(offset - first, 1)) for offset in of_record)
-        del run
-        for offset in offsets:
-            pieces.append(by_offset[offset])
-        return pa.concat_batches(pieces)
+        start = 0
+        for end in range(1, len(offsets) + 1):
+            first = self._firsts[bisect_right(self._firsts, offsets[start]) - 1]
+            batch = batches[first]
+            if end == len(offsets) or offsets[end] != offsets[end - 1] + 1 or offsets[end] >= first + batch.num_rows:
+                pieces.append(batch.slice(offsets[start] - first, end - start))
+                start = end
+        return pieces[0] if len(pieces) == 1 else pa.concat_batches(pieces)
 
-    def _by_record(self, offsets: Iterable[int]) -> list[tuple[Place, list[int]]]:
-        found: dict[Place, list[int]] = {}
+    def _by_record(self, offsets: Iterable[int]) -> list[tuple[int, Place, list[int]]]:
+        """First offset and place of each record, and which of the offsets it holds."""
+        found: dict[int, list[int]] = {}
         for offset in offsets:
-            found.setdefault(self._places[bisect_right(self._firsts, offset) - 1], []).append(offset)
-        return list(found.items())
-
-    def _first_of(self, place: Place) -> int:
-        return self._firsts[self._places.index(place)]
+            found.setdefault(bisect_right(self._firsts, offset) - 1, []).append(offset)
+        return [(self._firsts[n], self._places[n], held) for n, held in found.items()]
 
     def _forget(self) -> None:
         floor = self.ledger.forget()

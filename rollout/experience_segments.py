@@ -103,24 +103,28 @@ class SegmentWriter:
             os.close(self._file)
         self._file, self.segment, self.end = file, segment, len(HEADER)
 
-    def sync(self) -> None:
-        """Everything appended so far survives the death of the machine."""
-        paths, self._unsynced = self._unsynced, set()
-        for path in [*sorted(paths), self._folder]:
-            try:
-                file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-                try:
-                    os.fsync(file)
-                finally:
-                    os.close(file)
-            except OSError as error:
-                self._unsynced |= paths
-                raise write_error(path, 0, error) from error
+    def take_unsynced(self) -> list[Path]:
+        """What `sync_files` must be given so that all that was appended survives the death of the machine."""
+        paths, self._unsynced = sorted(self._unsynced), set()
+        return [*paths, self._folder]
 
     def close(self) -> None:
         if self._file is not None:
             os.close(self._file)
             self._file = None
+
+
+def sync_files(paths: list[Path]) -> None:
+    """Wait until files and folders are on the disk, not only with the kernel."""
+    for path in paths:
+        try:
+            file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fsync(file)
+            finally:
+                os.close(file)
+        except OSError as error:
+            raise write_error(path, 0, error) from error
 
 
 def read_record(folder: Path, place: Place, schema: pa.Schema = SCHEMA) -> pa.RecordBatch:
@@ -205,9 +209,11 @@ def _filler(length: int) -> bytes:
     """An Arrow message without rows which says that its metadata, filled up with zeros, is as long as that."""
     nothing = pa.RecordBatch.from_arrays([pa.array([], field.type) for field in SCHEMA], schema=SCHEMA)
     message = nothing.serialize().to_pybytes()
+    (metadata_bytes,) = struct.unpack_from("<I", message, 4)
     if len(message) > length:
         return bytes(length)  # less than a record: such bytes were never one
-    return struct.pack("<iI", -1, length - 8) + message[8:]
+    body_bytes = len(message) - 8 - metadata_bytes  # of offsets, all 0
+    return struct.pack("<iI", -1, length - 8 - body_bytes) + message[8 : 8 + metadata_bytes]
 
 
 def rescue_rows(folder: Path, segment: int, start: int, end: int) -> Iterator[tuple[int, int, list[int], list[int]]]:
