@@ -40,6 +40,7 @@ from raylign.jobs.samples import write_samples
 from raylign.jobs.trackers import Trackers
 from raylign.learners.algorithms.base import Algorithm, Example
 from raylign.learners.algorithms.registry import build_algorithm
+from raylign.rewards.scoring import weights_by_name
 from raylign.rollout.model_folder import load_tokenizer
 from raylign.rollout.prompts import PromptSource
 from raylign.rollout.sample import Group
@@ -65,7 +66,7 @@ class Run:
         self.sampling = config.sampling
         self.prompts_per_step = config.rollout.prompts_per_step
         self.deterministic = config.rollout.deterministic
-        self.algorithm: Algorithm = build_algorithm(config.algorithm)
+        self.algorithm: Algorithm = build_algorithm(config.algorithm, reward_weights=weights_by_name(config.rewards))
         tokenizer = load_tokenizer(config.model.path)
         room = config.rollout.engine.max_model_len - config.sampling.max_tokens
         self.prompts = PromptSource.open(config.data, tokenizer, config.seed, max_prompt_tokens=room)
