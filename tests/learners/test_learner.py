@@ -357,7 +357,12 @@ def test_a_single_asynchronous_step_makes_no_extra_forward_pass(make: Make, monk
     learner = make(max_staleness=1)
     calls = []
     whole = learner.engine.logprobs
-    monkeypatch.setattr(learner.engine, "logprobs", lambda batches: calls.append(1) or whole(batches))
+
+    def counted(batches: Any) -> Any:
+        calls.append(len(batches))
+        return whole(batches)
+
+    monkeypatch.setattr(learner.engine, "logprobs", counted)
     aged = [replace(e, token_versions=np.zeros(len(e.completion_ids), np.int32)) for e in examples()]
     learner.update(aged, version=1)
     assert not calls
