@@ -18,7 +18,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from raylign.actors.rollout_pool import RewardServerError, RolloutError, RolloutPool
-from raylign.rollout.sample import ENGINE_DIED, Failure, Prompt
+from raylign.rollout.experience import Arrivals
+from raylign.rollout.experience_schema import batch_to_message, groups_to_batch
+from raylign.rollout.sample import ENGINE_DIED, Failure, Group, Prompt
 from raylign.rollout.sampling import SamplingConfig
 from raylign.rollout.staleness import StalenessBound
 
@@ -87,7 +89,7 @@ class RolloutFeeder:
         self.num_trained_steps = step
         self._num_waiting = 0
         """Groups in the log that are to be trained and are not yet, as the log last said."""
-        self._log_has_room = True
+        self._num_room: int | None = None
         self._changed = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self.counts = FeederCounts()
@@ -98,7 +100,7 @@ class RolloutFeeder:
         """Connect the workers to the log, then feed."""
         for number in self._pool.numbers:
             await self._pool.connect(number, self._log)
-        self._num_waiting = (await self._log.arrivals.remote(None, 0.0)).num_waiting
+        self._heed(await self._log.arrivals.remote(0.0))
         self._tasks = [self._spawn(self._admit()), self._spawn(self._follow_log())]
         self._tasks += [self._spawn(self._follow_worker(number)) for number in self._pool.numbers]
 
@@ -137,7 +139,7 @@ class RolloutFeeder:
 
     def state(self) -> str:
         """Where things stand, for whoever waits."""
-        room = "" if self._log_has_room else "; the log is full (experience.max_unread_mib)"
+        room = "" if self._num_room != 0 else "; the log is full (experience.max_unread_mib)"
         return (
             f"{len(self.running)} groups running on {len(self._pool.numbers)} engines, {self._num_waiting} in the log, "
             f"{self._num_admissible()} more may start at version {self.version}{room}"
@@ -146,7 +148,7 @@ class RolloutFeeder:
     @property
     def cannot_move(self) -> bool:
         """Nothing runs and nothing may start: whoever waits for groups would wait for ever."""
-        return not self.running and not self._num_admissible() and self._log_has_room
+        return not self.running and not self._num_admissible() and self._num_room != 0
 
     # ---- issuing ---------------------------------------------------------------------------------------
 
@@ -154,7 +156,9 @@ class RolloutFeeder:
         accepted = self.num_trained_steps * self._bound.groups_per_step + self._num_waiting
         count = self._bound.num_admissible(self.version, accepted, len(self.running))
         left = self._num_steps * self._bound.groups_per_step - accepted - len(self.running)
-        return max(0, min(count, left)) if self._log_has_room else 0
+        if self._num_room is not None:
+            count = min(count, self._num_room - len(self.running))
+        return max(0, min(count, left))
 
     async def _admit(self) -> None:
         while True:
@@ -220,15 +224,15 @@ class RolloutFeeder:
     # ---- following -------------------------------------------------------------------------------------
 
     async def _follow_log(self) -> None:
-        after: int | None = None
         while True:
-            arrivals = await self._log.arrivals.remote(after, REPORT_S)
-            after = arrivals.next_offset
-            self._num_waiting, self._log_has_room = arrivals.num_waiting, arrivals.has_room
-            for ordinal in arrivals.ordinals:
-                self._gone(ordinal)
-                self._attempts.pop(ordinal, None)
-            self._changed.set()
+            self._heed(await self._log.arrivals.remote(REPORT_S))
+
+    def _heed(self, arrivals: Arrivals) -> None:
+        self._num_waiting, self._num_room = arrivals.num_waiting, arrivals.num_room
+        for ordinal in arrivals.ordinals:
+            self._gone(ordinal)
+            self._attempts.pop(ordinal, None)
+        self._changed.set()
 
     async def _follow_worker(self, number: int) -> None:
         while True:
@@ -254,7 +258,8 @@ class RolloutFeeder:
             return
         self.counts.failed += 1
         print(f"prompt {prompt.prompt_id} failed {attempts} times and is given up: {failure.message}", flush=True)
-        await self._log.append_failed.remote(prompt, failure)
+        group = Group(prompt, (), failures=(failure,))
+        await self._log.append.remote(batch_to_message(groups_to_batch([group])))
 
     def _spawn(self, work: Any) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
@@ -262,5 +267,6 @@ class RolloutFeeder:
         return task
 
     def _watch(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and task.exception() is not None and not self.failure.done():
-            self.failure.set_exception(task.exception())
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not self.failure.done():
+            self.failure.set_exception(error)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from raylign.rollout.door import why_refused
@@ -138,7 +139,8 @@ class RolloutWorker:
         Raises what broke the way to the log: the reward server's or the log's own words.
         """
         try:
-            await asyncio.wait_for(self._troubles_came.wait(), deadline_s)
+            async with asyncio.timeout(deadline_s):
+                await self._troubles_came.wait()
         except TimeoutError:
             return []
         if self._broken is not None:
@@ -169,7 +171,8 @@ class RolloutWorker:
     async def take(self, deadline_s: float) -> list[Group]:
         """Finished groups, at least one; empty when none finished within the deadline."""
         try:
-            await asyncio.wait_for(self._finished_came.wait(), deadline_s)
+            async with asyncio.timeout(deadline_s):
+                await self._finished_came.wait()
         except TimeoutError:
             return []
         await asyncio.sleep(GATHER_S)
@@ -189,7 +192,7 @@ class RolloutWorker:
             seed = request_seed(self._seed, prompt.ordinal) if ordered else None
             task = asyncio.create_task(self._generate(prompt, sampling, seed))
             self._running[prompt.ordinal] = task
-            task.add_done_callback(lambda _, ordinal=prompt.ordinal: self._running.pop(ordinal, None))
+            task.add_done_callback(partial(self._forget, prompt.ordinal))
             tasks.append(task)
         if ordered:
             num_completions = len(prompts) * sampling.num_completions
@@ -200,6 +203,10 @@ class RolloutWorker:
             await asyncio.sleep(0.05)  # the last of them is on its way to the engine's process
             await self._engine.resume()
         return tasks
+
+    def _forget(self, ordinal: int, task: asyncio.Task[Group]) -> None:
+        if self._running.get(ordinal) is task:
+            del self._running[ordinal]
 
     async def _generate(self, prompt: Prompt, sampling: SamplingConfig, seed: int | None) -> Group:
         try:

@@ -212,7 +212,7 @@ class ExperienceLog:
     def has_room(self) -> bool:
         """Whether new groups may be started: false while too many bytes wait. A lease that waits for more groups
         than there are makes room, or nobody could move."""
-        return self.ledger.unread_bytes < self._max_unread_bytes or len(self.ledger.waiting) < self._wanted
+        return self.counters.unread_bytes < self._max_unread_bytes or len(self.ledger.waiting) < self._wanted
 
     # the learner
 
