@@ -248,7 +248,7 @@ def test_a_full_log_holds_new_groups_back(tmp_path: Path) -> None:
             fed.feeder.weights_arrived(step + 1)
         assert sorted(fed.ordinals) == list(range(20))
 
-    feed(tmp_path, work, [answering()], config=ExperienceConfig(max_unread_mib=0.012))
+    feed(tmp_path, work, [answering()], config=ExperienceConfig(max_unread_mib=0.0055))
 
 
 def test_deterministic_runs_start_in_rounds_and_log_in_order(tmp_path: Path) -> None:
