@@ -14,6 +14,7 @@ class Phase(StrEnum):
     """Where a transaction stands."""
 
     IDLE = "idle"
+    EXPORT = "export"
     PREPARE = "prepare"
     TRANSFER = "transfer"
     VERIFY = "verify"
@@ -23,7 +24,8 @@ class Phase(StrEnum):
 
 
 NEXT_PHASES = {
-    Phase.IDLE: {Phase.PREPARE},
+    Phase.IDLE: {Phase.EXPORT, Phase.PREPARE},
+    Phase.EXPORT: {Phase.IDLE},
     Phase.PREPARE: {Phase.TRANSFER, Phase.ABORT},
     Phase.TRANSFER: {Phase.VERIFY, Phase.ABORT},
     Phase.VERIFY: {Phase.COMMIT, Phase.ABORT},
@@ -54,6 +56,16 @@ class WeightUpdateError(RuntimeError):
 
 
 @dataclass(frozen=True)
+class ExportedWeights:
+    """One version of the learner's weights, set aside for engines to fetch."""
+
+    version: int
+    buckets: tuple[dict[str, Any], ...]
+    """Where they lie; none with nccl and ipc, which read them from the learner itself."""
+    export_s: float
+
+
+@dataclass(frozen=True)
 class WeightUpdate:
     """What one completed update did."""
 
@@ -76,4 +88,7 @@ class WeightUpdate:
             "weights/version": self.version,
             "weights/bytes": self.num_bytes,
             "weights/pause_s": self.pause_s,
+            "weights/export_s": self.export_s,
+            "weights/load_s": self.load_s,
+            "weights/deliver_s": self.pause_s,
         }

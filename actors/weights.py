@@ -24,7 +24,14 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from raylign.actors.weight_update import NEXT_PHASES, EngineState, Phase, WeightUpdate, WeightUpdateError
+from raylign.actors.weight_update import (
+    NEXT_PHASES,
+    EngineState,
+    ExportedWeights,
+    Phase,
+    WeightUpdate,
+    WeightUpdateError,
+)
 
 REPORT_S = 30.0
 NUM_ATTEMPTS = 2
@@ -57,6 +64,7 @@ class WeightPublisher:
         self._config = config
         self._through_memory = config.transport in ("auto", "shared_memory")
         self._connected: tuple[int, ...] = ()
+        self._exported: ExportedWeights | None = None
         self.states = dict.fromkeys(self._engines, EngineState.CURRENT)
         self.version = version
         self.digest: str | None = None
@@ -76,10 +84,43 @@ class WeightPublisher:
 
     async def publish(self, version: int) -> dict[str, float]:
         """Bring every engine to the learner's current weights under this label; gives metrics."""
+        return await self.deliver(await self.export(version))
+
+    async def close(self) -> None:
+        """Give back the memory that the last export holds."""
+        self._exported = None
+        if self._through_memory:
+            await self._learner.release_weights()
+
+    async def export(self, version: int) -> ExportedWeights:
+        """Set the learner's current weights aside under this label; afterwards the learner may train on.
+
+        They stay where they are until the next export. With nccl and ipc nothing is set aside: the learner must hold
+        its weights still until they are delivered.
+        """
         if version <= self.version:
             raise ValueError(f"version {version} is not newer than the published version {self.version}")
-        update = await self._update(version, list(self._engines), must_match=None)
-        self.version, self.digest = version, update.digest
+        return await self._export(version)
+
+    async def _export(self, version: int) -> ExportedWeights:
+        if self.phase is not Phase.IDLE:
+            raise RuntimeError(f"an update is in phase {self.phase}: export before or after it")
+        self._enter(Phase.EXPORT)
+        self._target, self._exported = version, None
+        started_at = time.perf_counter()
+        try:
+            buckets = await self._call("learner", self._learner.export_weights(version)) if self._through_memory else []
+        finally:
+            self._enter(Phase.IDLE)
+        self._exported = ExportedWeights(version, tuple(buckets), time.perf_counter() - started_at)
+        return self._exported
+
+    async def deliver(self, exported: ExportedWeights) -> dict[str, float]:
+        """Bring every engine to the weights of the last `export`; gives metrics."""
+        if exported is not self._exported or exported.version <= self.version:
+            raise RuntimeError(f"version {exported.version} was delivered already, or another was exported since")
+        update = await self._update(exported, list(self._engines), must_match=None)
+        self.version, self.digest = exported.version, update.digest
         return update.metrics()
 
     async def catch_up(self) -> None:
@@ -90,15 +131,18 @@ class WeightPublisher:
             return
         if self.digest is None and current:
             self.digest = self._one_digest(current, await self._on_engines(current, "weight_checksum"), None)
-        await self._update(self.version, stale, must_match=self.digest)
+        exported = self._exported
+        if exported is None or exported.version != self.version:  # of a newer version, or never: ask the learner again
+            exported = await self._export(self.version)
+        await self._update(exported, stale, must_match=self.digest)
 
-    async def _update(self, version: int, numbers: list[int], must_match: str | None) -> WeightUpdate:
+    async def _update(self, exported: ExportedWeights, numbers: list[int], must_match: str | None) -> WeightUpdate:
         if self.phase is not Phase.IDLE:
             raise RuntimeError(f"an update is in phase {self.phase}: one at a time")
-        self._target = version
+        self._target = exported.version
         for attempt in range(1, NUM_ATTEMPTS + 1):
             try:
-                self.last = await self._attempt(numbers, must_match, attempt)
+                self.last = await self._attempt(exported, numbers, must_match, attempt)
                 return self.last
             except WeightUpdateError as error:
                 await self._abort(numbers, error, last=attempt == NUM_ATTEMPTS)
@@ -107,15 +151,14 @@ class WeightPublisher:
                 print(f"{error}; sending the whole version again", flush=True)
         raise AssertionError("unreachable")
 
-    async def _attempt(self, numbers: list[int], must_match: str | None, attempt: int) -> WeightUpdate:
+    async def _attempt(
+        self, exported: ExportedWeights, numbers: list[int], must_match: str | None, attempt: int
+    ) -> WeightUpdate:
         self._enter(Phase.PREPARE)
-        started_at = time.perf_counter()
-        buckets: list[dict[str, Any]] = []
-        if self._through_memory:
-            buckets = await self._call("learner", self._learner.export_weights(self._target))
-        else:
+        buckets = exported.buckets
+        if not self._through_memory:
             await self._connect(numbers)
-        exported_at = time.perf_counter()
+        started_at = time.perf_counter()
         await self._on_engines(numbers, "pause")
         paused_at = time.perf_counter()
 
@@ -137,8 +180,6 @@ class WeightPublisher:
         self._enter(Phase.RESUME)
         await self._on_engines(numbers, "resume")
         resumed_at = time.perf_counter()
-        if self._through_memory:
-            await self._call("learner", self._learner.release_weights())
         self.states |= dict.fromkeys(numbers, EngineState.CURRENT)
         self._enter(Phase.IDLE)
         return WeightUpdate(
@@ -146,13 +187,13 @@ class WeightPublisher:
             digest=digest,
             num_bytes=sum(bucket["num_bytes"] for bucket in buckets),
             num_buckets=len(buckets),
-            export_s=exported_at - started_at,
-            pause_s=resumed_at - exported_at,
+            export_s=exported.export_s,
+            pause_s=resumed_at - started_at,
             load_s=loaded_at - paused_at,
             num_attempts=attempt,
         )
 
-    async def _load(self, number: int, buckets: list[dict[str, Any]]) -> None:
+    async def _load(self, number: int, buckets: Sequence[dict[str, Any]]) -> None:
         await self._on_engine(number, "start_weight_update")
         for bucket in buckets:
             await self._on_engine(number, "update_weights", bucket, bucket=bucket["index"])
@@ -180,8 +221,6 @@ class WeightPublisher:
         calls = [self._on_engine(number, "abort_weight_update", str(error)) for number in touched]
         if last:
             calls += [self._on_engine(number, "resume") for number in numbers if number not in touched]
-        if self._through_memory:
-            calls.append(self._call("learner", self._learner.release_weights()))
         for outcome in await asyncio.gather(*calls, return_exceptions=True):
             if isinstance(outcome, BaseException):
                 print(f"while aborting: {outcome}", flush=True)

@@ -16,6 +16,7 @@ import mmap
 import os
 import secrets
 import tempfile
+import weakref
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -50,7 +51,7 @@ class BucketInfo:
 
 
 class SharedMemorySender:
-    """Writes weights to shared memory and keeps them there until `release`.
+    """Writes weights to shared memory and keeps them there until `release`, or until it is collected itself.
 
     The files are locked while this process lives, and unlinked by the next sender if it was killed before `release`.
     """
@@ -59,6 +60,7 @@ class SharedMemorySender:
         self._bucket_bytes = bucket_bytes
         self._folder = folder or shared_memory_folder()
         self._open: list[_OpenBucket] = []
+        weakref.finalize(self, _close_all, self._open, os.getpid())
         remove_orphans(self._folder)
 
     def export(self, version: int, weights: Iterable[tuple[str, torch.Tensor]]) -> list[dict[str, Any]]:
@@ -84,8 +86,12 @@ class SharedMemorySender:
 
     def release(self) -> None:
         """Unlink what was written. An engine that still reads keeps its mapping."""
-        while self._open:
-            self._open.pop().close()
+        _close_all(self._open, os.getpid())
+
+
+def _close_all(buckets: list[_OpenBucket], owner_pid: int) -> None:
+    while buckets and os.getpid() == owner_pid:  # a forked child leaves its parent's buckets alone
+        buckets.pop().close()
 
 
 class _OpenBucket:

@@ -59,6 +59,7 @@ class Recorded(FakeEngine):
         super().__init__(lambda prompt, seed: "answer")
         self.verbs: list[str] = []
         self.reasons: list[str] = []
+        self.when_aborted: Callable[[], None] = lambda: None
         self.fail: dict[str, int] = {}
         self.hang = ""
 
@@ -71,6 +72,7 @@ class Recorded(FakeEngine):
             self.verbs.append(name)
             if name == "abort_weight_update":
                 self.reasons.append(arguments[0])
+                self.when_aborted()
             if self.hang == name:
                 await asyncio.sleep(60)
             if self.fail.get(name, 0) > 0:
@@ -91,6 +93,11 @@ async def set_up(
     learner = ALearner(a_model(0), tmp_path)
     handles = [LocalHandle(engine) for engine in engines]
     return engines, learner, WeightPublisher(handles, learner, WeightsConfig(deadline_s=deadline_s))
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    while not condition():
+        await asyncio.sleep(0.001)
 
 
 def run(test: Awaitable[None]) -> None:
@@ -116,7 +123,45 @@ def test_all_engines_get_the_weights_the_version_and_go_on(tmp_path: Path) -> No
         assert metrics["weights/version"] == 1
         assert 5 * 400 <= metrics["weights/bytes"] <= 5 * 448
         assert metrics["weights/pause_s"] >= publisher.last.load_s > 0
+        assert metrics["weights/deliver_s"] >= metrics["weights/pause_s"] >= metrics["weights/load_s"]
+        assert len(list(tmp_path.iterdir())) == 3  # an engine that joins later reads them too
+        await publisher.close()
         assert not list(tmp_path.iterdir())
+
+    run(test())
+
+
+def test_the_learner_may_train_on_once_its_weights_are_exported(tmp_path: Path) -> None:
+    async def test() -> None:
+        engines, learner, publisher = await set_up(tmp_path)
+        exported = await publisher.export(1)
+        assert all(engine.verbs == [] for engine in engines)
+        for tensor in learner.weights.values():
+            tensor.add_(1)  # the next step
+        await publisher.deliver(exported)
+        for engine in engines:
+            assert all(torch.equal(engine.weights[name], tensor) for name, tensor in a_model(0).items())
+
+    run(test())
+
+
+def test_exports_and_deliveries_in_a_wrong_order_are_refused(tmp_path: Path) -> None:
+    async def test() -> None:
+        _, _, publisher = await set_up(tmp_path)
+        first = await publisher.export(1)
+        second = await publisher.export(2)  # version 1 was never wanted
+        with pytest.raises(RuntimeError, match="version 1 was delivered already, or another was exported since"):
+            await publisher.deliver(first)
+        delivery = asyncio.create_task(publisher.deliver(second))
+        await asyncio.sleep(0)
+        with pytest.raises(RuntimeError, match="one at a time"):
+            await publisher.deliver(second)
+        with pytest.raises(RuntimeError, match="export before or after it"):
+            await publisher.export(3)
+        await delivery
+        with pytest.raises(RuntimeError, match="version 2 was delivered already"):
+            await publisher.deliver(second)
+        await publisher.publish(3)
 
     run(test())
 
@@ -124,9 +169,10 @@ def test_all_engines_get_the_weights_the_version_and_go_on(tmp_path: Path) -> No
 def test_a_damaged_bucket_is_refused_and_the_whole_version_is_sent_again(tmp_path: Path) -> None:
     async def test() -> None:
         engines, learner, publisher = await set_up(tmp_path)
-        damage = iter([True, False])
-        learner.spoil = lambda buckets: flip_a_bit(buckets[1]) if next(damage) else None
-        await publisher.publish(1)
+        exported = await publisher.export(1)
+        flip_a_bit(exported.buckets[1])
+        engines[0].when_aborted = lambda: flip_a_bit(exported.buckets[1])
+        await publisher.deliver(exported)
         assert publisher.last is not None and publisher.last.num_attempts == 2
         for engine in engines:
             assert all(torch.equal(engine.weights[name], tensor) for name, tensor in learner.weights.items())
@@ -149,7 +195,6 @@ def test_a_second_failure_ends_the_update_and_engines_stay_stale_and_frozen(tmp_
         assert set(publisher.states.values()) == {EngineState.STALE}
         assert publisher.version == 0 and publisher.phase is Phase.IDLE
         assert all("resume" not in engine.verbs and engine.version == 0 for engine in engines)
-        assert not list(tmp_path.iterdir())
         learner.spoil = lambda buckets: None
         await publisher.publish(1)
         assert set(publisher.states.values()) == {EngineState.CURRENT}
@@ -197,7 +242,7 @@ def test_when_the_learner_cannot_export_engines_are_never_touched(tmp_path: Path
     async def test() -> None:
         engines, learner, publisher = await set_up(tmp_path)
         learner.weights = {"bad": None}  # type: ignore[dict-item]
-        with pytest.raises(WeightUpdateError, match="failed on learner in prepare") as caught:
+        with pytest.raises(WeightUpdateError, match="failed on learner in export") as caught:
             await publisher.publish(1)
         assert caught.value.side == "learner"
         assert set(publisher.states.values()) == {EngineState.CURRENT}
@@ -231,17 +276,34 @@ def test_a_joining_engine_is_stale_until_its_digest_matches(tmp_path: Path) -> N
         await late.start()
         number = publisher.add_engine(LocalHandle(late))
         assert publisher.states[number] is EngineState.STALE
-        learner.weights = a_model(1)  # the learner has gone on: these are not the weights of version 1
-        with pytest.raises(WeightUpdateError, match="engine 2 in verify: its weights have digest"):
-            await publisher.catch_up()
-        assert publisher.states[number] is EngineState.STALE
-        learner.weights = a_model(0)
+        learner.weights = a_model(1)  # the learner has gone on: what it exported has not
         await publisher.catch_up()
+        assert all(torch.equal(late.weights[name], tensor) for name, tensor in a_model(0).items())
         assert publisher.states[number] is EngineState.CURRENT and late.version == 1
         assert engines[0].verbs.count("pause") == 1  # the others were left alone
         publisher.remove_engine(number)
         await publisher.publish(2)
         assert late.version == 1
+
+    run(test())
+
+
+def test_after_a_restart_a_joining_engine_must_match_the_others(tmp_path: Path) -> None:
+    async def test() -> None:
+        engines, learner, publisher = await set_up(tmp_path)  # nothing was exported since
+        for engine in engines:
+            engine.weights = a_model(0)
+        late = Recorded()
+        await late.start()
+        number = publisher.add_engine(LocalHandle(late))
+        learner.weights = a_model(1)
+        with pytest.raises(WeightUpdateError, match="engine 2 in verify: its weights have digest"):
+            await publisher.catch_up()
+        assert publisher.states[number] is EngineState.STALE
+        learner.weights = a_model(0)
+        publisher._exported = None
+        await publisher.catch_up()
+        assert publisher.states[number] is EngineState.CURRENT
 
     run(test())
 
@@ -254,7 +316,7 @@ def test_versions_only_grow_and_updates_do_not_overlap(tmp_path: Path) -> None:
             await publisher.publish(3)
         first = asyncio.create_task(publisher.publish(4))
         await asyncio.sleep(0)
-        with pytest.raises(RuntimeError, match="one at a time"):
+        with pytest.raises(RuntimeError, match="an update is in phase export"):
             await publisher.publish(5)
         await first
         with pytest.raises(RuntimeError, match="cannot go on to `commit`"):
@@ -318,6 +380,7 @@ def test_a_real_engine_agrees_with_the_learner_before_and_after(
         learner.weights = dict(models[0].named_parameters())
         await publisher.publish(2)
         assert publisher.digest == from_disk  # what was sent is what the files hold
+        await publisher.close()
 
     runner.run(asyncio.wait_for(test(), 120))
     assert not [name for name in os.listdir("/dev/shm") if f"raylign-weights-{os.getpid()}-" in name]
@@ -353,11 +416,13 @@ def test_a_real_engine_refuses_a_damaged_bucket_and_recovers(make_tiny_model, re
     model = load(make_tiny_model("qwen3", tied=False, seed=1))
     learner = ALearner(dict(model.named_parameters()), bucket_bytes=200_000)
     publisher = WeightPublisher([LocalHandle(real)], learner, WeightsConfig())
-    damage = iter([True, False])
-    learner.spoil = lambda buckets: flip_a_bit(buckets[-1]) if next(damage) else None
 
     async def test() -> Group:
-        await publisher.publish(5)
+        exported = await publisher.export(5)
+        flip_a_bit(exported.buckets[-1])
+        aborted = asyncio.create_task(until(lambda: publisher.phase is Phase.ABORT))
+        aborted.add_done_callback(lambda _: flip_a_bit(exported.buckets[-1]))
+        await publisher.deliver(exported)
         return await real.generate(PROMPT, SamplingConfig(num_completions=8, max_tokens=40), 1)
 
     group = runner.run(asyncio.wait_for(test(), 120))
