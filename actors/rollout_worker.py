@@ -229,6 +229,21 @@ class RolloutWorker:
     async def resume(self) -> None:
         await self._engine.resume()
 
+    async def check_weights(self, buckets: Sequence[dict[str, Any]]) -> None:
+        await self._engine.check_weights(buckets)
+
+    async def load_weights(self, buckets: Sequence[dict[str, Any]]) -> str | None:
+        return await self._engine.load_weights(buckets)
+
+    async def abort_weight_update(self, reason: str) -> None:
+        await self._engine.abort_weight_update(reason)
+
+    async def commit_weights(self, version: int, recompute_kv: bool) -> None:
+        await self._engine.commit_weights(version, recompute_kv)
+
+    async def weight_checksum(self) -> str:
+        return await self._engine.weight_checksum()
+
     async def init_weight_transfer(self, init_info: dict[str, Any]) -> None:
         await self._engine.init_weight_transfer(init_info)
 
@@ -240,18 +255,6 @@ class RolloutWorker:
 
     async def finish_weight_update(self) -> None:
         await self._engine.finish_weight_update()
-
-    async def abort_weight_update(self, reason: str) -> None:
-        await self._engine.abort_weight_update(reason)
-
-    async def commit_weight_version(self, version: int) -> None:
-        await self._engine.commit_weight_version(version)
-
-    async def weight_checksum(self) -> str:
-        return await self._engine.weight_checksum()
-
-    async def reset_prefix_cache(self) -> None:
-        await self._engine.reset_prefix_cache()
 
     async def sleep(self) -> None:
         await self._engine.sleep()
