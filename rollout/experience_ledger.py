@@ -21,7 +21,7 @@ REMEMBERED_STEPS = 8
 """Rows done with for more steps than this are forgotten: a position can be asked for this many steps back."""
 
 
-@dataclass
+@dataclass(slots=True)
 class Row:
     """One logged group."""
 
@@ -61,18 +61,23 @@ class Ledger:
 
     def add(self, offset: int, ordinal: int, num_bytes: int, is_failed: bool = False, is_lost: bool = False) -> None:
         """A row was logged."""
-        row = Row(offset, ordinal, num_bytes, is_failed, is_lost)
-        self._rows[offset] = row
-        self._of_ordinal.setdefault(ordinal, []).append(offset)
+        row = self._rows[offset] = Row(offset, ordinal, num_bytes, is_failed, is_lost)
+        of_ordinal = self._of_ordinal.get(ordinal)
+        if of_ordinal is None:
+            self._of_ordinal[ordinal] = [offset]
+        else:
+            of_ordinal.append(offset)
         self.num_logged += 1
-        self.next_offset = max(self.next_offset, offset + 1)
-        self.next_ordinal = max(self.next_ordinal, ordinal + 1)
+        if offset >= self.next_offset:
+            self.next_offset = offset + 1
+        if ordinal >= self.next_ordinal:
+            self.next_ordinal = ordinal + 1
         self._issued.discard(ordinal)
         if is_lost:
             self._counts[OrdinalState.LOST] += 1
         elif is_failed:
             self._counts[OrdinalState.FAILED] += 1
-        elif self._live(ordinal) == offset:
+        elif of_ordinal is None or self._live(ordinal) == offset:
             self._start_waiting(row)
 
     def check_undecided(self, offsets: Iterable[int], mark: str, step: int) -> None:
@@ -137,6 +142,14 @@ class Ledger:
     def is_live(self, ordinal: int) -> bool:
         """Whether a row of the ordinal is in the log and counts."""
         return self._is_done(ordinal) or self._live(ordinal) is not None
+
+    def knows_any(self, ordinals: set[int]) -> bool:
+        """Whether rows of any of them were ever logged."""
+        return (
+            not self._of_ordinal.keys().isdisjoint(ordinals)
+            or not self._done.isdisjoint(ordinals)
+            or min(ordinals, default=self._done_below) < self._done_below
+        )
 
     def is_waiting(self, offset: int) -> bool:
         place = bisect_left(self._waiting, offset)
@@ -280,7 +293,10 @@ class Ledger:
         return live != row.offset and self._is_done_by(self._rows[live], step)
 
     def _start_waiting(self, row: Row) -> None:
-        insort(self._waiting, row.offset)
+        if not self._waiting or row.offset > self._waiting[-1]:
+            self._waiting.append(row.offset)
+        else:
+            insort(self._waiting, row.offset)
         self._unread_bytes += row.num_bytes
 
     def _stop_waiting(self, row: Row) -> None:

@@ -19,7 +19,6 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +42,7 @@ from raylign.rollout.experience_journal import Entry, Journal, write_error
 from raylign.rollout.experience_ledger import Ledger
 from raylign.rollout.experience_recovery import JOURNAL, Record, Recovered, recover
 from raylign.rollout.experience_schema import SCHEMA, has_completions, reward_spreads
-from raylign.rollout.experience_segments import Place, SegmentWriter, read_record, sync_files
+from raylign.rollout.experience_segments import Place, RecordIndex, SegmentWriter, read_record, sync_files
 from raylign.rollout.sample import FloatArray
 
 MIB = 2**20
@@ -72,8 +71,7 @@ class ExperienceLog:
         self._leases: dict[str, _OpenLease] = {}
         self._num_leases = 0
         self._wanted = 0
-        self._firsts: list[int] = []
-        self._places: list[Place] = []
+        self._records = RecordIndex(folder)
         self._spreads: dict[int, float] = {}
         self._script: list[Entry] = []
         self._draws: tuple[int, int] = (-1, 0)
@@ -172,11 +170,14 @@ class ExperienceLog:
             self._spreads.update(zip(offsets, reward_spreads(rows).tolist(), strict=True))
         return Appended(offsets)
 
-    def _sorted_out(self, ordinals: Sequence[int]) -> tuple[list[int], list[int]]:
+    def _sorted_out(self, ordinals: Sequence[int]) -> tuple[Sequence[int], list[int]]:
         """Rows to log, and ordinals to refuse."""
         kept: list[int] = []
         refused: list[int] = []
-        seen: set[int] = set()
+        seen = set(ordinals)
+        if len(seen) == len(ordinals) and not self.ledger.knows_any(seen):  # as always, but after a mishap
+            return range(len(ordinals)), refused
+        seen.clear()
         for row, ordinal in enumerate(ordinals):
             if ordinal in seen or self.ledger.is_live(ordinal):
                 refused.append(ordinal)
@@ -226,7 +227,7 @@ class ExperienceLog:
             self._wanted = count
             return None
         offsets, weights = self._scripted(count, step) or self._chosen(count, step)
-        batch = self._read(offsets)
+        batch = self._records.read(offsets)
         lease_id = f"{self._session}-{self._num_leases}"
         if self._is_prioritised:
             entry = {"kind": "leased", "lease_id": lease_id, "step": step, "offsets": offsets}
@@ -381,7 +382,7 @@ class ExperienceLog:
         self.num_torn_bytes = recovered.num_torn_bytes
         self.damage = [self._narrowed(damage) for damage in recovered.damage]
         if self._is_prioritised:
-            for first, place, offsets in self._by_record(self.ledger.waiting):
+            for first, place, offsets in self._records.holding(self.ledger.waiting):
                 spreads = reward_spreads(read_record(self.folder, place))
                 self._spreads.update({offset: float(spreads[offset - first]) for offset in offsets})
         self._forget()
@@ -414,33 +415,10 @@ class ExperienceLog:
         for offset, ordinal in zip(record.offsets, record.ordinals, strict=True):
             self.ledger.add(offset, ordinal, num_bytes, offset in failed, record.is_lost)
         if record.offsets and not record.is_lost:
-            self._firsts.append(record.offsets[0])
-            self._places.append(record.place)
-
-    def _read(self, offsets: Sequence[int]) -> pa.RecordBatch:
-        """The rows, in that order."""
-        batches = {first: read_record(self.folder, place) for first, place, _ in self._by_record(offsets)}
-        pieces = []
-        start = 0
-        for end in range(1, len(offsets) + 1):
-            first = self._firsts[bisect_right(self._firsts, offsets[start]) - 1]
-            batch = batches[first]
-            if end == len(offsets) or offsets[end] != offsets[end - 1] + 1 or offsets[end] >= first + batch.num_rows:
-                pieces.append(batch.slice(offsets[start] - first, end - start))
-                start = end
-        return pieces[0] if len(pieces) == 1 else pa.concat_batches(pieces)
-
-    def _by_record(self, offsets: Iterable[int]) -> list[tuple[int, Place, list[int]]]:
-        """First offset and place of each record, and which of the offsets it holds."""
-        found: dict[int, list[int]] = {}
-        for offset in offsets:
-            found.setdefault(bisect_right(self._firsts, offset) - 1, []).append(offset)
-        return [(self._firsts[n], self._places[n], held) for n, held in found.items()]
+            self._records.add(record.offsets[0], record.place)
 
     def _forget(self) -> None:
-        floor = self.ledger.forget()
-        num_done = max(0, bisect_right(self._firsts, floor) - 1)
-        del self._firsts[:num_done], self._places[:num_done]
+        self._records.forget(self.ledger.forget())
 
     def _take_lock(self) -> None:
         """Held until `close` or the end of the process, however it ends."""
