@@ -159,7 +159,7 @@ class Ledger:
         return self._rows.get(offset)
 
     def state(self, ordinal: int) -> str:
-        """What became of the ordinal. One long done with is called trained, though it may have been filtered or failed."""
+        """What became of the ordinal. One forgotten is called trained, though it may have been filtered or failed."""
         if self._is_done(ordinal):
             return OrdinalState.TRAINED
         live = self._live(ordinal)
@@ -312,6 +312,6 @@ class Ledger:
     def _promote(self, ordinal: int) -> None:
         """The next row of an ordinal takes the place of one that was dropped."""
         live = self._live(ordinal)
-        if live is not None and not self._rows[live].mark and not self._rows[live].is_failed:
-            if not self._rows[live].is_leased and not self.is_waiting(live):
-                self._start_waiting(self._rows[live])
+        row = self._rows[live] if live is not None else None
+        if row is not None and not row.mark and not row.is_failed and not row.is_leased and not self.is_waiting(row.offset):
+            self._start_waiting(row)

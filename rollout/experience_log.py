@@ -73,7 +73,9 @@ class ExperienceLog:
         self._wanted = 0
         self._records = RecordIndex(folder)
         self._spreads: dict[int, float] = {}
+        self._drawn: list[Entry] = []
         self._script: list[Entry] = []
+        """Prioritised draws that the journal tells of: those that stand, and those undone, to be done again."""
         self._draws: tuple[int, int] = (-1, 0)
         self.ledger = Ledger()
         self.committed = LogPosition()
@@ -213,7 +215,7 @@ class ExperienceLog:
     def has_room(self) -> bool:
         """Whether new groups may be started: false while too many bytes wait. A lease that waits for more groups
         than there are makes room, or nobody could move."""
-        return self.ledger.unread_bytes < self._max_unread_bytes or len(self.ledger.waiting) < self._wanted
+        return self.ledger.counters().unread_bytes < self._max_unread_bytes or len(self.ledger.waiting) < self._wanted
 
     # the learner
 
@@ -385,6 +387,7 @@ class ExperienceLog:
             for first, place, offsets in self._records.holding(self.ledger.waiting):
                 spreads = reward_spreads(read_record(self.folder, place))
                 self._spreads.update({offset: float(spreads[offset - first]) for offset in offsets})
+        self._drawn.clear()
         self._forget()
 
     def _replay_event(self, event: Entry) -> None:
@@ -396,13 +399,17 @@ class ExperienceLog:
         elif kind == "opened" and event["position"] is not None:
             self._rewind(LogPosition.from_json(event["position"]))
         elif kind == "leased":
-            self._script.append(event)
+            follows = self._script and all(self._script[0][key] == event[key] for key in ("step", "offsets"))
+            self._script = self._script[1:] if follows else []
+            self._drawn.append(event)
         elif kind == "returned":
-            self._script = [entry for entry in self._script if entry["lease_id"] != event["lease_id"]]
+            self._drawn = [entry for entry in self._drawn if entry["lease_id"] != event["lease_id"]]
 
     def _rewind(self, position: LogPosition) -> None:
         self.ledger.rewind(position)
-        self._script = [entry for entry in self._script if entry["step"] > position.step]
+        drawn = self._drawn + self._script
+        self._drawn = [entry for entry in drawn if entry["step"] <= position.step]
+        self._script = [entry for entry in drawn if entry["step"] > position.step]
 
     def _narrowed(self, damage: ExperienceDamage) -> ExperienceDamage:
         """Of the damaged record's groups, those that are truly lost: not trained by what we go on from."""
@@ -448,7 +455,7 @@ class ExperienceLog:
 def draw_prioritised(
     waiting: Any, spreads: Any, count: int, config: ExperienceConfig, seed: tuple[int, ...]
 ) -> tuple[list[int], FloatArray]:
-    """Draw without replacement with P ∝ priority^α; weights (N·P)^−β over their maximum (arXiv 1511.05952 §3.3, 3.4)."""
+    """Draw without replacement, P ∝ priority^α; weights (N·P)^−β over their maximum (arXiv 1511.05952 §3.3, 3.4)."""
     priorities = (np.asarray(spreads, np.float64) + SMALLEST_PRIORITY) ** config.priority_exponent
     probabilities = priorities / priorities.sum()
     drawn = np.random.default_rng(seed).choice(len(waiting), size=count, replace=False, p=probabilities)

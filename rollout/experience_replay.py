@@ -66,8 +66,11 @@ class ReplayLog:
                 getattr(recorded, kind).extend(event["offsets"])
                 if kind == OrdinalState.TRAINED:
                     recorded.weights.extend(event.get("weights", [1.0] * len(event["offsets"])))
-        if any(damage.file.endswith("journal.log") for damage in recovered.damage):
-            raise ExperienceError(f"{recovered.damage[0]}; which groups were trained when cannot be told any more")
+        if recovered.num_unknown_lines:
+            raise ExperienceError(
+                f"{recovered.num_unknown_lines} lines of the journal in {folder} are damaged, so it cannot be told any "
+                "more which groups were trained when; the groups themselves can be read, but not replayed"
+            )
         return cls(folder, records, steps, sum(len(r.offsets) for r in recovered.records if r.is_lost))
 
     @property
