@@ -11,6 +11,7 @@ call. `lease` waits for enough groups (`append`, and leases that expire, unblock
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -76,10 +77,8 @@ class ExperienceHost:
             expiry_s = self._log.expire()
             if left_s <= 0:
                 return None
-            try:  # append unblocks it, or the end of a lease
+            with contextlib.suppress(TimeoutError):  # append unblocks it, or the end of a lease
                 await asyncio.wait_for(self._changed.wait(), min(left_s, expiry_s if expiry_s is not None else left_s))
-            except TimeoutError:
-                pass
 
     async def renew(self, lease_id: str, lease_s: float) -> None:
         self._log.renew(lease_id, lease_s)

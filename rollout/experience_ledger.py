@@ -213,8 +213,13 @@ class Ledger:
 
     # going back, forgetting
 
-    def rewind(self, position: LogPosition) -> None:
-        """Everything decided after the position is undone; what it contains stays decided. Leases end."""
+    def rewind(self, position: LogPosition, found_lost: frozenset[int] = frozenset()) -> list[int]:
+        """Everything decided after the position is undone; what it contains stays decided. Leases end.
+
+        Gives the offsets whose decision the position knows and the journal does not: they count as trained. Of lost
+        rows, that holds for those found so only now; one lost before the position was made had not been trained.
+        """
+        assumed = []
         assert self._floor == 0, "rewind comes before anything is forgotten"
         self.next_offset = max(self.next_offset, position.low_water, *(o + 1 for o in position.consumed))
         consumed = set(position.consumed)
@@ -226,12 +231,15 @@ class Ledger:
                     self._rows[o].mark in (OrdinalState.TRAINED, OrdinalState.FILTERED) or self._rows[o].is_failed
                     for o in earlier[: earlier.index(row.offset)]
                 )
-                if not row.mark and not row.is_failed and not is_twin and not row.is_lost:
-                    row.mark, row.step = OrdinalState.TRAINED, position.step  # its line was damaged: never train twice
+                is_known_lost = row.is_lost and row.offset not in found_lost
+                if not (row.mark or row.is_failed or is_twin or is_known_lost):
+                    row.mark, row.step = OrdinalState.TRAINED, position.step
+                    assumed.append(row.offset)
             else:
                 row.mark, row.step = "", -1
         self._last_step = position.step
         self.recount()
+        return assumed
 
     def recount(self) -> None:
         """Work out from the rows what waits and how many there are of each kind."""
@@ -313,5 +321,11 @@ class Ledger:
         """The next row of an ordinal takes the place of one that was dropped."""
         live = self._live(ordinal)
         row = self._rows[live] if live is not None else None
-        if row is not None and not row.mark and not row.is_failed and not row.is_leased and not self.is_waiting(row.offset):
+        if (
+            row is not None
+            and not row.mark
+            and not row.is_failed
+            and not row.is_leased
+            and not self.is_waiting(row.offset)
+        ):
             self._start_waiting(row)

@@ -110,12 +110,14 @@ class ExperienceLog:
                 raise write_error(folder, 0, error) from error
         try:
             recovered = recover(folder, read_only)
-            log._load(recovered, position)
+            assumed = log._load(recovered, position)
             log._session = sum(event["kind"] == "opened" for event in recovered.events)
             if not read_only:
                 log._journal = Journal(folder / JOURNAL, recovered.journal_bytes)
                 segment_bytes = int(config.segment_mib * MIB)
                 log._writer = SegmentWriter(folder, segment_bytes, recovered.last_segment, recovered.end)
+                if assumed and position is not None:
+                    log._journal.append({"kind": OrdinalState.TRAINED, "step": position.step, "offsets": assumed})
                 log._journal.append({"kind": "opened", "position": position.to_json() if position else None})
         except BaseException:
             log._release_lock()
@@ -372,15 +374,15 @@ class ExperienceLog:
     def _max_unread_bytes(self) -> float:
         return self._config.max_unread_mib * MIB
 
-    def _load(self, recovered: Recovered, position: LogPosition | None) -> None:
-        """The state that the journal tells of."""
+    def _load(self, recovered: Recovered, position: LogPosition | None) -> list[int]:
+        """The state that the journal tells of; the offsets that only the position knows to be trained."""
         for record in recovered.records:
             self._add_record(record)
         for event in recovered.events:
             self._replay_event(event)
         self.ledger.recount()
-        if position is not None:
-            self._rewind(position)
+        found_lost = frozenset(offset for damage in recovered.damage for offset in damage.offsets)
+        assumed = self._rewind(position, found_lost) if position is not None else []
         self.num_torn_bytes = recovered.num_torn_bytes
         self.damage = [self._narrowed(damage) for damage in recovered.damage]
         if self._is_prioritised:
@@ -389,6 +391,7 @@ class ExperienceLog:
                 self._spreads.update({offset: float(spreads[offset - first]) for offset in offsets})
         self._drawn.clear()
         self._forget()
+        return assumed
 
     def _replay_event(self, event: Entry) -> None:
         kind = event["kind"]
@@ -405,11 +408,11 @@ class ExperienceLog:
         elif kind == "returned":
             self._drawn = [entry for entry in self._drawn if entry["lease_id"] != event["lease_id"]]
 
-    def _rewind(self, position: LogPosition) -> None:
-        self.ledger.rewind(position)
+    def _rewind(self, position: LogPosition, found_lost: frozenset[int] = frozenset()) -> list[int]:
         drawn = self._drawn + self._script
         self._drawn = [entry for entry in drawn if entry["step"] <= position.step]
         self._script = [entry for entry in drawn if entry["step"] > position.step]
+        return self.ledger.rewind(position, found_lost)
 
     def _narrowed(self, damage: ExperienceDamage) -> ExperienceDamage:
         """Of the damaged record's groups, those that are truly lost: not trained by what we go on from."""

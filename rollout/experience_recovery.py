@@ -1,8 +1,8 @@
 """Opening the experience log: read the journal, verify every record, put aside what is damaged.
 
 Given the log's folder; gives the records that are good, what the journal says happened, and a list of damage. Unless
-`read_only`, torn tails (never acknowledged) are cut, and damaged bytes are kept in files beside and replaced by fillers, so
-that the log goes on.
+`read_only`, torn tails (never acknowledged) are cut, and damaged bytes are kept in files beside and replaced by
+fillers, so that the log goes on.
 """
 
 from __future__ import annotations

@@ -229,7 +229,9 @@ def test_has_room_until_the_byte_budget_waits_but_never_blocks_a_hungry_lease(tm
             assert log.has_room
             append(log, [ordinal])
         assert not log.has_room
-        assert log.lease(4, 60) is None and log.has_room  # capacity below the step: it goes on, three and a bit at a time
+        assert (
+            log.lease(4, 60) is None and log.has_room
+        )  # capacity below the step: it goes on, three and a bit at a time
         append(log, [3])
         assert not log.has_room
         assert ordinals_of(log.lease(4, 60)) == [0, 1, 2, 3]
@@ -350,9 +352,7 @@ def test_a_run_is_replayed_as_it_ended_up(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("seed", range(25))
 @pytest.mark.parametrize("config", [FIFO, PRIORITISED], ids=["fifo", "prioritised"])
-def test_any_history_of_restarts_trains_every_ordinal_once(
-    tmp_path: Path, config: ExperienceConfig, seed: int
-) -> None:
+def test_any_history_of_restarts_trains_every_ordinal_once(tmp_path: Path, config: ExperienceConfig, seed: int) -> None:
     """A loop that filters and drops by rule, killed and resumed at random, against what any run must satisfy."""
     dice = random.Random(seed)
     config = config.model_copy(update={"segment_mib": dice.choice([0.01, 1.0])})

@@ -121,7 +121,9 @@ def test_arrays_are_views_of_the_message() -> None:
 
 def test_the_spread_is_that_of_the_totals_that_are_known() -> None:
     two = Group(a_group(0).prompt, a_group(0).completions, {}, np.array([1, 3], np.float32))
-    np.testing.assert_allclose(reward_spreads(groups_to_batch([two, failed(1), with_nan(2), unscored(3)])), [1, 0, 0, 0])
+    np.testing.assert_allclose(
+        reward_spreads(groups_to_batch([two, failed(1), with_nan(2), unscored(3)])), [1, 0, 0, 0]
+    )
 
 
 def test_experience_of_another_version_is_refused() -> None:
