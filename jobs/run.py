@@ -293,7 +293,7 @@ class Run:
             return {}
         clock = time.perf_counter()
         await self._delivered()
-        exported = version
+        exported = await self._publisher.export(version)
         if self._takes_turns:
             await self.learner.offload()
             await self.rollouts.wake()
@@ -305,7 +305,7 @@ class Run:
 
     async def _deliver(self, exported: Any, version: int) -> None:
         try:
-            self._weight_metrics = await self._publisher.publish(exported)
+            self._weight_metrics = await self._publisher.deliver(exported)
         except Exception as error:
             if self._flow is not None:
                 self._flow.fail(error)  # the loop may be waiting for groups that no engine can give any more
