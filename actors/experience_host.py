@@ -28,7 +28,6 @@ from raylign.rollout.experience import (
     Opened,
 )
 
-
 MIB = 2**20
 
 
@@ -104,6 +103,7 @@ class ExperienceHost:
             self._changed.clear()
             lease: Lease | None = self._log.lease(count, lease_s, step)
             if lease is not None:
+                self._news.set()  # a lease that waited for more may have made room
                 return replace(lease, batch=batch_to_message(lease.batch))
             left_s = deadline - time.monotonic()
             expiry_s = self._log.expire()

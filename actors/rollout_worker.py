@@ -16,7 +16,7 @@ import asyncio
 import os
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from raylign.rollout.door import why_refused
 from raylign.rollout.engine import EngineConfig, RolloutEngine, VllmEngine, request_seed
@@ -24,8 +24,23 @@ from raylign.rollout.sample import Failure, Group, Prompt
 from raylign.rollout.sampling import SamplingConfig
 
 QUEUE_DEADLINE_S = 20.0
+PING_DEADLINE_S = 10.0
 GATHER_S = 0.005
 """Neighbours finish in the same engine step: they are waited for so long, to share a call."""
+
+
+DeliveryParty = Literal["reward server", "experience log"]
+
+
+class DeliveryError(RuntimeError):
+    """Finished groups could not be handed on."""
+
+    def __init__(self, party: DeliveryParty, words: str) -> None:
+        super().__init__(party, words)
+        self.party, self.words = party, words
+
+    def __str__(self) -> str:
+        return f"the {self.party} failed: {self.words}"
 
 
 class RolloutWorker:
@@ -67,7 +82,7 @@ class RolloutWorker:
         self._outbox_came = asyncio.Event()
         self._troubles: list[tuple[int, Failure]] = []
         self._troubles_came = asyncio.Event()
-        self._broken: Exception | None = None
+        self._broken: DeliveryError | None = None
         self._reward_server: Any = None
         self._log: Any = None
 
@@ -130,8 +145,16 @@ class RolloutWorker:
             scored = self._reward_server.score_for_log.remote(groups)
             await self._log.append.remote(scored)
         except Exception as error:  # told to whoever watches this worker
-            self._broken = error
+            self._broken = DeliveryError(await self._who_failed(), str(getattr(error, "cause", None) or error))
             self._troubles_came.set()
+
+    async def _who_failed(self) -> DeliveryParty:
+        try:
+            async with asyncio.timeout(PING_DEADLINE_S):
+                await self._reward_server.ready.remote()
+        except Exception:
+            return "reward server"
+        return "experience log"
 
     async def troubles(self, deadline_s: float) -> list[tuple[int, Failure]]:
         """(ordinal, what happened) of groups that will not come; empty when all is well within the deadline.
