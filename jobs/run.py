@@ -11,8 +11,8 @@ import importlib.metadata
 import math
 import signal
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ import yaml
 
 from raylign.actors.learner_group import LearnerGroup, LearnerSpec
 from raylign.actors.rollout_pool import RolloutPool
+from raylign.actors.weight_update import EngineState
 from raylign.actors.weights import WeightPublisher
 from raylign.jobs.checkpoints import Checkpoint, CheckpointRecord, CheckpointStore
 from raylign.jobs.config import TrainConfig
@@ -182,7 +183,9 @@ class Run:
         self._evaluation_pool = self.rollouts
         if config.evaluation.rewards and config.evaluation.rewards != config.rewards:
             self._evaluation_pool = self.rollouts.with_rewards(await start_reward_server(config.evaluation.rewards))
-        self._publisher = WeightPublisher(self.rollouts.workers, self.learner, config.weights, version=self.step)
+        self._publisher = WeightPublisher(
+            self.rollouts.workers, self.learner, config.weights, self.step, replace_engine=self._engine_is_sick
+        )
 
     async def _end(self) -> None:
         """Reverse order, each part with a deadline, and the rest whatever happens to one."""
@@ -246,6 +249,7 @@ class Run:
             step=self.step,
             position=self._log_position,
             takes_turns=self._takes_turns,
+            replace_worker=self._worker_died,
         )
         if self._takes_turns:
             await self.learner.offload()
@@ -302,6 +306,26 @@ class Run:
             await self._delivered()
         self._times_s["weights"] = time.perf_counter() - clock
         return self._weight_metrics
+
+    async def _engine_is_sick(self, number: int) -> Any:
+        """The publisher's word: an engine that could not be updated is ended, and another started in its place."""
+        if self._flow is not None:
+            self._flow.worker_lost(number, lambda: self._has_weights(number))
+        handle = await self.rollouts.replace(number)
+        if self._flow is not None:
+            await self._flow.worker_started(number)
+        return handle
+
+    async def _worker_died(self, number: int) -> Callable[[], bool]:
+        """The feeder's word: a worker is gone. Another is started, and gets the published weights."""
+        self._publisher.remove_engine(number)
+        self._publisher.add_engine(await self.rollouts.replace(number), number)
+        with suppress(RuntimeError):  # an update is under way, or weights are set aside for one: it brings them
+            await self._publisher.catch_up()
+        return lambda: self._has_weights(number)
+
+    def _has_weights(self, number: int) -> bool:
+        return self._publisher.states.get(number) is EngineState.CURRENT
 
     async def _deliver(self, exported: Any, version: int) -> None:
         try:
