@@ -54,6 +54,8 @@ class LearnerSpec:
     state_folder: str | None = None
     """Resumable state to start from."""
     weights_bucket_bytes: int = 256 << 20
+    ships_adapters: bool = False
+    """Weight updates hold the adapters alone (weights.lora = adapter)."""
     gpus_per_engine: int = 1
     """How many GPUs of each engine receive weights (nccl)."""
     weights_deadline_s: float = 120.0

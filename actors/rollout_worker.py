@@ -31,12 +31,15 @@ class RolloutWorker:
         seed: int,
         engine_seed: int,
         cpu_cores: str,
+        lora_rank: int = 0,
     ) -> None:
         if config.cpu_cores == "auto":
             config = config.model_copy(update={"cpu_cores": cpu_cores})
         self._seed = seed
         self._weight_version = weight_version
-        self._engine = VllmEngine(model_path, config, weight_backend=weight_backend, seed=engine_seed)
+        self._engine = VllmEngine(
+            model_path, config, weight_backend=weight_backend, seed=engine_seed, lora_rank=lora_rank
+        )
         self._running: set[asyncio.Task[None]] = set()
         self._finished: list[Group] = []
         self._arrived = asyncio.Event()
