@@ -1,11 +1,12 @@
 """One way to call an object, be it a Ray actor or an object of this process: `await handle.verb.remote(...)`.
 
-Given a plain object with async verbs, `LocalHandle` gives what a Ray actor handle gives.
+Given a plain object, `LocalHandle` gives what a Ray actor handle gives.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import inspect
+from collections.abc import Callable
 from typing import Any
 
 
@@ -22,9 +23,11 @@ class LocalHandle:
 class LocalMethod:
     """One verb of a `LocalHandle`."""
 
-    def __init__(self, method: Callable[..., Awaitable[Any]]) -> None:
+    def __init__(self, method: Callable[..., Any]) -> None:
         self._method = method
 
-    def remote(self, *arguments: Any) -> Awaitable[Any]:
-        """Call it; await the result."""
-        return self._method(*arguments)
+    async def remote(self, *arguments: Any) -> Any:
+        """Call it; await the result. Like Ray's, it takes the pending result of another call as an argument."""
+        ready = [await argument if inspect.isawaitable(argument) else argument for argument in arguments]
+        result = self._method(*ready)
+        return await result if inspect.isawaitable(result) else result

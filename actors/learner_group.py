@@ -53,6 +53,8 @@ class LearnerSpec:
     debug_folder: str
     state_folder: str | None = None
     """Resumable state to start from."""
+    max_staleness: int = 0
+    """The bound that the learner asserts at its door."""
     weights_bucket_bytes: int = 256 << 20
     gpus_per_engine: int = 1
     """How many GPUs of each engine receive weights (nccl)."""
@@ -213,11 +215,20 @@ class LearnerGroup:
             raise LearnerError(f"the learner group ended during `{verb}`: {error}") from error
         raise LearnerError(f"`{verb}` got no answer from the learner group within {deadline_s:.0f} s")
 
-    async def update(self, examples: list[Example]) -> dict[str, float]:
-        """One batch: `algorithm.num_updates` optimizer steps. Metrics of all ranks together."""
+    async def update(self, examples: list[Example], version: int | None = None) -> dict[str, float]:
+        """One batch: `algorithm.num_updates` optimizer steps. Metrics of all ranks together. `version`: of the weights
+        that the batch improves; no token may be older than the bound."""
         import ray
 
-        return await self._call("update", ray.put(examples))
+        return await self._call("update", ray.put(examples), version)
+
+    async def offload(self) -> None:
+        """Leave the GPU to the engine (colocated mode)."""
+        await self._call("offload")
+
+    async def reload(self) -> None:
+        """Take the GPU back."""
+        await self._call("reload")
 
     async def logprobs(self, examples: list[Example]) -> list[Any]:
         """Log-probs of the completions under the current weights."""

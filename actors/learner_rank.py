@@ -24,11 +24,12 @@ class LearnerRank:
         self._learner = Learner(
             spec.config,
             spec.model_path,
-            build_algorithm(spec.algorithm),
+            build_algorithm(spec.algorithm, spec.max_staleness),
             spec.temperature,
             spec.total_optimizer_steps,
             spec.seed,
             Path(spec.debug_folder),
+            spec.max_staleness,
         )
         if spec.state_folder is not None:
             self._learner.load_state(Path(spec.state_folder))
@@ -36,9 +37,17 @@ class LearnerRank:
         self._sender = SharedMemorySender(spec.weights_bucket_bytes) if rank() == 0 else None
         self._gpu_sender: Any = None
 
-    def update(self, examples: Sequence[Example]) -> dict[str, float]:
+    def update(self, examples: Sequence[Example], version: int | None) -> dict[str, float]:
         """One batch, this rank's share of it."""
-        return self._learner.update(examples)
+        return self._learner.update(examples, version)
+
+    def offload(self) -> None:
+        """See `DeepSpeedEngine.offload`."""
+        self._learner.engine.offload()
+
+    def reload(self) -> None:
+        """See `DeepSpeedEngine.reload`."""
+        self._learner.engine.reload()
 
     def logprobs(self, examples: Sequence[Example]) -> list[Any]:
         """(T,) of each example, on every rank."""

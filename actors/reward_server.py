@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from raylign.rewards.base import Item
 from raylign.rewards.registry import RewardConfig
 from raylign.rewards.scoring import Scorer
+from raylign.rollout.experience_schema import groups_to_batch
 from raylign.rollout.sample import Failure, Group
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 class RewardServer:
@@ -38,6 +43,10 @@ class RewardServer:
             )
             for group, result in zip(groups, scored, strict=True)
         ]
+
+    def score_for_log(self, groups: Sequence[Group]) -> pa.RecordBatch:
+        """The same groups scored, as the experience log takes them."""
+        return groups_to_batch(self.score(groups))
 
     def close(self) -> None:
         """End the rewards' processes."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -45,14 +45,62 @@ class RolloutPool:
     `verb.remote`."""
 
     def __init__(
-        self, workers: Sequence[Any], reward_server: Any, deadline_s: float, placements: Sequence[Any] = ()
+        self,
+        workers: Sequence[Any],
+        reward_server: Any,
+        deadline_s: float,
+        placements: Sequence[Any] = (),
+        start_worker: Callable[[int], Awaitable[Any]] | None = None,
     ) -> None:
-        self.workers = list(workers)
+        """`start_worker(number)` starts a new worker in the place of one that died."""
+        self._workers: dict[int, Any] = dict(enumerate(workers))
         self._reward_server = reward_server
         self._deadline_s = deadline_s
         self._placements = placements
+        self._start_worker = start_worker
         self._more_reward_servers: list[Any] = []
         self.times = PoolTimes(0.0, 0.0)
+
+    @property
+    def workers(self) -> list[Any]:
+        """Handles, in the order of their numbers."""
+        return list(self._workers.values())
+
+    @property
+    def numbers(self) -> list[int]:
+        """The workers' numbers."""
+        return list(self._workers)
+
+    def worker(self, number: int) -> Any:
+        """The handle of one worker."""
+        return self._workers[number]
+
+    async def replace(self, number: int) -> Any:
+        """End a worker, dead or sick, and start another in its place; gives its handle. It holds the weights that the
+        run began with: nothing may be routed to it before it has the current ones."""
+        import ray
+
+        if self._start_worker is None:
+            raise RolloutError(f"rollout worker {number} is gone, and this pool cannot start another")
+        ray.kill(self._workers[number])
+        self._workers[number] = await self._start_worker(number)
+        return self._workers[number]
+
+    async def sleep(self) -> None:
+        """All engines give their GPU to the learner (colocated mode)."""
+        await self._on_all("sleep")
+
+    async def wake(self) -> None:
+        """They take it back, and need weights."""
+        await self._on_all("wake")
+
+    async def _on_all(self, verb: str) -> None:
+        calls = [getattr(worker, verb).remote() for worker in self.workers]
+        await self._patiently(asyncio.gather(*calls), f"engines to {verb}", self._deadline_s)
+
+    async def connect(self, number: int, log: Any) -> None:
+        """From now on what `generate_for_log` of this worker finishes is scored and goes to `log`."""
+        await self._workers[number].connect.remote(self._reward_server, log)
 
     def with_rewards(self, reward_server: Any) -> RolloutPool:
         """The same workers, scored by another reward server (evaluation); `stop` of this pool ends it too."""

@@ -1,8 +1,13 @@
 """A rollout worker: the Ray host of one engine.
 
-Given prompts by `submit`, gives finished groups by `take`, a batch a call (an actor call costs 0.7 ms). Weight verbs
-are passed on. `take` waits for the first finished group (a running request unblocks it) and never longer than its
-deadline.
+Given prompts, gives finished groups in one of two ways:
+
+    generate_for_log   groups go from here to the reward server and on to the experience log; the caller hears only of
+                       `troubles`. Arrays never pass through the train loop.
+    submit, take       groups come back to the caller, a batch a call (evaluation)
+
+Weight verbs are passed on. `take` and `troubles` wait for the first thing to tell (a running request unblocks them)
+and never longer than their deadline.
 """
 
 from __future__ import annotations
@@ -12,15 +17,18 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from raylign.rollout.engine import EngineConfig, VllmEngine, request_seed
+from raylign.rollout.door import why_refused
+from raylign.rollout.engine import EngineConfig, RolloutEngine, VllmEngine, request_seed
 from raylign.rollout.sample import Failure, Group, Prompt
 from raylign.rollout.sampling import SamplingConfig
 
 QUEUE_DEADLINE_S = 20.0
+GATHER_S = 0.005
+"""Neighbours finish in the same engine step: they are waited for so long, to share a call."""
 
 
 class RolloutWorker:
-    """One engine behind `submit` and `take`."""
+    """One engine behind its verbs."""
 
     def __init__(
         self,
@@ -31,16 +39,36 @@ class RolloutWorker:
         seed: int,
         engine_seed: int,
         cpu_cores: str,
+        sleeps: bool = False,
     ) -> None:
         if config.cpu_cores == "auto":
             config = config.model_copy(update={"cpu_cores": cpu_cores})
-        self._seed = seed
+        engine = VllmEngine(model_path, config, weight_backend=weight_backend, seed=engine_seed, sleeps=sleeps)
+        self._host(engine, weight_version, seed)
+
+    @classmethod
+    def around(cls, engine: RolloutEngine, weight_version: int = 0, seed: int = 0) -> RolloutWorker:
+        """A worker of any engine: unit tests and benchmarks without a model."""
+        worker = cls.__new__(cls)
+        worker._host(engine, weight_version, seed)
+        return worker
+
+    def _host(self, engine: RolloutEngine, weight_version: int, seed: int) -> None:
+        self._engine = engine
         self._weight_version = weight_version
-        self._engine = VllmEngine(model_path, config, weight_backend=weight_backend, seed=engine_seed)
-        self._running: set[asyncio.Task[None]] = set()
+        self._seed = seed
+        self._running: dict[int, asyncio.Task[Group]] = {}
+        """By ordinal."""
+        self._background: set[asyncio.Task[None]] = set()
         self._finished: list[Group] = []
-        self._arrived = asyncio.Event()
-        self._gather_s = 0.005
+        self._finished_came = asyncio.Event()
+        self._outbox: list[Group] = []
+        self._outbox_came = asyncio.Event()
+        self._troubles: list[tuple[int, Failure]] = []
+        self._troubles_came = asyncio.Event()
+        self._broken: Exception | None = None
+        self._reward_server: Any = None
+        self._log: Any = None
 
     async def start(self) -> int:
         """Load the model; gives this process's id, for reports."""
@@ -48,16 +76,121 @@ class RolloutWorker:
         await self._engine.commit_weight_version(self._weight_version)
         return os.getpid()
 
+    # ---- for the experience log ------------------------------------------------------------------------
+
+    async def connect(self, reward_server: Any, log: Any) -> None:
+        """Where groups of `generate_for_log` go."""
+        self._reward_server, self._log = reward_server, log
+        self._keep(self._send_finished())
+
+    async def generate_for_log(self, prompts: Sequence[Prompt], sampling: SamplingConfig, ordered: bool) -> None:
+        """Start generating; finished groups go to the log, failed ones to `troubles`.
+
+        `ordered` (deterministic runs): see `submit`; all groups of the call reach the log together.
+        """
+        self._keep(self._generate_for_log(prompts, sampling, ordered))
+
+    async def _generate_for_log(self, prompts: Sequence[Prompt], sampling: SamplingConfig, ordered: bool) -> None:
+        tasks = await self._start_generating(prompts, sampling, ordered)
+        if ordered:
+            outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+            self._sort_out([group for group in outcomes if isinstance(group, Group)], sampling)
+            return
+        for task in tasks:
+            task.add_done_callback(lambda done: None if done.cancelled() else self._sort_out([done.result()], sampling))
+
+    def _sort_out(self, groups: Sequence[Group], sampling: SamplingConfig) -> None:
+        """To the outbox, or to the troubles."""
+        for group in groups:
+            ordinal = group.prompt.ordinal
+            if not group.completions:
+                self._tell(ordinal, group.failures[0])
+            elif why := why_refused(group, sampling):
+                self._tell(ordinal, Failure("refused", "engine", f"prompt {group.prompt.prompt_id}: {why}"))
+            else:
+                self._outbox.append(group)
+                self._outbox_came.set()
+
+    def _tell(self, ordinal: int, failure: Failure) -> None:
+        self._troubles.append((ordinal, failure))
+        self._troubles_came.set()
+
+    async def _send_finished(self) -> None:
+        """Forever: what has finished, to the rewards, and their answer to the log."""
+        while True:
+            await self._outbox_came.wait()
+            await asyncio.sleep(GATHER_S)
+            groups, self._outbox = self._outbox, []
+            self._outbox_came.clear()
+            self._keep(self._send(groups))
+
+    async def _send(self, groups: list[Group]) -> None:
+        try:
+            scored = self._reward_server.score_for_log.remote(groups)
+            await self._log.append.remote(scored)
+        except Exception as error:  # told to whoever watches this worker
+            self._broken = error
+            self._troubles_came.set()
+
+    async def troubles(self, deadline_s: float) -> list[tuple[int, Failure]]:
+        """(ordinal, what happened) of groups that will not come; empty when all is well within the deadline.
+
+        Raises what broke the way to the log: the reward server's or the log's own words.
+        """
+        try:
+            await asyncio.wait_for(self._troubles_came.wait(), deadline_s)
+        except TimeoutError:
+            return []
+        if self._broken is not None:
+            raise self._broken
+        told, self._troubles = self._troubles, []
+        self._troubles_came.clear()
+        return told
+
+    async def abort(self, ordinals: Sequence[int]) -> None:
+        """Give up these groups; nothing more is heard of them."""
+        for ordinal in ordinals:
+            if ordinal in self._running:
+                self._running[ordinal].cancel()
+
+    # ---- for the caller --------------------------------------------------------------------------------
+
     async def submit(self, prompts: Sequence[Prompt], sampling: SamplingConfig, ordered: bool = False) -> None:
-        """Start generating. `ordered` gives every completion its own seed, and freezes the engine while the batch is
-        queued, so that its schedule is fixed."""
+        """Start generating for `take`. `ordered` gives every completion its own seed, and freezes the engine while the
+        batch is queued, so that its schedule is fixed."""
+        for task in await self._start_generating(prompts, sampling, ordered):
+            task.add_done_callback(self._offer)
+
+    def _offer(self, task: asyncio.Task[Group]) -> None:
+        if not task.cancelled():
+            self._finished.append(task.result())
+            self._finished_came.set()
+
+    async def take(self, deadline_s: float) -> list[Group]:
+        """Finished groups, at least one; empty when none finished within the deadline."""
+        try:
+            await asyncio.wait_for(self._finished_came.wait(), deadline_s)
+        except TimeoutError:
+            return []
+        await asyncio.sleep(GATHER_S)
+        taken, self._finished = self._finished, []
+        self._finished_came.clear()
+        return taken
+
+    # ---- generating ------------------------------------------------------------------------------------
+
+    async def _start_generating(
+        self, prompts: Sequence[Prompt], sampling: SamplingConfig, ordered: bool
+    ) -> list[asyncio.Task[Group]]:
         if ordered:
             await self._engine.pause()
+        tasks = []
         for prompt in prompts:
             seed = request_seed(self._seed, prompt.ordinal) if ordered else None
             task = asyncio.create_task(self._generate(prompt, sampling, seed))
-            self._running.add(task)
-            task.add_done_callback(self._running.discard)
+            self._running[prompt.ordinal] = task
+            task.add_done_callback(lambda _, ordinal=prompt.ordinal: self._running.pop(ordinal, None))
+            tasks.append(task)
         if ordered:
             num_completions = len(prompts) * sampling.num_completions
             if not await self._engine.wait_until_queued(num_completions, QUEUE_DEADLINE_S):
@@ -66,26 +199,22 @@ class RolloutWorker:
                 )
             await asyncio.sleep(0.05)  # the last of them is on its way to the engine's process
             await self._engine.resume()
+        return tasks
 
-    async def _generate(self, prompt: Prompt, sampling: SamplingConfig, seed: int | None) -> None:
+    async def _generate(self, prompt: Prompt, sampling: SamplingConfig, seed: int | None) -> Group:
         try:
-            group = await self._engine.generate(prompt, sampling, seed)
+            return await self._engine.generate(prompt, sampling, seed)
         except Exception as error:  # the prompt is reported as failed; the worker lives on
             failure = Failure("engine", "engine", f"{type(error).__name__}: {error}")
-            group = Group(prompt, (), failures=(failure,))
-        self._finished.append(group)
-        self._arrived.set()
+            return Group(prompt, (), failures=(failure,))
 
-    async def take(self, deadline_s: float) -> list[Group]:
-        """Finished groups, at least one; empty when none finished within the deadline."""
-        try:
-            await asyncio.wait_for(self._arrived.wait(), deadline_s)
-        except TimeoutError:
-            return []
-        await asyncio.sleep(self._gather_s)  # neighbours finish in the same engine step: one call for all
-        taken, self._finished = self._finished, []
-        self._arrived.clear()
-        return taken
+    def _keep(self, work: Any) -> None:
+        """Tasks nobody holds would be collected while they run."""
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    # ---- weights ---------------------------------------------------------------------------------------
 
     async def pause(self) -> None:
         await self._engine.pause()
@@ -117,8 +246,14 @@ class RolloutWorker:
     async def reset_prefix_cache(self) -> None:
         await self._engine.reset_prefix_cache()
 
+    async def sleep(self) -> None:
+        await self._engine.sleep()
+
+    async def wake(self) -> None:
+        await self._engine.wake()
+
     async def stop(self) -> None:
         """End the engine's processes."""
-        for task in self._running:
+        for task in [*self._running.values(), *self._background]:
             task.cancel()
         await self._engine.stop()

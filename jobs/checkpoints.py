@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from raylign.jobs.run_folder import write_atomically
 
@@ -42,6 +43,8 @@ class CheckpointRecord:
     """Time that the run had taken, earlier starts included."""
     tokens_generated: int = 0
     """Tokens that the engines had generated, likewise."""
+    log_position: dict[str, Any] | None = None
+    """What of the experience log is trained (`LogPosition`); None for runs without rollouts."""
 
 
 @dataclass(frozen=True)

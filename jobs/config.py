@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, Field, model_validator
 
@@ -15,10 +16,12 @@ from raylign.actors.cluster import ClusterConfig
 from raylign.actors.weights import WeightsConfig
 from raylign.jobs.trackers import TrackersConfig
 from raylign.learners.algorithms.grpo import GrpoConfig
+from raylign.learners.algorithms.policy import PolicyConfig
 from raylign.learners.algorithms.registry import AlgorithmConfig
 from raylign.learners.engine import LearnerConfig
 from raylign.rewards.registry import RewardConfig
 from raylign.rollout.engine import EngineConfig
+from raylign.rollout.experience import ExperienceConfig
 from raylign.rollout.prompts import DataConfig
 from raylign.rollout.sampling import SamplingConfig
 
@@ -46,6 +49,17 @@ class RolloutConfig(Section):
     answer_deadline_s: float = Field(1800, gt=0)
     """How long one prompt may take from its start to its last completion and reward."""
     engine: EngineConfig = EngineConfig()
+
+
+class AsyncConfig(Section):
+    """How far rollouts may run ahead of the learner."""
+
+    max_staleness: int = Field(2, ge=0)
+    """η: a token may be trained at most so many weight versions after the one it was sampled from; 0: rollouts and
+    learner take turns, strictly on-policy."""
+    stale: Literal["mask", "drop"] = "mask"
+    """What happens to a token beyond the bound: mask leaves it out of the loss and keeps the rest of its completion;
+    drop drops its whole group and generates the prompt again. Both are counted."""
 
 
 class EvaluationConfig(Section):
@@ -85,6 +99,8 @@ class TrainConfig(Section):
     """Run folder; `{name}` and `{seed}` are filled in."""
     resume: bool = False
     """Go on from the last checkpoint in the run folder."""
+    replay: Path | None = None
+    """Folder of a run whose recorded experience is trained on, in its order, without any engine; empty: generate."""
     seed: int = Field(0, ge=0, lt=2**31)
     """Decides the order of prompts, the sampling and the initial adapters."""
     num_steps: int = Field(100, ge=1)
@@ -93,6 +109,10 @@ class TrainConfig(Section):
     data: DataConfig = DataConfig()
     sampling: SamplingConfig = SamplingConfig()
     rollout: RolloutConfig = RolloutConfig()
+    # the section `async`: a word of Python, which cannot be written as a field (read it as `asynchrony`)
+    locals()["__annotations__"]["async"] = AsyncConfig
+    locals()["async"] = AsyncConfig()
+    experience: ExperienceConfig = ExperienceConfig()
     rewards: list[RewardConfig] = []
     """What is rewarded; the total is the weighted sum."""
     algorithm: AlgorithmConfig = GrpoConfig()
@@ -102,6 +122,12 @@ class TrainConfig(Section):
     checkpoints: CheckpointConfig = CheckpointConfig()
     trackers: TrackersConfig = TrackersConfig()
     cluster: ClusterConfig = ClusterConfig()
+
+    @property
+    def asynchrony(self) -> AsyncConfig:
+        """The section `async`."""
+        section: AsyncConfig = getattr(self, "async")
+        return section
 
     @model_validator(mode="after")
     def _check(self) -> TrainConfig:
@@ -160,18 +186,27 @@ def _train_problems(config: TrainConfig) -> Iterator[str]:
         config.evaluation,
     )
     if config.algorithm.name != "sft":
-        if not config.rewards:
+        if not config.rewards and not config.replay:
             yield f"rewards is empty: {config.algorithm.name} needs at least one"
         if sampling.temperature == 0:
             yield "sampling.temperature is 0: training samples its completions, so it must be above 0"
-        if sampling.num_completions < 2:
+        if sampling.num_completions < config.algorithm.min_group_size:
             yield (
                 f"sampling.num_completions is {sampling.num_completions}: advantages compare the completions "
                 "of one prompt, so at least 2 are needed"
             )
+        if problem := config.algorithm.staleness_problem(config.asynchrony.max_staleness):
+            yield f"async.{problem}"
+        if config.rollout.deterministic and config.asynchrony.max_staleness > 0:
+            yield (
+                f"rollout.deterministic is true and async.max_staleness is {config.asynchrony.max_staleness}: what is "
+                "sampled then depends on when weights arrive; set async.max_staleness to 0"
+            )
         num_samples = config.rollout.prompts_per_step * sampling.num_completions
-        if isinstance(config.algorithm, GrpoConfig) and config.algorithm.num_updates > num_samples:
+        if isinstance(config.algorithm, PolicyConfig) and config.algorithm.num_updates > num_samples:
             yield f"algorithm.num_updates is {config.algorithm.num_updates}: a step has only {num_samples} completions"
+    elif config.replay:
+        yield f"replay is {config.replay}: {config.algorithm.name} learns from the rows themselves, not from rollouts"
     if sampling.max_tokens >= engine.max_model_len:
         yield _no_room(sampling.max_tokens, "rollout.engine.max_model_len", engine.max_model_len)
     if learner.micro_batch_tokens < engine.max_model_len:

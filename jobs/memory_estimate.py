@@ -14,7 +14,7 @@ from typing import Any
 
 from raylign.jobs.config import TrainConfig
 from raylign.jobs.machine import GIB, Machine
-from raylign.learners.algorithms.grpo import GrpoConfig
+from raylign.learners.algorithms.policy import PolicyConfig
 from raylign.rollout.engine import EngineConfig
 
 ACTIVATIONS = "activations (about)"
@@ -99,7 +99,7 @@ def learner_bytes(size: ModelSize, config: TrainConfig, on_gpu: bool) -> dict[st
             trained * (12 if mixed else 8), 1
         ),
     }
-    if isinstance(config.algorithm, GrpoConfig) and config.algorithm.kl_coef > 0 and learner.lora is None:
+    if isinstance(config.algorithm, PolicyConfig) and config.algorithm.kl_coef > 0 and learner.lora is None:
         parts["reference model"] = sharded(size.num_parameters * dtype_bytes, 3)
     # logits, their log-softmax and its gradient, in float32
     parts["logits chunk"] = 3 * 4 * min(learner.logit_chunk_tokens, learner.micro_batch_tokens) * size.vocabulary_size

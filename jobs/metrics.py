@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from raylign.actors.feeder import FeederCounts
 from raylign.jobs.statistics import clustered_interval, pass_at_k
 from raylign.rollout.sample import FloatArray, Group
 
@@ -39,8 +40,17 @@ METRICS: tuple[Metric, ...] = (
     Metric("rollout/completion_length_mean", "tokens", "Mean length of a completion."),
     Metric("rollout/truncated_share", "share", "Completions cut at the token limit."),
     Metric("rollout/failed_groups", "groups", "Prompts for which the engine gave no completion."),
-    Metric("rollout/tokens", "tokens", "Tokens generated in the step."),
+    Metric("rollout/filtered_groups", "groups", "Groups without reward spread, replaced (dynamic sampling)."),
+    Metric(
+        "rollout/reissued_prompts", "prompts", "Prompts generated again: their group failed or was dropped."
+    ),
+    Metric("rollout/refused_groups", "groups", "Groups that failed in the engine or were refused at the door."),
+    Metric("rollout/aborted_groups", "groups", "Groups ended early, because they could not be used any more."),
+    Metric("rollout/given_up_prompts", "prompts", "Prompts recorded as failed after several attempts."),
+    Metric("rollout/tokens", "tokens", "Tokens in the groups of the step."),
     Metric("rollout/tokens_per_s", "tokens/s", "Generated tokens per second of rollout.", from_clock=True),
+    Metric("staleness/masked_tokens", "tokens", "Tokens beyond the staleness bound, left out of the loss."),
+    Metric("staleness/dropped_groups", "groups", "Groups beyond the staleness bound, dropped and generated again."),
     Metric("learner/loss", "nats", "The loss that was minimised, over the whole batch."),
     Metric("learner/grad_norm", "norm", "Global gradient norm before clipping."),
     Metric("learner/learning_rate", "rate", "Learning rate of the last optimizer step."),
@@ -51,11 +61,23 @@ METRICS: tuple[Metric, ...] = (
     Metric("learner/num_tokens", "tokens", "Completion tokens in the loss."),
     Metric("learner/tokens_per_s", "tokens/s", "Tokens learned from per second of update.", from_clock=True),
     Metric("learner/padding_share", "share", "Padding in the micro-batches."),
+    Metric("learner/skipped_share", "share", "Tokens of sequences with advantage 0, not run: no meter counts them."),
     Metric("mismatch/mean_abs_logp_difference", "nats", "Mean |learner log-prob - engine log-prob|."),
     Metric("mismatch/max_abs_logp_difference", "nats", "Largest |learner log-prob - engine log-prob|."),
     Metric("mismatch/effective_sample_size_share", "share", "(Σw)² / (n Σw²), w = π_learner / π_engine."),
-    Metric("time/rollout_s", "s", "Generating.", from_clock=True),
-    Metric("time/reward_s", "s", "Scoring; most of it while engines go on.", from_clock=True),
+    Metric("mismatch/mean_ratio", "ratio", "Mean of π_learner / π_engine over tokens, before any correction."),
+    Metric("mismatch/max_ratio", "ratio", "Largest π_learner / π_engine of a token, before any correction."),
+    Metric("mismatch/min_ratio", "ratio", "Smallest π_learner / π_engine of a token, before any correction."),
+    Metric("mismatch/geometric_mean_ratio", "ratio", "Geometric mean of π_learner / π_engine of a sequence, averaged."),
+    Metric("mismatch/logp_correlation", "correlation", "Pearson correlation of learner and engine log-probs."),
+    Metric("mismatch/truncated_share", "share", "Tokens whose correction weight was cut to the cap."),
+    Metric("mismatch/masked_share", "share", "Tokens that the correction left out of the policy loss."),
+    Metric("staleness/mean", "versions", "Mean age of the trained tokens in weight versions."),
+    Metric("staleness/max", "versions", "Largest age of a trained token; never over the bound."),
+    Metric("staleness/share_<k>", "share", "Trained tokens that are k versions old."),
+    Metric("time/rollout_s", "s", "Engines generating, mean over engines.", from_clock=True),
+    Metric("time/reward_s", "s", "Scoring, in the reward server, while engines go on.", from_clock=True),
+    Metric("time/wait_s", "s", "The learner waiting for the groups of the step.", from_clock=True),
     Metric("time/learner_s", "s", "Updating the model.", from_clock=True),
     Metric("time/weights_s", "s", "Sending weights to the engines.", from_clock=True),
     Metric("time/step_s", "s", "The whole step.", from_clock=True),
@@ -108,6 +130,19 @@ def rollout_metrics(groups: Sequence[Group]) -> dict[str, float]:
     metrics["rollout/truncated_share"] = _share([c.stop_reason == "length" for c in completions])
     scored = [group for group in groups if group.completions and group.total_rewards is not None]
     return metrics | (_reward_metrics(scored) if scored else {})
+
+
+def flow_metrics(counts: FeederCounts, step_s: float, num_engines: int) -> dict[str, float]:
+    """What the rollout side did during a step of `step_s` seconds."""
+    busy_s = sum(counts.busy_s.values()) / num_engines
+    return {
+        "rollout/reissued_prompts": float(counts.reissued),
+        "rollout/refused_groups": float(counts.refused),
+        "rollout/aborted_groups": float(counts.aborted),
+        "rollout/given_up_prompts": float(counts.failed),
+        "time/rollout_s": busy_s,
+        "idle/rollout_share": max(0.0, 1.0 - busy_s / step_s),
+    }
 
 
 def evaluation_metrics(

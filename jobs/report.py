@@ -20,7 +20,8 @@ from raylign.jobs.report_page import folded, number, page, percent, table, tiles
 from raylign.jobs.report_samples import samples_html
 from raylign.jobs.run_folder import read_metrics, write_atomically
 
-PHASES = ("rollout", "reward", "learner", "weights")
+PHASES = {"wait": "waiting for groups", "learner": "learning", "weights": "sending weights"}
+"""By metric, what the learner does in a step: engines and rewards go on beside it."""
 
 
 @dataclass(frozen=True)
@@ -213,7 +214,7 @@ def _time_split(lines: Sequence[Line]) -> str:
     whole = max(sum(values_of(lines, "time/step_s")[1]), sum(seconds.values()))
     if whole <= 0:
         return ""
-    parts = [(name, seconds[name], colour) for name, colour in zip(PHASES, COLOURS, strict=False)]
+    parts = [(label, seconds[name], colour) for (name, label), colour in zip(PHASES.items(), COLOURS, strict=False)]
     parts.append(("other", whole - sum(seconds.values()), COLOURS[-1]))
     parts = [part for part in parts if part[1] > 0.001 * whole]
     bars = "".join(f'<span style="width:{s / whole * 100:.2f}%;background:{c}"></span>' for _, s, c in parts)

@@ -80,6 +80,14 @@ CHARTS: tuple[Chart, ...] = (
         ".1%",
         always_shown=(0.95, 1.0),
     ),
+    Chart("Staleness", (("staleness/mean", "mean"), ("staleness/max", "largest")), "weight versions"),
+    Chart(
+        "Tokens by staleness",
+        tuple((f"staleness/share_{age}", f"{age} old") for age in range(5)),
+        "share of trained tokens",
+        ".0%",
+        stacked=True,
+    ),
     Chart(
         "Throughput",
         (("rollout/tokens_per_s", "generated"), ("learner/tokens_per_s", "learned from")),
@@ -88,12 +96,11 @@ CHARTS: tuple[Chart, ...] = (
     ),
     Chart("Idle shares", (("idle/rollout_share", "engines"), ("idle/learner_share", "learner")), "share", ".0%"),
     Chart(
-        "Time by phase",
+        "A step, as the learner sees it",
         (
-            ("time/rollout_s", "rollout"),
-            ("time/reward_s", "reward"),
-            ("time/learner_s", "learner"),
-            ("time/weights_s", "weights"),
+            ("time/wait_s", "waiting for groups"),
+            ("time/learner_s", "learning"),
+            ("time/weights_s", "sending weights"),
         ),
         "seconds per step",
         stacked=True,

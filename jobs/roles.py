@@ -94,36 +94,44 @@ async def start_pool(
     placements = await asyncio.gather(
         *(reserve(f"rollout worker {index}", resources, placement_deadline_s) for index in range(num_engines))
     )
-    workers: list[Any] = [
-        ray.remote(RolloutWorker)
-        .options(
-            num_cpus=cpus,
-            num_gpus=resources.get("GPU", 0),
-            max_concurrency=1000,
-            scheduling_strategy=PlacementGroupSchedulingStrategy(placement),
+
+    async def start_worker(index: int) -> Any:
+        """A worker that holds the weights of `model_path`, under the label `weight_version`."""
+        worker: Any = (
+            ray.remote(RolloutWorker)
+            .options(
+                num_cpus=cpus,
+                num_gpus=resources.get("GPU", 0),
+                max_concurrency=1000,
+                scheduling_strategy=PlacementGroupSchedulingStrategy(placements[index]),
+            )
+            .remote(
+                model_path,
+                engine,
+                weight_backend,
+                weight_version,
+                seed,
+                engine_seed(seed, index, weight_version),
+                cores_of_engine(index, num_engines),
+                share_gpu,
+            )
         )
-        .remote(
-            model_path,
-            engine,
-            weight_backend,
-            weight_version,
-            seed,
-            engine_seed(seed, index, weight_version),
-            cores_of_engine(index, num_engines),
-        )
-        for index, placement in enumerate(placements)
-    ]
-    started = [
-        asyncio.create_task(_started(worker, f"rollout worker {index}", engine.start_deadline_s))
-        for index, worker in enumerate(workers)
-    ]
-    try:
-        reward_server, *_ = await asyncio.gather(start_reward_server(rewards), *started)
-    except BaseException:
-        for worker in workers:
+        try:
+            await _started(worker, f"rollout worker {index}", engine.start_deadline_s)
+        except BaseException:
             ray.kill(worker)
+            raise
+        return worker
+
+    starting = [asyncio.create_task(start_worker(index)) for index in range(num_engines)]
+    try:
+        reward_server, *workers = await asyncio.gather(start_reward_server(rewards), *starting)
+    except BaseException:
+        for task in starting:
+            task.cancel()
+        await asyncio.gather(*starting, return_exceptions=True)
         raise
-    return RolloutPool(workers, reward_server, answer_deadline_s, placements)
+    return RolloutPool(workers, reward_server, answer_deadline_s, placements, start_worker)
 
 
 async def start_reward_server(rewards: Sequence[RewardConfig]) -> Any:

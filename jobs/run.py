@@ -11,7 +11,7 @@ import importlib.metadata
 import math
 import signal
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +24,8 @@ from raylign.actors.rollout_pool import RolloutPool
 from raylign.actors.weights import WeightPublisher
 from raylign.jobs.checkpoints import Checkpoint, CheckpointRecord, CheckpointStore
 from raylign.jobs.config import TrainConfig
-from raylign.jobs.metrics import evaluation_metrics, rollout_metrics
+from raylign.jobs.experience_flow import ExperienceFlow, LiveFlow, ReplayFlow
+from raylign.jobs.metrics import evaluation_metrics, flow_metrics
 from raylign.jobs.progress import Progress
 from raylign.jobs.report import write_report
 from raylign.jobs.roles import (
@@ -37,12 +38,13 @@ from raylign.jobs.roles import (
 )
 from raylign.jobs.run_folder import RunFolder, read_metrics
 from raylign.jobs.samples import write_samples
+from raylign.jobs.step_batches import StepBatch
 from raylign.jobs.trackers import Trackers
 from raylign.learners.algorithms.base import Algorithm, Example
 from raylign.learners.algorithms.registry import build_algorithm
+from raylign.rewards.scoring import distinct_names
 from raylign.rollout.model_folder import load_tokenizer
 from raylign.rollout.prompts import PromptSource
-from raylign.rollout.sample import Group
 from raylign.rollout.sampling import SamplingConfig
 
 NUM_SAMPLE_FILES = 50
@@ -65,13 +67,17 @@ class Run:
         self.sampling = config.sampling
         self.prompts_per_step = config.rollout.prompts_per_step
         self.deterministic = config.rollout.deterministic
-        self.algorithm: Algorithm = build_algorithm(config.algorithm)
+        self.algorithm: Algorithm = build_algorithm(
+            config.algorithm,
+            config.asynchrony.max_staleness,
+            dict(zip(distinct_names(config.rewards), (reward.weight for reward in config.rewards), strict=True)),
+        )
         tokenizer = load_tokenizer(config.model.path)
         room = config.rollout.engine.max_model_len - config.sampling.max_tokens
         self.prompts = PromptSource.open(config.data, tokenizer, config.seed, max_prompt_tokens=room)
         self._evaluation_prompts = (
             PromptSource.open(config.evaluation.data, tokenizer, config.seed, max_prompt_tokens=room)
-            if config.evaluation.data
+            if config.evaluation.data and not config.replay  # a replay runs no engine
             else None
         )
         self.folder = RunFolder.create(
@@ -90,6 +96,13 @@ class Run:
         self._clock = time.monotonic()
         self._stop_asked = False
         self._is_stepping = False
+        self._takes_turns = False
+        """Colocated mode: the only GPU belongs to the engine or to the learner, never to both."""
+        self._flow: ExperienceFlow | None = None
+        self._log_position = self._start_checkpoint.record.log_position if self._start_checkpoint else None
+        self._delivery: asyncio.Task[None] | None = None
+        self._weight_metrics: dict[str, float] = {}
+        self._times_s: dict[str, float] = {}
         self._saved_step = self.step
         self.evaluations = [line for line in read_metrics(self.folder.path) if "evaluation/accuracy" in line]
         self._evaluated_step = int(self.evaluations[-1]["step"]) if self.evaluations else -1
@@ -121,11 +134,13 @@ class Run:
         """Roles start side by side: most of their time is imports."""
         config = self.config
         model_path = str(self._start_checkpoint.path if self._start_checkpoint else config.model.path)
-        needs_engines = self.algorithm.needs_rollouts or self._evaluation_prompts is not None
+        generates = self.algorithm.needs_rollouts and not config.replay
+        needs_engines = generates or self._evaluation_prompts is not None
         num_engines = config.rollout.num_engines if needs_engines else 0
         cpus = cpus_for_each_role(config.learner.num_ranks + num_engines)
         num_gpus, gpus_per_engine = num_cluster_gpus(), config.rollout.engine.tensor_parallel_size
         share_gpu = shares_gpu(num_gpus, config.learner.num_ranks, num_engines, gpus_per_engine)
+        self._takes_turns = share_gpu and generates
         self.learner = LearnerGroup(
             LearnerSpec(
                 config=config.learner,
@@ -137,6 +152,7 @@ class Run:
                 debug_folder=str(self.folder.path.absolute() / "debug"),
                 state_folder=str(self._start_checkpoint.state_path) if self._start_checkpoint else None,
                 weights_bucket_bytes=config.weights.bucket_mib << 20,
+                max_staleness=config.asynchrony.max_staleness,
                 gpus_per_engine=gpus_per_engine,
                 weights_deadline_s=config.weights.deadline_s,
             ),
@@ -211,6 +227,8 @@ class Run:
         """Steps to do, counted from 0; ends early when asked to stop."""
         self._is_stepping = True
         while self.step < self.config.num_steps and not self._stop_asked:
+            if self._flow is not None and self.deterministic:
+                self._flow.weights_arrived(self.step)  # only now: evaluation and rollouts must not share the engines
             yield self.step
 
     @property
@@ -218,31 +236,112 @@ class Run:
         """Asked to stop, and steps are left to do."""
         return self._stop_asked and self.step < self.config.num_steps
 
+    @asynccontextmanager
+    async def experience_flowing(self) -> AsyncIterator[None]:
+        """Engines generate, rewards score, the log fills, from here to the end of the block."""
+        if self.config.replay:
+            self._flow = ReplayFlow(self.config, self.algorithm, self.step)
+        else:
+            self._flow = await LiveFlow.start(
+                self.config,
+                self.rollouts,
+                self.prompts,
+                self.algorithm,
+                self.folder.experience_path,
+                step=self.step,
+                position=self._log_position,
+                takes_turns=self._takes_turns,
+            )
+        if self._takes_turns:
+            await self.learner.offload()
+        try:
+            yield
+            await self._delivered()
+        finally:
+            if self._delivery is not None:
+                self._delivery.cancel()
+            await self._flow.stop()
+            self._flow = None
+
+    async def next_batch(self, step: int) -> StepBatch:
+        """What `step` trains, as soon as it is there."""
+        assert self._flow is not None, "inside `experience_flowing`"
+        self._step_began_s = time.perf_counter()
+        batch = await self._flow.next(step)
+        self._times_s["wait"] = time.perf_counter() - self._step_began_s
+        if self._takes_turns:
+            await self.rollouts.sleep()
+            await self.learner.reload()
+        return batch
+
+    async def update(self, examples: list[Example], version: int | None) -> dict[str, float]:
+        """One batch through the learner."""
+        clock = time.perf_counter()
+        metrics = await self.learner.update(examples, version)
+        self._times_s["learner"] = time.perf_counter() - clock
+        return metrics
+
     def demonstrations(self, start: int, count: int) -> list[Example]:
         """Examples from the rows' own responses, for the ordinals from `start`."""
         from raylign.learners.algorithms.sft import demonstration_examples
 
+        self._step_began_s = time.perf_counter()
         rows = [self.prompts.demonstration(ordinal) for ordinal in range(start, start + count)]
         return demonstration_examples([(prompt.token_ids, response_ids) for prompt, _, response_ids in rows])
 
     async def publish_weights(self, version: int) -> dict[str, float]:
-        """The learner's weights on every engine, or an error that says which side failed."""
-        return await self._publisher.publish(version)
+        """The learner's weights on their way to every engine; the learner may go on at once where η > 0.
 
-    def record(self, step: int, groups: Sequence[Group], metrics: dict[str, float], times_s: dict[str, float]) -> None:
-        """One line of metrics, progress, trackers, samples to read."""
+        Gives metrics of the last update that has arrived. Errors say which side failed.
+        """
+        if self._flow is None or not hasattr(self, "_publisher"):
+            return {}
+        clock = time.perf_counter()
+        await self._delivered()
+        exported = await self._publisher.export(version)
+        if self._takes_turns:
+            await self.learner.offload()
+            await self.rollouts.wake()
+        self._delivery = asyncio.create_task(self._deliver(exported, version))
+        if self.config.asynchrony.max_staleness == 0 or self._takes_turns:
+            await self._delivered()
+        self._times_s["weights"] = time.perf_counter() - clock
+        return self._weight_metrics
+
+    async def _deliver(self, exported: Any, version: int) -> None:
+        try:
+            self._weight_metrics = await self._publisher.deliver(exported)
+        except Exception as error:
+            if self._flow is not None:
+                self._flow.fail(error)  # the loop may be waiting for groups that no engine can give any more
+            raise
+        if self._flow is not None and not self.deterministic:
+            self._flow.weights_arrived(version)
+
+    async def _delivered(self) -> None:
+        """The weights on their way have arrived."""
+        if self._delivery is not None:
+            delivery, self._delivery = self._delivery, None
+            await delivery
+
+    async def record_step(self, batch: StepBatch | None, metrics: dict[str, float]) -> None:
+        """The step is trained: say so to the log; one line of metrics, progress, trackers, samples to read."""
+        step = self.step + 1
+        step_s = self._times_s["step"] = time.perf_counter() - self._step_began_s
         line: dict[str, float] = {"step": step, "seconds": self._seconds()}
-        if groups:
-            line |= rollout_metrics(groups)
-            line["rollout/tokens_per_s"] = line["rollout/tokens"] / times_s["rollout"]
+        learning_s = self._times_s["learner"] + self._times_s.get("weights", 0.0)
+        line["idle/learner_share"] = max(0.0, 1.0 - learning_s / step_s)
+        if batch is not None:
+            assert self._flow is not None
+            counts, self._log_position = await self._flow.trained(batch)
+            line |= batch.metrics | flow_metrics(counts, step_s, self.config.rollout.num_engines)
+            if line["time/rollout_s"] > 0:
+                line["rollout/tokens_per_s"] = line["rollout/tokens"] / line["time/rollout_s"]
             self.num_tokens_generated += int(line["rollout/tokens"])
             if step == 1 or step % max(1, self.config.num_steps // NUM_SAMPLE_FILES) == 0:
-                write_samples(self.folder, step, groups, seed=self.config.seed)
-        line |= metrics
-        for phase, seconds in times_s.items():
-            line[f"time/{phase}_s"] = seconds
-            if phase in ("rollout", "learner"):
-                line[f"idle/{phase}_share"] = max(0.0, 1.0 - seconds / times_s["step"])
+                write_samples(self.folder, step, batch.groups, seed=self.config.seed)
+        line |= metrics | {f"time/{phase}_s": seconds for phase, seconds in self._times_s.items()}
+        self._times_s = {}
         self.step = step
         self.folder.append_metrics(line)
         self._trackers.log(step, line)
@@ -254,6 +353,7 @@ class Run:
             return {}
         self._evaluated_step = self.step
         settings = self.config.evaluation
+        await self._delivered()
         clock = time.perf_counter()
         count = min(settings.num_prompts, len(self._evaluation_prompts))
         prompts = [
@@ -304,7 +404,10 @@ class Run:
             versions={name: importlib.metadata.version(name) for name in ("raylign", "torch", "transformers")},
             seconds=self._seconds(),
             tokens_generated=self.num_tokens_generated,
+            log_position=self._log_position,
         )
+        if self._takes_turns:
+            await self.learner.reload()
         loop = asyncio.get_running_loop()
 
         def write(folder: Path) -> None:
@@ -316,6 +419,10 @@ class Run:
                 )
 
         await asyncio.to_thread(self._checkpoints.save, record, write)
+        if self._takes_turns:
+            await self.learner.offload()
+        if self._flow is not None:
+            await self._flow.commit()
         self._saved_step = self.step
 
     async def save_progress(self) -> None:

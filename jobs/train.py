@@ -1,34 +1,43 @@
 """The train loop: what a run does, step by step.
 
-Given a `TrainConfig`; gives a run folder with metrics, samples, checkpoints and a report.
+Given a `TrainConfig`; gives a run folder with metrics, experience, samples, checkpoints and a report.
 
               ┌────────────────────── prompts (a pure function of seed and ordinal)
               ▼
-    ┌─ rollout workers ─┐  groups   ┌─ reward server ─┐  scored groups   ┌─ algorithm ─┐  examples
-    │  vLLM engines     │ ────────▶ │  rules, models  │ ───────────────▶ │  advantages │ ──────────┐
-    └───────────────────┘           └─────────────────┘                  └─────────────┘           ▼
-              ▲                                                                          ┌─ learner ranks ─┐
-              └───────────── weights, as a checked transaction: version = step ──────────│  DeepSpeed      │
-                                                                                         └─────────────────┘
+    ┌─ rollout workers ─┐  groups   ┌─ reward server ─┐  scored groups   ┌─ experience log ─┐
+    │  vLLM engines     │ ────────▶ │  rules, models  │ ───────────────▶ │  in the folder   │
+    └───────────────────┘           └─────────────────┘                  └──────────────────┘
+              ▲                                                                    │ batches: `next_batch`
+              │                                                          ┌─ learner ranks ─┐
+              └───────────── weights, as a checked transaction ───────── │  DeepSpeed      │ ◀── examples (algorithm)
+                             version = steps trained                     └─────────────────┘
     who                 waits for                               is unblocked by
-    the loop            all groups of the step                  each `take` of a worker, each answer of the rewards
-    rollout workers     new prompts                             `submit`, once the new weights are committed
-    learner ranks       examples                                `update`, once all groups are scored
+    the loop            the groups of the step                  the log, as groups are finished and scored
+    rollout workers     prompts                                 the feeder: a new version, or a step trained
+    the feeder          room inside the staleness bound η       the same (actors/feeder.py)
+    learner ranks       examples                                `update`, once the groups of the step are there
+    engines             the end of a weight update              the transaction, or its deadline
     everybody           at most the deadline of its verb        the error that names who did not answer
 
-The loop is synchronous (staleness η = 0): rollouts and learner take turns, and every token is on-policy.
+All of it runs at once: engines may be `async.max_staleness` = η versions ahead of what the learner trains, and long
+answers go on across weight updates. At η = 0 rollouts and learner take turns, and every token is on-policy.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
 
 from raylign.actors.cluster import ray_cluster
 from raylign.actors.rollout_pool import RolloutError
+from raylign.actors.weight_update import WeightUpdateError
 from raylign.jobs.config import TrainConfig
 from raylign.jobs.plan import check_before_start
 from raylign.jobs.run import Run
+from raylign.jobs.step_batches import ExhaustedError, StuckError
+from raylign.rollout.experience import ExperienceError
+
+LEARNER_STANDS = (RolloutError, WeightUpdateError, ExperienceError, StuckError, ExhaustedError)
+"""Errors that come from elsewhere than the learner."""
 
 
 def train(config: TrainConfig) -> Run:
@@ -49,7 +58,7 @@ async def train_async(config: TrainConfig) -> Run:
     async with Run.open(config) as run:
         try:
             await (learn_from_rollouts(run) if run.algorithm.needs_rollouts else learn_from_demonstrations(run))
-        except RolloutError:  # the learner stands between two steps: what it learned is kept
+        except LEARNER_STANDS:  # between two steps: what it learned is kept
             await run.save_progress()
             raise
         await run.finish()
@@ -57,38 +66,24 @@ async def train_async(config: TrainConfig) -> Run:
 
 
 async def learn_from_rollouts(run: Run) -> None:
-    """Generate, score, learn, publish the weights; again."""
+    """Train on what the engines generate meanwhile; send them the new weights; again."""
     await run.evaluate()
-    for step in run.steps():
-        clock = time.perf_counter()
-        prompts = run.prompts.take(step * run.prompts_per_step, run.prompts_per_step)
-        groups = await run.rollouts.collect_all(prompts, run.sampling, ordered=run.deterministic)
-        generated = time.perf_counter()
-        examples = run.algorithm.examples(groups)
-        update_metrics = await run.learner.update(examples) if examples else {}
-        learned = time.perf_counter()
-        weight_metrics = await run.publish_weights(version=step + 1)
-        published = time.perf_counter()
-        times_s = {
-            "rollout": generated - clock,
-            "reward": run.rollouts.times.reward_s,
-            "learner": learned - generated,
-            "weights": published - learned,
-            "step": published - clock,
-        }
-        run.record(step + 1, groups, update_metrics | weight_metrics, times_s)
-        await run.evaluate_if_due(step + 1)
-        await run.checkpoint_if_due(step + 1)
+    async with run.experience_flowing():
+        for step in run.steps():
+            batch = await run.next_batch(step)
+            update_metrics = await run.update(batch.examples, version=step)
+            weight_metrics = await run.publish_weights(version=step + 1)
+            await run.record_step(batch, update_metrics | weight_metrics)
+            await run.evaluate_if_due(step + 1)
+            await run.checkpoint_if_due(step + 1)
 
 
 async def learn_from_demonstrations(run: Run) -> None:
     """Supervised steps on the rows' own responses."""
     await run.evaluate()
     for step in run.steps():
-        clock = time.perf_counter()
         examples = run.demonstrations(step * run.prompts_per_step, run.prompts_per_step)
-        update_metrics = await run.learner.update(examples)
-        seconds = time.perf_counter() - clock
-        run.record(step + 1, [], update_metrics, times_s={"learner": seconds, "step": seconds})
+        update_metrics = await run.update(examples, version=None)
+        await run.record_step(None, update_metrics)
         await run.evaluate_if_due(step + 1)
         await run.checkpoint_if_due(step + 1)

@@ -1,11 +1,12 @@
-"""Group advantages: GRPO, Dr. GRPO and batch-scaled.
+"""Advantages: of groups (GRPO, Dr. GRPO, batch-scaled, leave-one-out, several rewards) and of tokens (REINFORCE++).
 
 Given the (G,) rewards of each group, NaN where scoring failed; gives (G,) advantages of each group, 0 for failures.
+The functions on tokens are given lists of (T,) arrays over the whole batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -16,6 +17,8 @@ AdvantageScale = Literal["group", "batch", "none"]
 """What rewards minus their group mean are divided by: the group's std (GRPO), the batch's std, or nothing
 (Dr. GRPO).
 """
+WHITENING_EPSILON = 1e-8
+"""Inside the root."""
 
 
 def group_advantages(
@@ -36,6 +39,53 @@ def group_advantages(
             advantage_G[np.isfinite(reward_G)] = (scored - scored.mean()) / divisor
         advantages.append(advantage_G)
     return advantages
+
+
+def leave_one_out(rewards: Sequence[FloatArray]) -> list[FloatArray]:
+    """A_i = R_i − mean of the others = G/(G−1)·(R_i − mean) (RLOO, arXiv 2402.14740), G the scored completions."""
+    sizes = [int(np.isfinite(reward_G).sum()) for reward_G in rewards]
+    centred = group_advantages(rewards, "none")
+    return [
+        (advantage_G * (size / max(1, size - 1))).astype(np.float32)
+        for advantage_G, size in zip(centred, sizes, strict=True)
+    ]
+
+
+def several_reward_advantages(
+    rewards: Sequence[Mapping[str, FloatArray]],
+    weights: Mapping[str, float],
+    scale: AdvantageScale = "group",
+    epsilon: float = 1e-6,
+) -> list[FloatArray]:
+    """Σ_k weight_k · A_k, each reward k normalised in its groups alone, then divided by the batch's std (GDPO,
+    arXiv 2601.05242): one reward's spread does not drown the others. Its batch mean is 0 by construction.
+    """
+    sums = [np.zeros(len(next(iter(group.values()))), np.float64) for group in rewards]
+    failed = [~np.isfinite(np.sum(list(group.values()), axis=0)) for group in rewards]
+    for name, weight in weights.items():
+        columns = [np.where(bad, np.nan, group[name]) for group, bad in zip(rewards, failed, strict=True)]
+        for total, advantage_G in zip(sums, group_advantages(columns, scale, epsilon), strict=True):
+            total += weight * advantage_G
+    scored = [total[~bad] for total, bad in zip(sums, failed, strict=True)]
+    std = _unbiased_std(np.concatenate(scored)) if scored else 0.0
+    return [(total / (std + epsilon)).astype(np.float32) for total in sums]
+
+
+def returns_with_kl(
+    score: float, old_logps: FloatArray, reference_logps: FloatArray, mask: FloatArray, kl_coef: float
+) -> FloatArray:
+    """(T,) returns with γ = 1 when every token costs kl_coef·k1 and the last one earns the score (REINFORCE++)."""
+    cost = kl_coef * (old_logps.astype(np.float64) - reference_logps) * mask
+    return (score - np.cumsum(cost[::-1])[::-1]).astype(np.float32)
+
+
+def whitened(values: Sequence[FloatArray], masks: Sequence[FloatArray]) -> list[FloatArray]:
+    """(x − mean) / √(variance + ε) over all unmasked tokens of the batch; exactly 0 where all are equal."""
+    kept = np.concatenate([value[mask > 0] for value, mask in zip(values, masks, strict=True)]).astype(np.float64)
+    if all_equal(kept):
+        return [np.zeros(len(value), np.float32) for value in values]
+    root = np.sqrt(kept.var() + WHITENING_EPSILON)
+    return [((value - kept.mean()) / root).astype(np.float32) for value in values]
 
 
 def all_equal(rewards: np.ndarray) -> bool:

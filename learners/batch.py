@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import torch
 
 Layout = Literal["padded", "packed"]
-TOKEN_FIELDS = ("advantages", "rollout_logps", "old_logps", "reference_logps")
+TOKEN_FIELDS = ("advantages", "rollout_logps", "old_logps", "reference_logps", "proximal_share")
 """Optional (T,) fields of an `Example`, flat (N,) in a `MicroBatch`."""
 
 
@@ -45,6 +45,8 @@ class MicroBatch:
     """(N,) which sequence of this micro-batch a token belongs to."""
     sequence_lengths: torch.Tensor
     """(S,) float: tokens in the loss of each sequence."""
+    sequence_weights: torch.Tensor
+    """(S,) float: `Example.weight`."""
     example_indices: tuple[int, ...]
     """(S,) where each sequence stands in the list it was made from; empty for a stand-in batch."""
     num_input_tokens: int
@@ -53,6 +55,7 @@ class MicroBatch:
     rollout_logps: torch.Tensor | None = None
     old_logps: torch.Tensor | None = None
     reference_logps: torch.Tensor | None = None
+    proximal_share: torch.Tensor | None = None
 
     def to(self, device: torch.device) -> MicroBatch:
         """The same batch with its tensors on `device`."""
@@ -179,6 +182,7 @@ def make_micro_batch(examples: Sequence[Example], indices: Sequence[int], layout
         loss_mask=torch.from_numpy(loss_mask),
         sequence_index=torch.from_numpy(np.repeat(np.arange(len(chosen)), completion_lengths_S)),
         sequence_lengths=torch.tensor([float(mask.sum()) for mask in masks]),
+        sequence_weights=torch.tensor([float(example.weight) for example in chosen]),
         example_indices=tuple(indices),
         num_input_tokens=int(lengths_S.sum()),
         **optional,
@@ -191,6 +195,6 @@ def stand_in(like: Example, layout: Layout) -> MicroBatch:
     """
     zero = np.zeros(1, np.float32)
     tokens = np.zeros(1, np.int32)
-    present = {name: zero for name in TOKEN_FIELDS if getattr(like, name) is not None}
+    present: dict[str, Any] = {name: zero for name in TOKEN_FIELDS if getattr(like, name) is not None}
     empty = make_micro_batch([Example(tokens, tokens, loss_mask=zero, **present)], [0], layout)
     return replace(empty, example_indices=(), num_input_tokens=0)

@@ -56,12 +56,13 @@ def local_device() -> torch.device:
 
 
 def reduce_metrics(metrics: dict[str, torch.Tensor]) -> dict[str, float]:
-    """Sums (keys ending in `/sum`) and maxima (`/max`) over the ranks. Every rank must give the same keys."""
+    """Sums (keys ending in `/sum`), maxima (`/max`) and minima (`/min`) over the ranks. All must give the same keys."""
     import torch
     import torch.distributed as dist
 
     result: dict[str, float] = {}
-    for suffix, operation in (("/sum", dist.ReduceOp.SUM), ("/max", dist.ReduceOp.MAX)):
+    operations = (("/sum", dist.ReduceOp.SUM), ("/max", dist.ReduceOp.MAX), ("/min", dist.ReduceOp.MIN))
+    for suffix, operation in operations:
         keys = sorted(key for key in metrics if key.endswith(suffix))
         if keys:
             values = torch.stack([metrics[key].detach().double() for key in keys])

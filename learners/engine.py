@@ -166,6 +166,8 @@ class DeepSpeedEngine:
                     totals[key] = value.detach().double()
                 elif key.endswith("/max"):
                     totals[key] = torch.maximum(totals[key], value.detach().double())
+                elif key.endswith("/min"):
+                    totals[key] = torch.minimum(totals[key], value.detach().double())
                 else:
                     totals[key] = totals[key] + value.detach().double()
         self._pending.extend(micro_batches)
@@ -215,6 +217,19 @@ class DeepSpeedEngine:
             f"{what} not finite at optimizer step {self.num_steps}, before the optimizer moved; micro-batch {where}. "
             "Look there for extreme log-probs or advantages; a lower learning rate or max_grad_norm often helps."
         )
+
+    def offload(self) -> None:
+        """Give the GPU's memory to the engine that shares it (colocated mode)."""
+        import torch
+
+        if hasattr(self._engine.optimizer, "offload_states"):
+            self._engine.offload_states()
+        torch.cuda.empty_cache()
+
+    def reload(self) -> None:
+        """Take it back."""
+        if hasattr(self._engine.optimizer, "reload_states"):
+            self._engine.reload_states()
 
     def save(self, folder: Path, extra: dict[str, Any]) -> None:
         """Weights, optimizer, step and random states, and `extra`. Resume with as many ranks."""

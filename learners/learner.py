@@ -28,6 +28,7 @@ from raylign.learners.batch import (
     shard,
     stand_in,
 )
+from raylign.learners.corrections import loglinear_share
 from raylign.learners.distributed import (
     ensure_process_group,
     gather_objects,
@@ -36,8 +37,9 @@ from raylign.learners.distributed import (
     world_size,
 )
 from raylign.learners.engine import DeepSpeedEngine, LearnerConfig, shard_reference
-from raylign.learners.mismatch import effective_sample_size_share, mismatch_metrics
+from raylign.learners.mismatch import finish_mismatch, mismatch_metrics
 from raylign.learners.model import load_policy, load_reference, resolve_layout
+from raylign.learners.staleness_door import staleness_metrics
 
 
 class Learner:
@@ -52,6 +54,7 @@ class Learner:
         total_optimizer_steps: int,
         seed: int,
         debug_folder: Path,
+        max_staleness: int = 0,
     ) -> None:
         if temperature <= 0:
             raise ValueError(f"temperature is {temperature}: the learner needs that of training rollouts, above 0")
@@ -59,6 +62,7 @@ class Learner:
         self.model_path = model_path
         self.algorithm = algorithm
         self.seed = seed
+        self.max_staleness = max_staleness
         self.num_batches = 0
         """Calls of `update` that trained."""
         if local_device().type == "cpu":
@@ -66,47 +70,49 @@ class Learner:
         ensure_process_group(config.step_deadline_s)
         self.layout: Layout = resolve_layout(config, model_path)
         policy = load_policy(model_path, config, temperature, self.layout, seed)
+        policy.token_logps.entropy_has_gradient = algorithm.entropy_has_gradient
         self._reference: Any = None
         if algorithm.needs_reference and (config.lora is None or config.reference_path is not None):
             reference_path = config.reference_path or model_path
             self._reference = shard_reference(load_reference(reference_path, config, temperature, self.layout), config)
         self.engine = DeepSpeedEngine(policy, config, total_optimizer_steps, Path(debug_folder))
 
-    def update(self, examples: Sequence[Example]) -> dict[str, float]:
+    def update(self, examples: Sequence[Example], version: int | None = None) -> dict[str, float]:
         """Train on one batch, in `algorithm.num_updates` optimizer steps. Examples without a token in the
-        loss are left out.
+        loss are left out. With the `version` that the batch improves, no token may be older than the bound.
         """
         started_s = time.perf_counter()
         examples = [example for example in examples if example.loss_mask.any()]
         if not examples:
             return {"learner/num_tokens": 0.0}
-        parts = self._mini_batches(examples)
-        if len(parts) > 1:
-            # π_old is the policy before the first of several steps; with one step it is the policy itself.
-            parts = [self._with_logps(part, "old_logps") for part in parts]
-        if self.algorithm.needs_reference:
-            parts = [self._with_logps(part, "reference_logps") for part in parts]
+        if version is not None and self.algorithm.needs_rollouts:
+            staleness = staleness_metrics(examples, version, self.max_staleness)
+        else:
+            staleness = {}
+        parts = self._prepared(self._mini_batches(examples), version)
         metrics = _mean([{**self.forward_backward(part), **self.engine.step()} for part in parts])
         self.num_batches += 1
         num_input_tokens = sum(input_length(example) for example in examples)
         metrics["learner/num_tokens"] = sum(float(example.loss_mask.sum()) for example in examples)
         metrics["learner/tokens_per_s"] = num_input_tokens / (time.perf_counter() - started_s)
-        return _identical(metrics)
+        return _identical(metrics | staleness)
 
     def forward_backward(self, examples: Sequence[Example]) -> dict[str, float]:
-        """Add the gradient of the loss over `examples`, the global batch of one optimizer step."""
-        normalizers = normalizers_of(examples)
-        batches = self._local_batches(examples)
+        """Add the gradient of the loss over `examples`, the global batch of one optimizer step.
+
+        Means in the metrics are over the tokens of the sequences that were run, see `_with_gradient`.
+        """
+        normalizers, run = normalizers_of(examples), self._with_gradient(examples)
+        run_normalizers = normalizers_of(run)
+        batches = self._local_batches(run)
         sums = self.engine.forward_backward(batches, _loss_with_mismatch(self.algorithm, normalizers))
         metrics = {"learner/loss": sums.pop("learner/loss/sum")}
         num_positions = sums.pop("num_positions/sum")
         metrics["learner/padding_share"] = 1 - sums.pop("num_input_tokens/sum") / num_positions
+        metrics["learner/skipped_share"] = 1 - run_normalizers.num_tokens / normalizers.num_tokens
         for key, value in sums.items():
-            metrics[key[:-4]] = value if key.endswith("/max") else value / normalizers.num_tokens
-        if "mismatch/ratio" in metrics:
-            metrics["mismatch/effective_sample_size_share"] = effective_sample_size_share(
-                metrics.pop("mismatch/ratio"), metrics.pop("mismatch/ratio_squared")
-            )
+            metrics[key[:-4]] = value if key.endswith(("/max", "/min")) else value / run_normalizers.num_tokens
+        finish_mismatch(metrics, run_normalizers.num_tokens / run_normalizers.num_sequences)
         return metrics
 
     def logprobs(self, examples: Sequence[Example]) -> list[np.ndarray]:
@@ -142,6 +148,30 @@ class Learner:
         order = np.random.default_rng((self.seed, self.num_batches)).permutation(len(examples))
         return [[examples[i] for i in part] for part in np.array_split(order, num_parts)]
 
+    def _prepared(self, parts: list[list[Example]], version: int | None) -> list[list[Example]]:
+        """The parts with log-probs of the other policies, and with final advantages."""
+        algorithm, everywhere = self.algorithm, self.algorithm.completes_batch
+        recomputes = len(parts) > 1 and algorithm.proximal == "recompute"
+        if recomputes or algorithm.needs_old_logps:
+            # π_old is the policy before the first of several steps; with one step it is the policy itself.
+            parts = [self._with_logps(part, "old_logps", everywhere) for part in parts]
+        if algorithm.needs_reference:
+            parts = [self._with_logps(part, "reference_logps", everywhere) for part in parts]
+        if algorithm.completes_batch:
+            completed = iter(algorithm.complete([example for part in parts for example in part]))
+            parts = [[next(completed) for _ in part] for part in parts]
+        if algorithm.proximal == "loglinear":
+            parts = [_with_proximal_share(part, version, done / len(parts)) for done, part in enumerate(parts)]
+        return parts
+
+    def _with_gradient(self, examples: Sequence[Example]) -> Sequence[Example]:
+        """The examples that change the gradient: without KL and entropy terms, advantages of 0 do not. All of them
+        where none does, so that the meters go on.
+        """
+        if not self.algorithm.skips_zero_advantages:
+            return examples
+        return [example for example in examples if _teaches(example)] or examples
+
     def _local_batches(self, examples: Sequence[Example]) -> list[MicroBatch]:
         """This rank's micro-batches, filled up with stand-ins to as many as the rank with the most has."""
         shares = [shard(examples, r, world_size()) for r in range(world_size())]
@@ -163,14 +193,22 @@ class Learner:
                 pieces = np.split(logps.numpy(), np.cumsum(lengths)[:-1])
                 yield from zip(batch.example_indices, pieces, strict=True)
 
-    def _with_logps(self, examples: list[Example], field: str) -> list[Example]:
-        """The examples with `field` filled on this rank's share, and zeros on those that other ranks train."""
+    def _with_logps(self, examples: list[Example], field: str, everywhere: bool) -> list[Example]:
+        """The examples with `field` filled: on this rank's share, with zeros on those that other ranks train, or
+        `everywhere`. Made in the micro-batches of the training pass, so that the last bits agree.
+        """
         logprobs = self.engine.logprobs if field == "old_logps" else self._reference_logprobs
-        local = dict(self._local_logps(examples, logprobs))
-        return [
-            replace(example, **{field: local.get(i, np.zeros_like(example.loss_mask))})
-            for i, example in enumerate(examples)
-        ]
+        run = examples if everywhere else self._with_gradient(examples)
+        places = {id(example): place for place, example in enumerate(run)}
+        found = dict(self._local_logps(run, logprobs))
+        if everywhere:
+            found = {place: logps for share in gather_objects(found) for place, logps in share.items()}
+        filled = []
+        for example in examples:
+            logps = found.get(places.get(id(example), -1), np.zeros_like(example.loss_mask))
+            values: dict[str, Any] = {field: logps}
+            filled.append(replace(example, **values))
+        return filled
 
     def _reference_logprobs(self, batches: Sequence[MicroBatch]) -> list[torch.Tensor]:
         if self._reference is None:
@@ -192,7 +230,9 @@ def _loss_with_mismatch(algorithm: Algorithm, normalizers: Normalizers) -> Any:
         metrics["num_input_tokens/sum"] = share.new_tensor(batch.num_input_tokens, dtype=torch.float64)
         if batch.rollout_logps is not None:
             old_logps = logps.detach() if batch.old_logps is None else batch.old_logps
-            metrics |= mismatch_metrics(old_logps, batch.rollout_logps, batch.loss_mask)
+            metrics |= mismatch_metrics(
+                old_logps, batch.rollout_logps, batch.loss_mask, batch.sequence_index, batch.sequence_lengths
+            )
         return share, metrics
 
     return loss
@@ -204,12 +244,31 @@ def _threads(config: LearnerConfig) -> int:
     return max(1, len(os.sched_getaffinity(0)) // config.num_ranks)
 
 
+def _teaches(example: Example) -> bool:
+    return example.advantages is None or bool((example.advantages * example.loss_mask).any())
+
+
+def _with_proximal_share(examples: list[Example], version: int | None, steps_done: float) -> list[Example]:
+    """`steps_done`: share of the update's optimizer steps before this one; after all the version is one more."""
+    if version is None:
+        raise ValueError(
+            "algorithm.correction.proximal is loglinear: `update` must be told the version that it improves"
+        )
+    filled = []
+    for example in examples:
+        assert example.token_versions is not None, "rollouts carry the version of every token"
+        share = loglinear_share(example.token_versions, version, version + steps_done)
+        filled.append(replace(example, proximal_share=share))
+    return filled
+
+
 def _mean(parts: list[dict[str, float]]) -> dict[str, float]:
-    """Mean over the optimizer steps of one update; maxima stay maxima."""
+    """Mean over the optimizer steps of one update; maxima stay maxima, minima minima."""
     combined = {}
-    for key in parts[0]:
-        values = [part[key] for part in parts]
-        combined[key] = max(values) if "/max_" in key else sum(values) / len(values)
+    for key in {key: None for part in parts for key in part}:
+        values = [part[key] for part in parts if key in part]
+        extreme = max if "/max_" in key else min if "/min_" in key else None
+        combined[key] = extreme(values) if extreme else sum(values) / len(values)
     return combined
 
 

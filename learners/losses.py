@@ -1,4 +1,4 @@
-"""Losses as pure functions: policy loss, KL estimators, negative log-likelihood, token weights.
+"""Losses as pure functions: policy losses, KL estimators, negative log-likelihood, token weights.
 
 Given flat (N,) tensors over the completion tokens of a micro-batch; gives per-token losses and the weights
 that add them up.
@@ -30,7 +30,7 @@ class PolicyLoss(NamedTuple):
     clipped_low: torch.Tensor
     """(N,) bool: A < 0 and r < 1 − ε_low."""
     clipped_high: torch.Tensor
-    """(N,) bool: A > 0 and r > 1 + ε_high."""
+    """(N,) bool: A > 0 and r > 1 + ε_high; CISPO: r over its cap, where the gradient is capped but stays."""
 
 
 def policy_loss(
@@ -58,14 +58,64 @@ def policy_loss(
     return PolicyLoss(loss, clipped_low, clipped_high)
 
 
-def kl(logps: torch.Tensor, reference_logps: torch.Tensor, estimator: KlEstimator) -> torch.Tensor:
+def sequence_policy_loss(
+    logps: torch.Tensor,
+    old_logps: torch.Tensor,
+    advantages: torch.Tensor,
+    loss_mask: torch.Tensor,
+    sequence_index: torch.Tensor,
+    sequence_lengths: torch.Tensor,
+    clip_low: float,
+    clip_high: float,
+    token_level: bool = False,
+) -> PolicyLoss:
+    """PPO's clipped loss on the sequence ratio s = exp(mean over its tokens of log r) (GSPO, arXiv 2507.18071 eq. 5-7).
+
+    Every token of a sequence holds the sequence's loss: aggregate with seq_mean_token_mean. `token_level` is GSPO-token
+    (eq. 13-15): the value of s, with the gradient of the token's own ratio, so that tokens may differ in advantage.
+    """
+    import torch
+
+    log_ratio = logps - old_logps
+    means = torch.zeros_like(sequence_lengths).index_add(0, sequence_index, log_ratio * loss_mask)
+    log_s = (means / sequence_lengths.clamp(min=1))[sequence_index]
+    if token_level:
+        log_s = log_s.detach() + logps - logps.detach()
+    return policy_loss(log_s, torch.zeros_like(log_s), advantages, clip_low, clip_high)
+
+
+def capped_ratio_loss(
+    logps: torch.Tensor, old_logps: torch.Tensor, advantages: torch.Tensor, ratio_cap: float
+) -> PolicyLoss:
+    """−sg(min(r, cap))·A·log π_θ (CISPO, arXiv 2506.13585 eq. 4-5, upper bound only): no token loses its gradient."""
+    import torch
+
+    ratio = torch.exp(logps.detach() - old_logps)
+    never = torch.zeros_like(ratio, dtype=torch.bool)
+    return PolicyLoss(-ratio.clamp(max=ratio_cap) * advantages * logps, never, ratio > ratio_cap)
+
+
+def reinforce_loss(logps: torch.Tensor, advantages: torch.Tensor) -> PolicyLoss:
+    """−A·log π_θ; nothing is clipped."""
+    import torch
+
+    never = torch.zeros_like(logps, dtype=torch.bool)
+    return PolicyLoss(-advantages * logps, never, never)
+
+
+def kl(
+    logps: torch.Tensor, reference_logps: torch.Tensor, estimator: KlEstimator, clamp: float | None = None
+) -> torch.Tensor:
     """(N,) estimate of KL(π_θ‖π_ref) on tokens sampled from π_θ (joschu.net/blog/kl-approx.html).
 
     Differentiated as a loss, only k2 has the gradient of KL(π_θ‖π_ref); k3 has that of KL(π_ref‖π_θ), k1 none.
+    `clamp` bounds |d|: k3 grows with exp(−d), and one token must not decide a step.
     """
     import torch
 
     d = logps - reference_logps
+    if clamp is not None:
+        d = d.clamp(-clamp, clamp)
     if estimator == "k1":
         return d
     if estimator == "k2":

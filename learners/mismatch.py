@@ -1,34 +1,66 @@
 """The mismatch meter: how far the learner's log-probs are from those that the engine sampled with.
 
-Given log π_old (learner, start of the update) and log π_roll (engine) on the tokens trained; gives sums that
-add up over micro-batches and ranks, the numbers made of them, and token weights for truncated importance
-sampling.
+Given log π_old (learner, start of the update) and log π_roll (engine) on the tokens trained; gives sums, maxima and
+minima that combine over micro-batches and ranks, the numbers made of them, and an alarm.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
 
+SHARE = "mismatch/effective_sample_size_share"
+
 
 def mismatch_metrics(
-    old_logps: torch.Tensor, rollout_logps: torch.Tensor, loss_mask: torch.Tensor
+    old_logps: torch.Tensor,
+    rollout_logps: torch.Tensor,
+    loss_mask: torch.Tensor,
+    sequence_index: torch.Tensor,
+    sequence_lengths: torch.Tensor,
 ) -> dict[str, torch.Tensor]:
-    """Sums and maxima over the unmasked tokens; keys as `Algorithm.loss` returns them."""
+    """Over the unmasked tokens, before any correction; keys as `Algorithm.loss` returns them, with ρ = π_old/π_roll."""
     import torch
 
     with torch.no_grad():
         mask = loss_mask.double()
-        log_ratio = (old_logps - rollout_logps).double() * mask
+        old, rollout = old_logps.double() * mask, rollout_logps.double() * mask
+        log_ratio = old - rollout
         ratio = log_ratio.exp() * mask
+        means = torch.zeros_like(sequence_lengths, dtype=torch.float64).index_add(0, sequence_index, log_ratio)
+        geometric = (means / sequence_lengths.clamp(min=1)).exp() * (sequence_lengths > 0)
         return {
             "mismatch/mean_abs_logp_difference/sum": log_ratio.abs().sum(),
             "mismatch/max_abs_logp_difference/max": log_ratio.abs().max(),
-            "mismatch/ratio/sum": ratio.sum(),
+            "mismatch/mean_ratio/sum": ratio.sum(),
+            "mismatch/max_ratio/max": ratio.max(),
+            "mismatch/min_ratio/min": torch.where(mask > 0, ratio, math.inf).min(),
             "mismatch/ratio_squared/sum": ratio.square().sum(),
+            "mismatch/geometric_mean_ratio/sum": geometric.sum(),
+            "mismatch/old/sum": old.sum(),
+            "mismatch/rollout/sum": rollout.sum(),
+            "mismatch/old_squared/sum": old.square().sum(),
+            "mismatch/rollout_squared/sum": rollout.square().sum(),
+            "mismatch/product/sum": (old * rollout).sum(),
         }
+
+
+def finish_mismatch(means: dict[str, float], tokens_per_sequence: float) -> None:
+    """Turn token means of the sums above into the metrics of a step, in place."""
+    if "mismatch/mean_ratio" not in means:
+        return
+    means["mismatch/geometric_mean_ratio"] *= tokens_per_sequence
+    means[SHARE] = effective_sample_size_share(means["mismatch/mean_ratio"], means.pop("mismatch/ratio_squared"))
+    old, rollout = means.pop("mismatch/old"), means.pop("mismatch/rollout")
+    old_variance = means.pop("mismatch/old_squared") - old**2
+    rollout_variance = means.pop("mismatch/rollout_squared") - rollout**2
+    covariance = means.pop("mismatch/product") - old * rollout
+    if old_variance > 1e-12 and rollout_variance > 1e-12:
+        means["mismatch/logp_correlation"] = covariance / math.sqrt(old_variance * rollout_variance)
 
 
 def effective_sample_size_share(mean_ratio: float, mean_squared_ratio: float) -> float:
@@ -38,8 +70,13 @@ def effective_sample_size_share(mean_ratio: float, mean_squared_ratio: float) ->
     return mean_ratio**2 / mean_squared_ratio if mean_squared_ratio > 0 else 0.0
 
 
-def truncated_importance_weights(old_logps: torch.Tensor, rollout_logps: torch.Tensor, cap: float) -> torch.Tensor:
-    """(N,) min(ρ, C) with ρ = π_old/π_roll, detached: multiplies the policy loss, never the KL (Yao et al. 2025)."""
-    import torch
-
-    return torch.exp(old_logps - rollout_logps).clamp(max=cap).detach()
+def ess_alarm(metrics: Mapping[str, float], threshold: float = 0.5) -> str | None:
+    """One sentence for the user when the effective sample size share is under `threshold`, else None."""
+    share = metrics.get(SHARE)
+    if share is None or share >= threshold:
+        return None
+    return (
+        f"only {share:.0%} of the trained tokens count (effective sample size, alarm below {threshold:.0%}): what "
+        "engines sampled is far from what the learner would; lower the staleness or the learning rate, check that "
+        "sampling is not truncated (top_p, top_k), or choose algorithm.correction"
+    )

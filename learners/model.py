@@ -38,9 +38,10 @@ class TokenLogps(nn.Module):
         self.temperature = temperature
         self.chunk_tokens = chunk_tokens
         self.softcap = softcap
+        self.entropy_has_gradient = False
 
     def forward(self, hidden: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """hidden (N, H), targets (N,) → logps (N,), entropies (N,; detached), in float32."""
+        """hidden (N, H), targets (N,) → logps (N,), entropies (N,; detached unless asked for), in float32."""
         if len(hidden) <= self.chunk_tokens:
             return self._chunk(hidden, targets)
         pieces = [
@@ -56,7 +57,7 @@ class TokenLogps(nn.Module):
         if self.temperature != 1.0:
             logits = logits / self.temperature
         all_logps = torch.log_softmax(logits, dim=-1)
-        with torch.no_grad():
+        with torch.set_grad_enabled(self.entropy_has_gradient and torch.is_grad_enabled()):
             entropies = -(all_logps.exp() * all_logps).sum(-1)
         return all_logps.gather(-1, targets[:, None]).squeeze(-1), entropies
 

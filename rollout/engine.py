@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field
 
 from raylign.rollout.engine_process import set_environment
 from raylign.rollout.evidence import EvidenceError, to_completion
-from raylign.rollout.sample import Completion, Failure, Group, Prompt
+from raylign.rollout.sample import ENGINE_DIED, Completion, Failure, Group, Prompt
 from raylign.rollout.sampling import SamplingConfig
 
 if TYPE_CHECKING:
@@ -60,6 +60,9 @@ class RolloutEngine(Protocol):
     async def generate(self, prompt: Prompt, sampling: SamplingConfig, seed: int | None) -> Group:
         """All completions of one prompt. An engine failure comes back as `Group.failures`, with no completions."""
 
+    async def wait_until_queued(self, num_completions: int, deadline_s: float) -> bool:
+        """Whether so many completions are known to the engine, at the latest after the deadline."""
+
     async def pause(self) -> None:
         """Freeze running requests where they are; new ones queue."""
 
@@ -91,6 +94,12 @@ class RolloutEngine(Protocol):
     async def reset_prefix_cache(self) -> None:
         """Forget keys and values of older weights; running requests compute theirs again."""
 
+    async def sleep(self) -> None:
+        """Give the GPU's memory to somebody else: weights, keys and values are gone."""
+
+    async def wake(self) -> None:
+        """Take it back; the weights must be sent before anything is generated."""
+
     async def stop(self) -> None:
         """End the engine and its processes."""
 
@@ -119,12 +128,15 @@ class VllmEngine:
         *,
         weight_backend: str | None = None,
         seed: int = 0,
+        sleeps: bool = False,
     ) -> None:
-        """`weight_backend`: shared_memory (also `auto`), nccl, ipc, or None when weights never change."""
+        """`weight_backend`: shared_memory (also `auto`), nccl, ipc, or None when weights never change. `sleeps`: shares
+        its GPU by turns (`sleep`, `wake`)."""
         self._model_path = model_path
         self._config = config
         self._weight_backend = "shared_memory" if weight_backend == "auto" else weight_backend
         self._seed = seed
+        self._sleeps = sleeps
         self._num_requests = 0
         self._llm: Any = None
         self._tokenizer: Any = None
@@ -186,6 +198,7 @@ class VllmEngine:
             weight_transfer_config=(
                 WeightTransferConfig(backend=self._weight_backend) if self._weight_backend else None
             ),
+            enable_sleep_mode=self._sleeps,
             disable_log_stats=True,
         )
         self._llm = AsyncLLM.from_engine_args(arguments)
@@ -213,7 +226,8 @@ class VllmEngine:
                 final = output  # FINAL_ONLY: there is exactly one, with all completions
             completions = self._completions(final, with_text=bool(sampling.stop))
         except (EngineDeadError, EngineGenerateError, EvidenceError) as error:
-            return Group(prompt, (), failures=(Failure("engine", "engine", self._last_words(error)),))
+            kind = ENGINE_DIED if isinstance(error, EngineDeadError) else "engine"
+            return Group(prompt, (), failures=(Failure(kind, "engine", self._last_words(error)),))
         return Group(prompt, completions, timings_s={"generate": time.perf_counter() - started_at})
 
     def _last_words(self, error: Exception) -> str:
@@ -243,7 +257,6 @@ class VllmEngine:
         return waiting.result()
 
     async def wait_until_queued(self, num_completions: int, deadline_s: float) -> bool:
-        """Whether so many completions are known to the engine, at the latest after the deadline."""
         until = time.monotonic() + deadline_s
         while self._llm.output_processor.get_num_unfinished_requests() < num_completions:
             if time.monotonic() > until:
@@ -293,6 +306,13 @@ class VllmEngine:
     async def reset_prefix_cache(self) -> None:
         if not await self._answer(self._llm.reset_prefix_cache(reset_running_requests=True)):
             raise RuntimeError("vLLM could not reset its prefix cache")
+
+    async def sleep(self) -> None:
+        # level 2 forgets the weights, which the next update brings anyway; level 1 would copy them to the host
+        await self._answer(self._llm.sleep(level=2, mode="keep"))
+
+    async def wake(self) -> None:
+        await self._answer(self._llm.wake_up())
 
     async def stop(self) -> None:
         """End the engine's processes; requests that still run come back as failures."""

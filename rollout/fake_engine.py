@@ -79,6 +79,10 @@ class FakeEngine:
             text=bytes(token for token in token_ids if token != END_TOKEN).decode(errors="replace"),
         )
 
+    async def wait_until_queued(self, num_completions: int, deadline_s: float) -> bool:
+        await asyncio.sleep(0)
+        return True
+
     async def pause(self) -> None:
         self._going.clear()
 
@@ -118,6 +122,12 @@ class FakeEngine:
         return digest.hexdigest()[:32]
 
     async def reset_prefix_cache(self) -> None:
+        pass
+
+    async def sleep(self) -> None:
+        self._usable = False
+
+    async def wake(self) -> None:
         pass
 
     async def stop(self) -> None:

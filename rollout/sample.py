@@ -21,6 +21,9 @@ from numpy.typing import NDArray
 IntArray = NDArray[np.int32]
 FloatArray = NDArray[np.float32]
 
+ENGINE_DIED = "engine_died"
+"""`Failure.kind` of a group whose engine is gone: no other group of it will come either."""
+
 StopReason = Literal["stop", "length", "aborted"]
 """stop: an end token or stop string; length: the token limit; aborted: the engine gave up on it."""
 
@@ -76,7 +79,7 @@ class Failure:
     """Something that went wrong with one sample, carried as a value instead of an exception."""
 
     kind: str
-    """timeout, crash, exception, nan, wrong_count, unreachable, engine."""
+    """timeout, crash, exception, nan, wrong_count, unreachable, engine, engine_died, refused."""
     where: str
     """Which part: a reward's name, or `engine`."""
     message: str
@@ -95,6 +98,8 @@ class Group:
     failures: tuple[Failure, ...] = ()
     timings_s: dict[str, float] = field(default_factory=dict)
     """Seconds by phase: generate, score."""
+    importance_weight: float = 1.0
+    """Of prioritised sampling; filled as the experience log hands the group out, and not kept in it."""
 
     @property
     def num_tokens(self) -> int:

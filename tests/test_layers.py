@@ -25,8 +25,8 @@ MAY_IMPORT = {
     "actors": {"rewards", "rollout", "learners"},
     "jobs": {"rewards", "rollout", "learners", "actors"},
 }
-# Of rollout, the learners know what a sample is and how it was sampled, not how it was made.
-LEARNERS_MAY_IMPORT_OF_ROLLOUT = {"raylign.rollout.sample", "raylign.rollout.sampling"}
+# Of rollout, the learners know what a sample is, how it was sampled and how old it may be, not how it was made.
+LEARNERS_MAY_IMPORT_OF_ROLLOUT = {"raylign.rollout.sample", "raylign.rollout.sampling", "raylign.rollout.staleness"}
 HEAVY_ONLY_IN = {
     "ray": ("actors/", "jobs/"),
     "vllm": ("rollout/engine.py", "rollout/weight_transfer.py"),

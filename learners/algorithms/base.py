@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from pydantic import BaseModel, Field
 
 from raylign.rollout.sample import FloatArray, Group, IntArray
 
@@ -34,6 +36,17 @@ class Example:
     """(T,) log π_old of the learner at the start of the update; filled by the learner when asked for."""
     reference_logps: FloatArray | None = None
     """(T,) log π_ref; filled by the learner when `needs_reference`."""
+    proximal_share: FloatArray | None = None
+    """(T,) α of the loglinear proximal policy; filled by the learner when `proximal` is loglinear."""
+    token_versions: IntArray | None = None
+    """(T,) weight version that each token was sampled from; None for demonstrations."""
+    weight: float = 1.0
+    """Above 0; multiplies the policy loss of the sequence (importance weight of prioritised sampling)."""
+    group: int = -1
+    """Which group of the batch it belongs to; filled by RL algorithms."""
+
+    def __post_init__(self) -> None:
+        assert self.weight > 0, f"weight is {self.weight}: a sequence that counts nothing has a zero loss_mask"
 
 
 @dataclass(frozen=True)
@@ -47,18 +60,55 @@ class Normalizers:
     num_sequences: int
 
 
+class DynamicSampling(BaseModel, extra="forbid", use_attribute_docstrings=True):
+    """Groups that the algorithm does not accept are replaced by new ones before the step."""
+
+    max_rounds: int = Field(10, ge=1)
+    """How many times a step may ask for replacements."""
+    on_exhausted: Literal["fail", "smaller_batch"] = "fail"
+    """After that many rounds: end the run, or train on the groups that are there."""
+
+
+Proximal = Literal["recompute", "loglinear", "rollout"]
+"""Where π_old comes from: a forward pass before the first of several optimizer steps (with one step it is the policy
+itself), interpolation between π_roll and π_θ, or π_roll itself.
+"""
+
+
 class Algorithm(Protocol):
     """One training method."""
 
     needs_rollouts: bool
     """False for methods that learn from demonstrations only (sft)."""
     needs_reference: bool
-    """True when the loss uses log π_ref."""
+    """True when log π_ref is used, in the loss or in the reward."""
     num_updates: int
     """Optimizer steps on one batch of examples (mini-batches); old_logps are recomputed before the first when > 1."""
+    min_group_size: int
+    """Fewest completions of one prompt that give an advantage."""
+    dynamic_sampling: DynamicSampling | None
+    """Set where groups that `accepts` refuses are to be replaced."""
+    proximal: Proximal
+    """Where the learner takes π_old from."""
+    completes_batch: bool
+    """True when `complete` must run on the whole batch before the loss."""
+    needs_old_logps: bool
+    """True when `complete` reads old_logps, so that they are filled even for a single optimizer step."""
+    skips_zero_advantages: bool
+    """True when a sequence whose advantages are all 0 adds nothing to the gradient."""
+    entropy_has_gradient: bool
+    """True when the loss differentiates entropies."""
+    alarm_below: float
+    """Effective sample size share under which a run warns; 0: never."""
+
+    def accepts(self, group: Group) -> bool:
+        """False for a scored group that teaches nothing and is to be replaced."""
 
     def examples(self, groups: Sequence[Group]) -> list[Example]:
         """Examples to train on."""
+
+    def complete(self, examples: list[Example]) -> list[Example]:
+        """The examples with final advantages, given all of one update, log-probs filled. Same result on every rank."""
 
     def loss(
         self, logps: torch.Tensor, entropies: torch.Tensor, batch: MicroBatch, normalizers: Normalizers
@@ -67,7 +117,6 @@ class Algorithm(Protocol):
         summed metrics.
 
         `logps`, `entropies`: (N,) over the N completion tokens of the micro-batch, in the order of `batch`'s
-        flat fields. Metrics are sums over tokens whose key ends in `/sum`, or maxima whose key ends in
-        `/max`; the learner adds (or takes the
-        maximum) over micro-batches and ranks, and divides sums by `normalizers.num_tokens`.
+        flat fields. Metrics are sums over tokens whose key ends in `/sum`, maxima (`/max`) or minima (`/min`); the
+        learner combines them over micro-batches and ranks, and divides sums by the number of tokens that it ran.
         """

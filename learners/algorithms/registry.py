@@ -1,20 +1,41 @@
 """All algorithms by name.
 
-Given the `algorithm` section of a run's config; gives the algorithm. A new algorithm adds one line here.
+Given the `algorithm` section of a run's config; gives the algorithm. A new algorithm adds one line to the union and
+one to `_ALGORITHMS`.
 """
 
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
 from raylign.learners.algorithms.base import Algorithm
+from raylign.learners.algorithms.cispo import Cispo, CispoConfig
+from raylign.learners.algorithms.dapo import Dapo, DapoConfig
+from raylign.learners.algorithms.dr_grpo import DrGrpo, DrGrpoConfig
 from raylign.learners.algorithms.grpo import Grpo, GrpoConfig
+from raylign.learners.algorithms.gspo import Gspo, GspoConfig
+from raylign.learners.algorithms.reinforce_plus_plus import ReinforcePlusPlus, ReinforcePlusPlusConfig
+from raylign.learners.algorithms.rloo import Rloo, RlooConfig
 from raylign.learners.algorithms.sft import Sft, SftConfig
 
-ALGORITHM_NAMES = ("grpo", "sft")
+AnyAlgorithmConfig = (
+    GrpoConfig | DrGrpoConfig | DapoConfig | GspoConfig | RlooConfig | ReinforcePlusPlusConfig | CispoConfig | SftConfig
+)
+_ALGORITHMS: dict[str, Any] = {
+    "grpo": Grpo,
+    "dr_grpo": DrGrpo,
+    "dapo": Dapo,
+    "gspo": Gspo,
+    "rloo": Rloo,
+    "reinforce_plus_plus": ReinforcePlusPlus,
+    "cispo": Cispo,
+    "sft": Sft,
+}
+ALGORITHM_NAMES = tuple(_ALGORITHMS)
 
 
 def _known_name(value: Any) -> Any:
@@ -30,13 +51,15 @@ def _known_name(value: Any) -> Any:
     return value
 
 
-AlgorithmConfig = Annotated[
-    Annotated[GrpoConfig | SftConfig, Field(discriminator="name")], BeforeValidator(_known_name)
-]
+AlgorithmConfig = Annotated[Annotated[AnyAlgorithmConfig, Field(discriminator="name")], BeforeValidator(_known_name)]
 
 
-def build_algorithm(config: GrpoConfig | SftConfig) -> Algorithm:
-    """The algorithm that `config` describes."""
-    if isinstance(config, GrpoConfig):
-        return Grpo(config)
-    return Sft(config)
+def build_algorithm(
+    config: AnyAlgorithmConfig, max_staleness: int = 0, reward_weights: Mapping[str, float] | None = None
+) -> Algorithm:
+    """The algorithm that `config` describes, for samples at most `max_staleness` versions old.
+
+    `reward_weights`: by reward name as in `Group.rewards`; read only where each reward is normalised alone.
+    """
+    algorithm: Algorithm = _ALGORITHMS[config.name](config, max_staleness, reward_weights)
+    return algorithm

@@ -5,13 +5,13 @@ Given (prompt tokens, response tokens) pairs; gives one example for each and the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from pydantic import BaseModel
 
-from raylign.learners.algorithms.base import Example, Normalizers
+from raylign.learners.algorithms.base import DynamicSampling, Example, Normalizers, Proximal
 from raylign.learners.losses import nll, token_weights
 from raylign.rollout.sample import Group, IntArray
 
@@ -28,6 +28,17 @@ class SftConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
     """Which algorithm this is."""
     aggregation: Literal["token_mean", "seq_mean_token_mean"] = "token_mean"
     """Every token counts the same, or every demonstration."""
+
+    @property
+    def min_group_size(self) -> int:
+        """Nothing is compared."""
+        return 1
+
+    def staleness_problem(self, max_staleness: int) -> str | None:
+        """Why this config cannot train on samples of older weights; None where it can."""
+        if max_staleness == 0:
+            return None
+        return f"max_staleness is {max_staleness}: sft learns from demonstrations, which no weights sampled; use 0"
 
 
 def demonstration_examples(demonstrations: Iterable[tuple[IntArray, IntArray]]) -> list[Example]:
@@ -47,9 +58,27 @@ class Sft:
     needs_rollouts = False
     needs_reference = False
     num_updates = 1
+    min_group_size = 1
+    dynamic_sampling: DynamicSampling | None = None
+    proximal: Proximal = "recompute"
+    completes_batch = False
+    needs_old_logps = False
+    skips_zero_advantages = False
+    entropy_has_gradient = False
+    alarm_below = 0.0
 
-    def __init__(self, config: SftConfig) -> None:
+    def __init__(
+        self, config: SftConfig, max_staleness: int = 0, reward_weights: Mapping[str, float] | None = None
+    ) -> None:
+        if problem := config.staleness_problem(max_staleness):
+            raise ValueError(problem)
         self.config = config
+
+    def accepts(self, group: Group) -> bool:
+        return True
+
+    def complete(self, examples: list[Example]) -> list[Example]:
+        return examples
 
     def examples(self, groups: Sequence[Group]) -> list[Example]:
         raise ValueError("sft learns from demonstrations, not from rollouts: use `demonstration_examples`")
@@ -58,7 +87,8 @@ class Sft:
         self, logps: torch.Tensor, entropies: torch.Tensor, batch: MicroBatch, normalizers: Normalizers
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Σ w·(−log π_θ)."""
+        token_loss = nll(logps) * batch.sequence_weights[batch.sequence_index]
         weights = token_weights(
             self.config.aggregation, batch.loss_mask, batch.sequence_index, batch.sequence_lengths, normalizers
         )
-        return (weights * nll(logps)).sum(), {"learner/entropy/sum": (entropies * batch.loss_mask).sum()}
+        return (weights * token_loss).sum(), {"learner/entropy/sum": (entropies * batch.loss_mask).sum()}

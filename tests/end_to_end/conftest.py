@@ -43,7 +43,7 @@ def start_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def small_config(model: Path, folder: Path, **sections: Any) -> dict[str, Any]:
-    """Values of a GRPO run of a few steps."""
+    """Values of a synchronous GRPO run of a few steps."""
     values: dict[str, Any] = {
         "name": "test",
         "folder": str(folder),
@@ -56,6 +56,7 @@ def small_config(model: Path, folder: Path, **sections: Any) -> dict[str, Any]:
         "rewards": [{"name": "numeric"}],
         "learner": {"learning_rate": 1e-3, "threads_per_rank": 1},
         "checkpoints": {"every_steps": 0},
+        "async": {"max_staleness": 0},
     }
     return values | sections
 

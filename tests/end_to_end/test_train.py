@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from raylign.jobs.checkpoints import CheckpointStore
-from raylign.jobs.metrics import deterministic_view, undocumented
+from raylign.jobs.metrics import undocumented
 from raylign.jobs.run import Run
 from raylign.jobs.run_folder import read_metrics
 from raylign.jobs.train import train
-from tests.end_to_end.conftest import HELD_OUT, configured, small_config
+from tests.end_to_end.conftest import configured, small_config
 
 pytestmark = pytest.mark.ray
 
@@ -88,20 +88,3 @@ def test_engine_and_learner_agree_with_adapters_and_temperature(run_with_adapter
 def test_a_reward_that_fails_is_counted_and_the_run_goes_on(run_with_adapters: Run) -> None:
     assert all(0 < line["reward/failure_share"] < 1 for line in step_lines(run_with_adapters.folder.path))
     assert run_with_adapters.summary()["finished"]
-
-
-def test_two_deterministic_runs_with_one_seed_write_the_same_metrics(
-    ray_session: None, start_model: Path, tmp_path: Path
-) -> None:
-    views = []
-    for name in ("first", "second"):
-        evaluation = {"data": HELD_OUT, "num_prompts": 8}
-        sampling = {"max_tokens": 4, "num_completions": 4, "temperature": 0.7}
-        values = small_config(start_model, tmp_path / name, evaluation=evaluation, sampling=sampling)
-        values["rollout"] = {**values["rollout"], "deterministic": True}
-        run = train(configured(values))
-        views.append([deterministic_view(line) for line in read_metrics(run.folder.path)])
-        # at a temperature, without adapters
-        assert all(line["mismatch/mean_abs_logp_difference"] <= 1e-4 for line in step_lines(run.folder.path))
-    assert views[0] == views[1]
-    assert len(views[0]) == 4  # two steps, two evaluations

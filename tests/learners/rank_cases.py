@@ -18,12 +18,17 @@ from raylign.learners.algorithms.base import Example
 from raylign.learners.algorithms.grpo import GrpoConfig
 from raylign.learners.algorithms.registry import build_algorithm
 from raylign.learners.algorithms.sft import SftConfig
+from raylign.learners.corrections import CorrectionConfig
 from raylign.learners.engine import LearnerConfig, LoraConfig
 
 ALGORITHMS: dict[str, GrpoConfig | SftConfig] = {
     "token_mean_k3": GrpoConfig(kl_coef=0.1, kl_estimator="k3"),
     "sequence_mean_k2_dual_tis": GrpoConfig(
-        aggregation="seq_mean_token_mean", kl_coef=0.1, kl_estimator="k2", dual_clip=1.5, tis_cap=1.1
+        aggregation="seq_mean_token_mean",
+        kl_coef=0.1,
+        kl_estimator="k2",
+        dual_clip=1.5,
+        correction=CorrectionConfig(kind="token_truncate", cap=1.1),
     ),
     "constant_k1": GrpoConfig(aggregation="seq_mean_token_sum_norm", norm_constant=14, kl_coef=0.1, kl_estimator="k1"),
     "sft_token_mean": SftConfig(),

@@ -89,7 +89,7 @@ def test_the_registry_builds_by_name() -> None:
 
 def test_an_unknown_algorithm_is_answered_with_the_nearest_name() -> None:
     with pytest.raises(ValidationError, match="did you mean 'grpo'"):
-        Run.model_validate({"algorithm": {"name": "gpro"}})
+        Run.model_validate({"algorithm": {"name": "grpoo"}})
     with pytest.raises(ValidationError, match="name is missing"):
         Run.model_validate({"algorithm": {"kl_coef": 0.1}})
 

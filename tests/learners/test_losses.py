@@ -11,7 +11,6 @@ import torch
 from raylign.learners.advantages import group_advantages
 from raylign.learners.algorithms.base import Normalizers
 from raylign.learners.losses import kl, nll, policy_loss, token_weights
-from raylign.learners.mismatch import truncated_importance_weights
 
 LENGTHS = [3, 2, 4, 3]
 LOGPS = torch.tensor([-0.2, -1, -0.5, -0.7, -0.3, -1.5, -0.4, -0.1, -0.9, -0.6, -2.2, -0.3])
@@ -73,12 +72,6 @@ def test_dual_clip_caps_the_loss_of_bad_tokens() -> None:
     logps, old, advantage = torch.tensor([math.log(5.0)]), torch.zeros(1), torch.tensor([-1.0])
     assert policy_loss(logps, old, advantage, 0.2, 0.2).loss.item() == pytest.approx(5.0)
     assert policy_loss(logps, old, advantage, 0.2, 0.2, dual_clip=3.0).loss.item() == pytest.approx(3.0)
-
-
-def test_truncated_importance_sampling_multiplies_the_clipped_loss() -> None:
-    loss = policy_loss(LOGPS, OLD, advantages(), 0.2, 0.2).loss
-    corrected = loss * truncated_importance_weights(OLD, ROLLOUT, 2.0)
-    assert total(corrected, "token_mean") == pytest.approx(-0.276430, abs=1e-6)
 
 
 def test_kl_estimators_have_the_published_token_means() -> None:

@@ -1,0 +1,131 @@
+"""The experience host: the Ray host of a run's experience log.
+
+Given groups by `append` from any number of producers, gives them to the learner by `lease`; all verbs take a batch a
+call. `lease` waits for enough groups (`append`, and leases that expire, unblock it) and never longer than its deadline.
+
+    await host.append.remote(batch_to_message(groups_to_batch(groups)))
+    lease = await host.lease.remote(64, 600.0, step, 30.0)
+    groups = batch_to_groups(message_to_batch(lease.batch))
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from raylign.rollout.experience import (
+    Appended,
+    ExperienceConfig,
+    ExperienceDamage,
+    Lease,
+    LogCounters,
+    LogPosition,
+)
+
+
+class ExperienceHost:
+    """One log. An actor that Ray restarts opens it as it stands: nothing that was decided is undone."""
+
+    def __init__(self, folder: Path, config: ExperienceConfig, seed: int = 0) -> None:
+        self._folder = folder
+        self._config = config
+        self._seed = seed
+        self._opened: Any = None
+        self._changed = asyncio.Event()
+
+    async def start(self, position: LogPosition | None) -> list[ExperienceDamage]:
+        """Open the log at a checkpoint's position (`START` where there is none); what was found damaged."""
+        if self._opened is not None:
+            self._opened.close()
+        self._opened = self._open(position)
+        return list(self._opened.damage)
+
+    def _open(self, position: LogPosition | None) -> Any:
+        from raylign.rollout.experience_log import ExperienceLog
+
+        return ExperienceLog.open(self._folder, self._config, position, self._seed)
+
+    @property
+    def _log(self) -> Any:
+        if self._opened is None:
+            self._opened = self._open(None)
+        return self._opened
+
+    async def append(self, message: Any) -> Appended:
+        """Log the groups of `experience_schema.batch_to_message`; safe from kill -9 when it returns."""
+        appended: Appended = self._log.append(message)
+        self._changed.set()
+        return appended
+
+    async def lease(self, count: int, lease_s: float, step: int, deadline_s: float) -> Lease | None:
+        """The next `count` groups; None if there were not enough within the deadline. The lease's batch is a message:
+        `experience_schema.message_to_batch`."""
+        from raylign.rollout.experience_schema import batch_to_message
+
+        deadline = time.monotonic() + deadline_s
+        while True:
+            self._changed.clear()
+            lease: Lease | None = self._log.lease(count, lease_s, step)
+            if lease is not None:
+                return replace(lease, batch=batch_to_message(lease.batch))
+            left_s = deadline - time.monotonic()
+            expiry_s = self._log.expire()
+            if left_s <= 0:
+                return None
+            try:  # append unblocks it, or the end of a lease
+                await asyncio.wait_for(self._changed.wait(), min(left_s, expiry_s if expiry_s is not None else left_s))
+            except TimeoutError:
+                pass
+
+    async def renew(self, lease_id: str, lease_s: float) -> None:
+        self._log.renew(lease_id, lease_s)
+
+    async def release(self, lease_id: str) -> None:
+        self._log.release(lease_id)
+        self._changed.set()
+
+    async def settle(self, lease_id: str, step: int) -> None:
+        self._log.settle(lease_id, step)
+
+    async def mark_filtered(self, offsets: Sequence[int], step: int) -> None:
+        self._log.mark_filtered(offsets, step)
+
+    async def mark_dropped(self, offsets: Sequence[int], reason: str, step: int) -> list[int]:
+        """The ordinals to be issued again."""
+        ordinals: list[int] = self._log.mark_dropped(offsets, reason, step)
+        self._changed.set()
+        return ordinals
+
+    async def issue(self, ordinals: Sequence[int]) -> None:
+        self._log.issue(ordinals)
+
+    async def withdraw(self, ordinals: Sequence[int]) -> None:
+        self._log.withdraw(ordinals)
+
+    async def missing_ordinals(self, up_to: int | None = None) -> list[int]:
+        ordinals: list[int] = self._log.ledger.missing_ordinals(up_to)
+        return ordinals
+
+    async def position(self, step: int) -> LogPosition:
+        position: LogPosition = self._log.position(step)
+        return position
+
+    async def commit(self, position: LogPosition) -> None:
+        """Returns once the log is on the disk; meanwhile other verbs go on."""
+        from raylign.rollout.experience_segments import sync_files
+
+        await asyncio.to_thread(sync_files, self._log.begin_commit(position))
+
+    async def state(self) -> tuple[LogCounters, bool]:
+        """Counters, and whether new groups may be started."""
+        return self._log.counters, self._log.has_room
+
+    async def close(self) -> None:
+        """Everything is on the disk after it."""
+        if self._opened is not None:
+            self._opened.close()
+            self._opened = None

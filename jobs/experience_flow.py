@@ -1,0 +1,192 @@
+"""The flow of experience: prompts → engines → rewards → log → batches, running beside the learner.
+
+Given a run's config, prompts and workers; gives a `StepBatch` for each step, and takes word of what the learner did.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from raylign.actors.experience_host import start_experience_host
+from raylign.actors.feeder import FeederCounts, RolloutFeeder
+from raylign.actors.rollout_pool import RolloutPool
+from raylign.jobs.config import TrainConfig
+from raylign.jobs.step_batches import Leased, StepBatch, StepBatches
+from raylign.learners.algorithms.base import Algorithm
+from raylign.rollout.experience_replay import ReplayLog
+from raylign.rollout.prompts import PromptSource
+from raylign.rollout.staleness import StalenessBound
+
+
+class ExperienceFlow(Protocol):
+    """What a run sees of it."""
+
+    async def next(self, step: int) -> StepBatch:
+        """The batch of `step`."""
+
+    def weights_arrived(self, version: int) -> None:
+        """All engines sample from `version` now."""
+
+    def fail(self, error: Exception) -> None:
+        """Engines cannot go on: whoever waits for a batch gets the error."""
+
+    async def trained(self, batch: StepBatch) -> tuple[FeederCounts, dict[str, Any] | None]:
+        """The step of `batch` is done; gives what happened meanwhile, and where the log stands (for checkpoints)."""
+
+    async def commit(self) -> None:
+        """A checkpoint of all steps trained so far is complete."""
+
+    async def stop(self) -> None:
+        """End; what is in the log stays."""
+
+
+class LiveFlow:
+    """Engines generate. Built by `start`; what is being generated at `stop` is issued again by a resumed run."""
+
+    def __init__(
+        self, log: Any, feeder: RolloutFeeder, batches: StepBatches, looks_ahead: bool, num_steps: int
+    ) -> None:
+        self._log, self._feeder, self._batches = log, feeder, batches
+        self._looks_ahead, self._num_steps = looks_ahead, num_steps
+
+    @classmethod
+    async def start(
+        cls,
+        config: TrainConfig,
+        pool: RolloutPool,
+        prompts: PromptSource,
+        algorithm: Algorithm,
+        folder: Path,
+        *,
+        step: int,
+        position: dict[str, Any] | None,
+        takes_turns: bool,
+    ) -> LiveFlow:
+        """Open the log, and feed the engines from where the ledger says that things stand. `takes_turns`: engine and
+        learner share a GPU, so nothing may run ahead (the bound η then holds with 0)."""
+        settings, rollout = config.asynchrony, config.rollout
+        runs_ahead = 0 if takes_turns else settings.max_staleness
+        log = await start_experience_host(folder, config.experience, position, config.seed)
+        opened = await log.opened.remote()
+        for words in opened.damage:
+            print(words, flush=True)
+        feeder = RolloutFeeder(
+            pool,
+            log,
+            prompts.prompt,
+            config.sampling,
+            StalenessBound(runs_ahead, rollout.prompts_per_step),
+            step=step,
+            num_steps=config.num_steps,
+            missing=opened.missing_ordinals,
+            next_ordinal=opened.next_ordinal,
+            ordered=rollout.deterministic,
+            aborts_stale=settings.stale == "drop",
+        )
+        batches = StepBatches(
+            LogGroups(log, lease_s=rollout.answer_deadline_s),
+            algorithm,
+            config,
+            reissue=feeder.reissue,
+            why_stuck=lambda: f"nothing can start: {feeder.state()}" if feeder.cannot_move else None,
+            state=feeder.state,
+        )
+        await feeder.start()
+        return cls(log, feeder, batches, runs_ahead > 0, config.num_steps)
+
+    async def next(self, step: int) -> StepBatch:
+        batch = await self._unless_it_fails(self._batches.next(step))
+        if self._looks_ahead and step + 1 < self._num_steps:
+            self._batches.look_ahead(step + 1)
+        return batch
+
+    def weights_arrived(self, version: int) -> None:
+        self._feeder.weights_arrived(version)
+
+    def fail(self, error: Exception) -> None:
+        if not self._feeder.failure.done():
+            self._feeder.failure.set_exception(error)
+
+    async def trained(self, batch: StepBatch) -> tuple[FeederCounts, dict[str, Any] | None]:
+        self._feeder.step_trained(batch.step + 1)
+        position = await self._log.settle.remote(batch.lease_ids, batch.step)
+        return self._feeder.take_counts(), position
+
+    async def commit(self) -> None:
+        await self._log.commit.remote()
+
+    async def stop(self) -> None:
+        import ray
+
+        await self._batches.stop()
+        await self._feeder.stop()
+        try:
+            await asyncio.wait_for(self._log.close.remote(), 15.0)
+        except Exception as error:
+            print(f"the experience log did not close ({error}); what it has acknowledged is on disk", flush=True)
+        finally:
+            ray.kill(self._log)
+
+    async def _unless_it_fails(self, work: Coroutine[Any, Any, StepBatch]) -> StepBatch:
+        waiting = asyncio.ensure_future(work)
+        try:
+            await asyncio.wait({waiting, self._feeder.failure}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            if not waiting.done():
+                waiting.cancel()
+        if self._feeder.failure.done():
+            self._feeder.failure.result()
+        return waiting.result()
+
+
+class ReplayFlow:
+    """What another run recorded, in its order and steps; no engine."""
+
+    def __init__(self, config: TrainConfig, algorithm: Algorithm, step: int) -> None:
+        assert config.replay is not None
+        self._groups = ReplayedGroups(ReplayLog.open(config.replay / "experience"), config.replay, step)
+        self._batches = StepBatches(
+            self._groups,
+            algorithm,
+            config,
+            reissue=lambda _: None,
+            why_stuck=lambda: f"the recording {config.replay} ends here",
+            state=lambda: "reading a recording",
+        )
+
+    async def next(self, step: int) -> StepBatch:
+        return await self._batches.next(step)
+
+    def weights_arrived(self, version: int) -> None:
+        pass
+
+    def fail(self, error: Exception) -> None:
+        raise error
+
+    async def trained(self, batch: StepBatch) -> tuple[FeederCounts, dict[str, Any] | None]:
+        return FeederCounts(), None
+
+    async def commit(self) -> None:
+        pass
+
+    async def stop(self) -> None:
+        pass
+
+
+class LogGroups:
+    """The log's host as a `GroupSource`."""
+
+    def __init__(self, log: Any, lease_s: float) -> None:
+        self._log, self._lease_s = log, lease_s
+
+    async def lease(self, count: int, step: int, wait_s: float) -> Leased | None:
+        return await self._log.lease.remote(count, step, self._lease_s, wait_s)
+
+    async def mark_filtered(self, offsets: Sequence[int], step: int) -> None:
+        await self._log.mark_filtered.remote(offsets, step)
+
+    async def mark_dropped(self, offsets: Sequence[int], step: int) -> list[int]:
+        return await self._log.mark_dropped.remote(offsets, step)

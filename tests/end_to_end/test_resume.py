@@ -1,0 +1,131 @@
+"""Everything killed at once, in the middle of a run: nothing is lost, nothing is trained twice, and in deterministic
+mode the numbers are those of a run that was never killed. Replaying its experience gives them once more."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from raylign.jobs.metrics import deterministic_view
+from raylign.jobs.run_folder import read_metrics
+from raylign.jobs.train import train
+from raylign.rollout.experience_replay import ReplayLog
+from tests.end_to_end.conftest import HELD_OUT, configured, small_config, write_recipe
+from tests.end_to_end.processes import WatchedProcess, raylign
+
+pytestmark = pytest.mark.ray
+
+NUM_STEPS = 6
+GROUPS_PER_STEP = 8
+Lines = list[dict[str, Any]]
+
+
+def kill_everything(process: WatchedProcess) -> None:
+    """SIGKILL to the driver, Ray, engines, learner and log, all at once."""
+    everything = [psutil.Process(process.pid), *process.alive()]
+    for one in everything:
+        try:
+            one.send_signal(signal.SIGKILL)
+        except psutil.NoSuchProcess:
+            continue
+
+
+def train_killed_after(step: int, recipe: Path, folder: Path, log: Path) -> None:
+    with raylign("train", "--config", str(recipe), log=log) as process:
+        process.wait_for(lambda: any(line["step"] >= step for line in read_metrics(folder)), f"step {step}")
+        kill_everything(process)
+        assert process.wait(60) == -signal.SIGKILL
+
+
+def resume(recipe: Path, log: Path) -> None:
+    with raylign("train", "--config", str(recipe), "--resume", log=log) as process:
+        assert process.wait(150) == 0, process.output()
+
+
+def views(folder: Path) -> Lines:
+    """All that does not depend on the clock."""
+    return [deterministic_view(line) for line in read_metrics(folder)]
+
+
+def trained_ordinals(folder: Path) -> list[list[int]]:
+    """By step."""
+    log = ReplayLog.open(folder / "experience")
+    return [[int(ordinal) for ordinal in log.ordinals(step)] for step in range(NUM_STEPS)]
+
+
+@pytest.fixture(scope="module")
+def killed_and_resumed(start_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A deterministic run, killed after its third step (the last checkpoint is of the second), then resumed."""
+    folder = tmp_path_factory.mktemp("killed")
+    recipe = write_recipe(deterministic(start_model, folder / "run"), folder / "recipe.yaml")
+    train_killed_after(3, recipe, folder / "run", folder / "1.log")
+    resume(recipe, folder / "2.log")
+    return folder / "run"
+
+
+def deterministic(model: Path, folder: Path) -> dict[str, Any]:
+    sampling = {"max_tokens": 4, "num_completions": 4, "temperature": 0.7}
+    evaluation = {"data": HELD_OUT, "num_prompts": 8, "every_steps": 3}
+    values = small_config(model, folder, num_steps=NUM_STEPS, sampling=sampling, evaluation=evaluation)
+    values["rollout"] = {**values["rollout"], "deterministic": True}
+    return values | {"checkpoints": {"every_steps": 2}}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(ray_session: None, start_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("uninterrupted") / "run"
+    train(configured(deterministic(start_model, folder)))
+    return folder
+
+
+def test_a_killed_and_resumed_run_has_the_numbers_of_an_uninterrupted_one(
+    killed_and_resumed: Path, uninterrupted: Path
+) -> None:
+    assert views(killed_and_resumed) == views(uninterrupted)
+    assert [line["step"] for line in read_metrics(uninterrupted)] == [0, 1, 2, 3, 3, 4, 5, 6, 6]
+    # at a temperature, without adapters
+    learned = [line for line in read_metrics(uninterrupted) if "learner/loss" in line]
+    assert all(line["mismatch/mean_abs_logp_difference"] <= 1e-4 for line in learned)
+
+
+def test_no_prompt_is_lost_and_none_is_trained_twice(killed_and_resumed: Path) -> None:
+    by_step = trained_ordinals(killed_and_resumed)
+    assert [sorted(ordinals) for ordinals in by_step] == [
+        list(range(step * GROUPS_PER_STEP, (step + 1) * GROUPS_PER_STEP)) for step in range(NUM_STEPS)
+    ]
+
+
+def test_a_replay_trains_the_recorded_experience_bit_for_bit_without_an_engine(
+    ray_session: None, start_model: Path, uninterrupted: Path, tmp_path: Path
+) -> None:
+    values = deterministic(start_model, tmp_path / "replayed") | {"replay": str(uninterrupted)}
+    run = train(configured(values))
+    assert not hasattr(run, "rollouts")  # no engine was started
+
+    def learner_numbers(folder: Path) -> Lines:
+        lines = [line for line in views(folder) if "learner/loss" in line]
+        return [{key: value for key, value in line.items() if not key.startswith("weights/")} for line in lines]
+
+    assert learner_numbers(tmp_path / "replayed") == learner_numbers(uninterrupted)
+
+
+def test_an_asynchronous_run_killed_trains_every_prompt_once(
+    start_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("async-killed")
+    values = small_config(start_model, folder / "run", num_steps=NUM_STEPS, checkpoints={"every_steps": 2})
+    values["async"] = {"max_staleness": 2}
+    recipe = write_recipe(values, folder / "recipe.yaml")
+    train_killed_after(3, recipe, folder / "run", folder / "1.log")
+    resume(recipe, folder / "2.log")
+    lines = read_metrics(folder / "run")
+    assert [line["step"] for line in lines] == list(range(1, NUM_STEPS + 1))
+    assert max(line["staleness/max"] for line in lines) <= 2
+    ordinals = [ordinal for step in trained_ordinals(folder / "run") for ordinal in step]
+    assert len(ordinals) == len(set(ordinals)) == NUM_STEPS * GROUPS_PER_STEP
+    # only prompts that were still being generated at the end may be missing below the highest
+    assert max(ordinals) < (NUM_STEPS + 3) * GROUPS_PER_STEP
