@@ -1,4 +1,4 @@
-"""GRPO by `trl` on the long-tailed workload: the other side of `trl_comparison.py`, in a virtual environment of its own.
+"""GRPO by `trl` on the long-tailed workload: the other side of `trl_comparison.py`, with packages of its own.
 
 Given a workload folder, a variant and a number of steps; prints one JSON line with the seconds, samples and tokens of
 each step. Imports nothing of ours.
