@@ -147,15 +147,15 @@ def table(results: dict[str, Any]) -> str:
     lines = [
         "# Benchmarks",
         "",
-        "Written by `make bench`; do not edit (`tried.md` is the part kept by hand). `python -m benchmarks.run --only NAME`"
-        " runs one.",
+        "Written by `make bench`; do not edit (`tried.md` is the part kept by hand). "
+        "`python -m benchmarks.run --only NAME` runs one.",
         "",
         f"Machine: {facts.get('cores')} cores of {facts.get('cpu')} ({', '.join(facts.get('extensions', []))}), "
         f"{facts.get('memory_gib')} GiB, Linux {facts.get('kernel')}, Python {facts.get('python')}; {packages}. "
         f"15-minute load when it ended: {facts.get('load_before')}.",
         "",
-        "Sides of a comparison run in turn, in one run, on the same cores; values are medians, `spread` is the least and the"
-        " most of the ratio over the pairs (of the value, where there is no ratio).",
+        "Sides of a comparison run in turn, in one run, on the same cores; values are medians, `spread` is the least and "
+        "the most of the ratio over the pairs (of the value, where there is no ratio).",
         "",
         "| what | ours | theirs, or limit | ratio | spread | goal | met |",
         "|---|---|---|---|---|---|---|",
