@@ -13,18 +13,22 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from raylign.rollout.experience import (
     Appended,
+    Arrivals,
     ExperienceConfig,
-    ExperienceDamage,
     Lease,
     LogCounters,
     LogPosition,
+    Opened,
 )
+
+MIB = 2**20
 
 
 class ExperienceHost:
@@ -36,13 +40,17 @@ class ExperienceHost:
         self._seed = seed
         self._opened: Any = None
         self._changed = asyncio.Event()
+        self._arrived: list[int] = []
+        self._num_bytes = self._num_groups = 0
+        self._news = asyncio.Event()
 
-    async def start(self, position: LogPosition | None) -> list[ExperienceDamage]:
-        """Open the log at a checkpoint's position (`START` where there is none); what was found damaged."""
+    async def start(self, position: LogPosition | None) -> Opened:
+        """Open the log at a checkpoint's position (`START` where there is none)."""
         if self._opened is not None:
             self._opened.close()
         self._opened = self._open(position)
-        return list(self._opened.damage)
+        ledger = self._opened.ledger
+        return Opened(tuple(self._opened.damage), tuple(ledger.missing_ordinals()), ledger.next_ordinal)
 
     def _open(self, position: LogPosition | None) -> Any:
         from raylign.rollout.experience_log import ExperienceLog
@@ -57,9 +65,33 @@ class ExperienceHost:
 
     async def append(self, message: Any) -> Appended:
         """Log the groups of `experience_schema.batch_to_message`; safe from kill -9 when it returns."""
+        from raylign.rollout.experience_schema import message_to_batch
+
         appended: Appended = self._log.append(message)
+        self._num_bytes += len(message)
+        self._num_groups += len(appended.offsets) + len(appended.refused)
+        self._arrived += message_to_batch(message).column("ordinal").to_pylist()
         self._changed.set()
+        self._news.set()
         return appended
+
+    async def arrivals(self, deadline_s: float) -> Arrivals:
+        """What has come since the last call, for the one who issues prompts; returns at once when groups came or were
+        decided about, and at the latest after the deadline."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(deadline_s):
+                await self._news.wait()
+        self._news.clear()
+        ordinals, self._arrived = self._arrived, []
+        counters: LogCounters = self._log.counters
+        return Arrivals(tuple(ordinals), counters.unread_groups + counters.leased_groups, self._num_room(counters))
+
+    def _num_room(self, counters: LogCounters) -> int | None:
+        if not self._num_groups:
+            return None
+        free_bytes = self._config.max_unread_mib * MIB - counters.unread_bytes
+        fitting = int(free_bytes // (self._num_bytes / self._num_groups))
+        return max(fitting, int(self._log.has_room))  # a lease that waits for more makes room for one
 
     async def lease(self, count: int, lease_s: float, step: int, deadline_s: float) -> Lease | None:
         """The next `count` groups; None if there were not enough within the deadline. The lease's batch is a message:
@@ -71,15 +103,15 @@ class ExperienceHost:
             self._changed.clear()
             lease: Lease | None = self._log.lease(count, lease_s, step)
             if lease is not None:
+                self._news.set()  # a lease that waited for more may have made room
                 return replace(lease, batch=batch_to_message(lease.batch))
             left_s = deadline - time.monotonic()
             expiry_s = self._log.expire()
             if left_s <= 0:
                 return None
-            try:  # append unblocks it, or the end of a lease
-                await asyncio.wait_for(self._changed.wait(), min(left_s, expiry_s if expiry_s is not None else left_s))
-            except TimeoutError:
-                pass
+            with suppress(TimeoutError):  # append unblocks it, or the end of a lease
+                async with asyncio.timeout(min(left_s, expiry_s if expiry_s is not None else left_s)):
+                    await self._changed.wait()
 
     async def renew(self, lease_id: str, lease_s: float) -> None:
         self._log.renew(lease_id, lease_s)
@@ -88,16 +120,22 @@ class ExperienceHost:
         self._log.release(lease_id)
         self._changed.set()
 
-    async def settle(self, lease_id: str, step: int) -> None:
-        self._log.settle(lease_id, step)
+    async def settle(self, lease_ids: Sequence[str], step: int) -> LogPosition:
+        """What these leases still hold was trained in `step`; gives where the log stands after it."""
+        for lease_id in lease_ids:
+            self._log.settle(lease_id, step)
+        self._news.set()
+        return await self.position(step)
 
     async def mark_filtered(self, offsets: Sequence[int], step: int) -> None:
         self._log.mark_filtered(offsets, step)
+        self._news.set()
 
     async def mark_dropped(self, offsets: Sequence[int], reason: str, step: int) -> list[int]:
         """The ordinals to be issued again."""
         ordinals: list[int] = self._log.mark_dropped(offsets, reason, step)
         self._changed.set()
+        self._news.set()
         return ordinals
 
     async def issue(self, ordinals: Sequence[int]) -> None:

@@ -13,16 +13,24 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from raylign.actors.rollout_pool import RewardServerError, RolloutError, RolloutPool
-from raylign.rollout.sample import ENGINE_DIED, Failure, Prompt
+from raylign.actors.rollout_worker import DeliveryError
+from raylign.rollout.experience import Arrivals, ExperienceError
+from raylign.rollout.experience_schema import batch_to_message, groups_to_batch
+from raylign.rollout.sample import ENGINE_DIED, Failure, Group, Prompt
 from raylign.rollout.sampling import SamplingConfig
 from raylign.rollout.staleness import StalenessBound
 
 REPORT_S = 30.0
+LOOK_S = 0.5
+"""How often a new worker is asked whether it has the weights."""
+MAX_REPLACEMENTS = 3
+"""Of one worker in a run; one that dies more often will die again."""
 MAX_ATTEMPTS = 3
 """Times that a prompt is generated before it is recorded as failed."""
 
@@ -71,14 +79,21 @@ class RolloutFeeder:
         next_ordinal: int,
         ordered: bool,
         aborts_stale: bool,
+        replace_worker: Callable[[int], Awaitable[Callable[[], bool]]] | None = None,
     ) -> None:
         """`step`: steps trained so far, and the version that the engines hold. `missing`: ordinals below
         `next_ordinal` that are not in the log. `ordered`: deterministic runs, whose groups start in rounds.
-        `aborts_stale`: a group whose first tokens are too old is worth nothing (policy `drop`)."""
+        `aborts_stale`: a group whose first tokens are too old is worth nothing (policy `drop`).
+        `replace_worker(number)` starts another in the place of one that died, and gives a function that says whether it
+        has the weights."""
         self._pool, self._log, self._prompt = pool, log, prompt
         self._sampling, self._bound = sampling, bound
         self._num_steps = num_steps
         self._ordered, self._aborts_stale = ordered, aborts_stale
+        self._replace_worker = replace_worker
+        self._num_replaced: dict[int, int] = {}
+        self._away: dict[int, Callable[[], bool] | None] = {}
+        """Workers that nothing is routed to: dead, or new and (the function) perhaps without weights still."""
         self._again = list(missing)
         self._next_ordinal = next_ordinal
         self._attempts: dict[int, int] = {}
@@ -87,7 +102,7 @@ class RolloutFeeder:
         self.num_trained_steps = step
         self._num_waiting = 0
         """Groups in the log that are to be trained and are not yet, as the log last said."""
-        self._log_has_room = True
+        self._num_room: int | None = None
         self._changed = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self.counts = FeederCounts()
@@ -98,7 +113,7 @@ class RolloutFeeder:
         """Connect the workers to the log, then feed."""
         for number in self._pool.numbers:
             await self._pool.connect(number, self._log)
-        self._num_waiting = (await self._log.arrivals.remote(None, 0.0)).num_waiting
+        self._heed(await self._log.arrivals.remote(0.0))
         self._tasks = [self._spawn(self._admit()), self._spawn(self._follow_log())]
         self._tasks += [self._spawn(self._follow_worker(number)) for number in self._pool.numbers]
 
@@ -137,7 +152,7 @@ class RolloutFeeder:
 
     def state(self) -> str:
         """Where things stand, for whoever waits."""
-        room = "" if self._log_has_room else "; the log is full (experience.max_unread_mib)"
+        room = "" if self._num_room != 0 else "; the log is full (experience.max_unread_mib)"
         return (
             f"{len(self.running)} groups running on {len(self._pool.numbers)} engines, {self._num_waiting} in the log, "
             f"{self._num_admissible()} more may start at version {self.version}{room}"
@@ -146,7 +161,7 @@ class RolloutFeeder:
     @property
     def cannot_move(self) -> bool:
         """Nothing runs and nothing may start: whoever waits for groups would wait for ever."""
-        return not self.running and not self._num_admissible() and self._log_has_room
+        return not self.running and not self._num_admissible() and self._num_room != 0
 
     # ---- issuing ---------------------------------------------------------------------------------------
 
@@ -154,16 +169,28 @@ class RolloutFeeder:
         accepted = self.num_trained_steps * self._bound.groups_per_step + self._num_waiting
         count = self._bound.num_admissible(self.version, accepted, len(self.running))
         left = self._num_steps * self._bound.groups_per_step - accepted - len(self.running)
-        return max(0, min(count, left)) if self._log_has_room else 0
+        if self._num_room is not None:
+            count = min(count, self._num_room - len(self.running))
+        return max(0, min(count, left))
 
     async def _admit(self) -> None:
         while True:
+            self._welcome_back()
             count = self._num_admissible()
-            if count and not (self._ordered and self.running):
+            if count and self._open_workers() and not (self._ordered and self.running):
                 await self._issue([self._next() for _ in range(count)])
-            else:
-                await self._changed.wait()
-                self._changed.clear()
+                continue
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_S if self._away else REPORT_S):
+                    await self._changed.wait()
+            self._changed.clear()
+
+    def _open_workers(self) -> list[int]:
+        return [number for number in self._pool.numbers if number not in self._away]
+
+    def _welcome_back(self) -> None:
+        for number in [number for number, has_weights in self._away.items() if has_weights and has_weights()]:
+            del self._away[number]
 
     def _next(self) -> int:
         if self._again:
@@ -174,12 +201,14 @@ class RolloutFeeder:
 
     async def _issue(self, ordinals: list[int]) -> None:
         shares: dict[int, list[Prompt]] = {}
-        loads = {number: 0 for number in self._pool.numbers}
+        numbers = self._open_workers()
+        loads = dict.fromkeys(numbers, 0)
         for running in self.running.values():
-            loads[running.worker] = loads.get(running.worker, 0) + 1
+            if running.worker in loads:
+                loads[running.worker] += 1
         for ordinal in ordinals:
             # in deterministic runs the share of an engine must not depend on when the others answered
-            worker = self._pool.numbers[ordinal % len(loads)] if self._ordered else min(loads, key=lambda n: loads[n])
+            worker = numbers[ordinal % len(numbers)] if self._ordered else min(loads, key=loads.__getitem__)
             loads[worker] += 1
             prompt = self._prompt(ordinal)
             shares.setdefault(worker, []).append(prompt)
@@ -187,7 +216,10 @@ class RolloutFeeder:
             self._busy_since.setdefault(worker, time.perf_counter())
         for worker, prompts in shares.items():
             handle = self._pool.worker(worker)
-            await handle.generate_for_log.remote(prompts, self._sampling, self._ordered)
+            try:
+                await handle.generate_for_log.remote(prompts, self._sampling, self._ordered)
+            except Exception as error:  # whoever follows the worker learns of its death, and issues these again
+                print(f"rollout worker {worker} took no prompts: {error}", flush=True)
 
     def _gone(self, ordinal: int) -> Running | None:
         """It runs no more."""
@@ -220,29 +252,53 @@ class RolloutFeeder:
     # ---- following -------------------------------------------------------------------------------------
 
     async def _follow_log(self) -> None:
-        after: int | None = None
         while True:
-            arrivals = await self._log.arrivals.remote(after, REPORT_S)
-            after = arrivals.next_offset
-            self._num_waiting, self._log_has_room = arrivals.num_waiting, arrivals.has_room
-            for ordinal in arrivals.ordinals:
-                self._gone(ordinal)
-                self._attempts.pop(ordinal, None)
-            self._changed.set()
+            self._heed(await self._log.arrivals.remote(REPORT_S))
+
+    def _heed(self, arrivals: Arrivals) -> None:
+        self._num_waiting, self._num_room = arrivals.num_waiting, arrivals.num_room
+        for ordinal in arrivals.ordinals:
+            self._gone(ordinal)
+            self._attempts.pop(ordinal, None)
+        self._changed.set()
 
     async def _follow_worker(self, number: int) -> None:
         while True:
             try:
                 troubles = await self._pool.worker(number).troubles.remote(REPORT_S)
+                dead = next((failure.message for _, failure in troubles if failure.kind == ENGINE_DIED), None)
             except Exception as error:
-                outstanding = sum(running.worker == number for running in self.running.values())
-                kind = RewardServerError if "RewardServer" in str(error) else RolloutError
-                raise kind(f"rollout worker {number} failed with {outstanding} groups outstanding: {error}") from error
+                root = getattr(error, "cause", None) or error  # Ray wraps what an actor raised
+                if isinstance(root, DeliveryError):
+                    kind = RewardServerError if root.party == "reward server" else ExperienceError
+                    raise kind(str(root)) from error
+                troubles, dead = [], str(error)
+            if dead is not None:
+                await self._replace(number, dead)
+                continue
             for ordinal, failure in troubles:
-                if failure.kind == ENGINE_DIED:
-                    raise RolloutError(f"the engine of rollout worker {number} died: {failure.message}")
                 if running := self._gone(ordinal):
                     await self._failed(running.prompt, failure)
+
+    async def _replace(self, number: int, last_words: str) -> None:
+        """Another worker in the place of a dead one; its groups are issued again, to the others meanwhile."""
+        lost = [ordinal for ordinal, running in self.running.items() if running.worker == number]
+        words = f"rollout worker {number} died with {len(lost)} groups outstanding: {last_words}"
+        times = self._num_replaced[number] = self._num_replaced.get(number, 0) + 1
+        if self._replace_worker is None or times > MAX_REPLACEMENTS:
+            raise RolloutError(words)
+        print(f"{words}; starting another", flush=True)
+        self._away[number] = None
+        for ordinal in lost:
+            self._gone(ordinal)
+        self.reissue(lost)
+        try:
+            has_weights = await self._replace_worker(number)
+            await self._pool.connect(number, self._log)
+        except Exception as error:
+            raise RolloutError(f"{words}; another could not be started: {error}") from error
+        self._away[number] = has_weights
+        self._changed.set()
 
     async def _failed(self, prompt: Prompt, failure: Failure) -> None:
         """Again, or given up and recorded."""
@@ -254,7 +310,8 @@ class RolloutFeeder:
             return
         self.counts.failed += 1
         print(f"prompt {prompt.prompt_id} failed {attempts} times and is given up: {failure.message}", flush=True)
-        await self._log.append_failed.remote(prompt, failure)
+        group = Group(prompt, (), failures=(failure,))
+        await self._log.append.remote(batch_to_message(groups_to_batch([group])))
 
     def _spawn(self, work: Any) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
@@ -262,5 +319,6 @@ class RolloutFeeder:
         return task
 
     def _watch(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and task.exception() is not None and not self.failure.done():
-            self.failure.set_exception(task.exception())
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not self.failure.done():
+            self.failure.set_exception(error)

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from raylign.rewards.base import Item
 from raylign.rewards.registry import RewardConfig
 from raylign.rewards.scoring import Scorer
-from raylign.rollout.experience_schema import groups_to_batch
+from raylign.rollout.experience_schema import batch_to_message, groups_to_batch
 from raylign.rollout.sample import Failure, Group
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 
 class RewardServer:
@@ -44,9 +43,9 @@ class RewardServer:
             for group, result in zip(groups, scored, strict=True)
         ]
 
-    def score_for_log(self, groups: Sequence[Group]) -> pa.RecordBatch:
+    def score_for_log(self, groups: Sequence[Group]) -> NDArray[np.uint8]:
         """The same groups scored, as the experience log takes them."""
-        return groups_to_batch(self.score(groups))
+        return batch_to_message(groups_to_batch(self.score(groups)))
 
     def close(self) -> None:
         """End the rewards' processes."""

@@ -15,7 +15,8 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Sequence
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 from raylign.rollout.door import why_refused
 from raylign.rollout.engine import EngineConfig, RolloutEngine, VllmEngine, request_seed
@@ -23,8 +24,23 @@ from raylign.rollout.sample import Failure, Group, Prompt
 from raylign.rollout.sampling import SamplingConfig
 
 QUEUE_DEADLINE_S = 20.0
+PING_DEADLINE_S = 10.0
 GATHER_S = 0.005
 """Neighbours finish in the same engine step: they are waited for so long, to share a call."""
+
+
+DeliveryParty = Literal["reward server", "experience log"]
+
+
+class DeliveryError(RuntimeError):
+    """Finished groups could not be handed on."""
+
+    def __init__(self, party: DeliveryParty, words: str) -> None:
+        super().__init__(party, words)
+        self.party, self.words = party, words
+
+    def __str__(self) -> str:
+        return f"the {self.party} failed: {self.words}"
 
 
 class RolloutWorker:
@@ -66,7 +82,7 @@ class RolloutWorker:
         self._outbox_came = asyncio.Event()
         self._troubles: list[tuple[int, Failure]] = []
         self._troubles_came = asyncio.Event()
-        self._broken: Exception | None = None
+        self._broken: DeliveryError | None = None
         self._reward_server: Any = None
         self._log: Any = None
 
@@ -129,8 +145,16 @@ class RolloutWorker:
             scored = self._reward_server.score_for_log.remote(groups)
             await self._log.append.remote(scored)
         except Exception as error:  # told to whoever watches this worker
-            self._broken = error
+            self._broken = DeliveryError(await self._who_failed(), str(getattr(error, "cause", None) or error))
             self._troubles_came.set()
+
+    async def _who_failed(self) -> DeliveryParty:
+        try:
+            async with asyncio.timeout(PING_DEADLINE_S):
+                await self._reward_server.ready.remote()
+        except Exception:
+            return "reward server"
+        return "experience log"
 
     async def troubles(self, deadline_s: float) -> list[tuple[int, Failure]]:
         """(ordinal, what happened) of groups that will not come; empty when all is well within the deadline.
@@ -138,7 +162,8 @@ class RolloutWorker:
         Raises what broke the way to the log: the reward server's or the log's own words.
         """
         try:
-            await asyncio.wait_for(self._troubles_came.wait(), deadline_s)
+            async with asyncio.timeout(deadline_s):
+                await self._troubles_came.wait()
         except TimeoutError:
             return []
         if self._broken is not None:
@@ -169,7 +194,8 @@ class RolloutWorker:
     async def take(self, deadline_s: float) -> list[Group]:
         """Finished groups, at least one; empty when none finished within the deadline."""
         try:
-            await asyncio.wait_for(self._finished_came.wait(), deadline_s)
+            async with asyncio.timeout(deadline_s):
+                await self._finished_came.wait()
         except TimeoutError:
             return []
         await asyncio.sleep(GATHER_S)
@@ -189,7 +215,7 @@ class RolloutWorker:
             seed = request_seed(self._seed, prompt.ordinal) if ordered else None
             task = asyncio.create_task(self._generate(prompt, sampling, seed))
             self._running[prompt.ordinal] = task
-            task.add_done_callback(lambda _, ordinal=prompt.ordinal: self._running.pop(ordinal, None))
+            task.add_done_callback(partial(self._forget, prompt.ordinal))
             tasks.append(task)
         if ordered:
             num_completions = len(prompts) * sampling.num_completions
@@ -200,6 +226,10 @@ class RolloutWorker:
             await asyncio.sleep(0.05)  # the last of them is on its way to the engine's process
             await self._engine.resume()
         return tasks
+
+    def _forget(self, ordinal: int, task: asyncio.Task[Group]) -> None:
+        if self._running.get(ordinal) is task:
+            del self._running[ordinal]
 
     async def _generate(self, prompt: Prompt, sampling: SamplingConfig, seed: int | None) -> Group:
         try:
@@ -222,6 +252,21 @@ class RolloutWorker:
     async def resume(self) -> None:
         await self._engine.resume()
 
+    async def check_weights(self, buckets: Sequence[dict[str, Any]]) -> None:
+        await self._engine.check_weights(buckets)
+
+    async def load_weights(self, buckets: Sequence[dict[str, Any]]) -> str | None:
+        return await self._engine.load_weights(buckets)
+
+    async def abort_weight_update(self, reason: str) -> None:
+        await self._engine.abort_weight_update(reason)
+
+    async def commit_weights(self, version: int, recompute_kv: bool) -> None:
+        await self._engine.commit_weights(version, recompute_kv)
+
+    async def weight_checksum(self) -> str:
+        return await self._engine.weight_checksum()
+
     async def init_weight_transfer(self, init_info: dict[str, Any]) -> None:
         await self._engine.init_weight_transfer(init_info)
 
@@ -233,18 +278,6 @@ class RolloutWorker:
 
     async def finish_weight_update(self) -> None:
         await self._engine.finish_weight_update()
-
-    async def abort_weight_update(self, reason: str) -> None:
-        await self._engine.abort_weight_update(reason)
-
-    async def commit_weight_version(self, version: int) -> None:
-        await self._engine.commit_weight_version(version)
-
-    async def weight_checksum(self) -> str:
-        return await self._engine.weight_checksum()
-
-    async def reset_prefix_cache(self) -> None:
-        await self._engine.reset_prefix_cache()
 
     async def sleep(self) -> None:
         await self._engine.sleep()

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from raylign.actors.experience_host import start_experience_host
+from raylign.actors.experience_host import ExperienceHost
 from raylign.actors.feeder import FeederCounts, RolloutFeeder
 from raylign.actors.rollout_pool import RolloutPool
 from raylign.jobs.config import TrainConfig
 from raylign.jobs.step_batches import Leased, StepBatch, StepBatches
 from raylign.learners.algorithms.base import Algorithm
-from raylign.rollout.experience_replay import ReplayLog
+from raylign.rollout.experience import START, ExperienceConfig, LogPosition
+from raylign.rollout.experience_schema import batch_to_groups, message_to_batch
 from raylign.rollout.prompts import PromptSource
 from raylign.rollout.staleness import StalenessBound
 
@@ -51,6 +53,7 @@ class LiveFlow:
     ) -> None:
         self._log, self._feeder, self._batches = log, feeder, batches
         self._looks_ahead, self._num_steps = looks_ahead, num_steps
+        self._position = START
 
     @classmethod
     async def start(
@@ -69,10 +72,10 @@ class LiveFlow:
         learner share a GPU, so nothing may run ahead (the bound η then holds with 0)."""
         settings, rollout = config.asynchrony, config.rollout
         runs_ahead = 0 if takes_turns else settings.max_staleness
-        log = await start_experience_host(folder, config.experience, position, config.seed)
-        opened = await log.opened.remote()
-        for words in opened.damage:
-            print(words, flush=True)
+        log = start_experience_host(folder, config.experience, config.seed)
+        opened = await log.start.remote(LogPosition.from_json(position) if position else START)
+        for damage in opened.damage:
+            print(damage, flush=True)
         feeder = RolloutFeeder(
             pool,
             log,
@@ -87,7 +90,7 @@ class LiveFlow:
             aborts_stale=settings.stale == "drop",
         )
         batches = StepBatches(
-            LogGroups(log, lease_s=rollout.answer_deadline_s),
+            LogGroups(log, lease_s=2 * rollout.answer_deadline_s + config.learner.step_deadline_s),
             algorithm,
             config,
             reissue=feeder.reissue,
@@ -112,11 +115,11 @@ class LiveFlow:
 
     async def trained(self, batch: StepBatch) -> tuple[FeederCounts, dict[str, Any] | None]:
         self._feeder.step_trained(batch.step + 1)
-        position = await self._log.settle.remote(batch.lease_ids, batch.step)
-        return self._feeder.take_counts(), position
+        self._position = await self._log.settle.remote(batch.lease_ids, batch.step)
+        return self._feeder.take_counts(), self._position.to_json()
 
     async def commit(self) -> None:
-        await self._log.commit.remote()
+        await self._log.commit.remote(self._position)
 
     async def stop(self) -> None:
         import ray
@@ -131,7 +134,7 @@ class LiveFlow:
             ray.kill(self._log)
 
     async def _unless_it_fails(self, work: Coroutine[Any, Any, StepBatch]) -> StepBatch:
-        waiting = asyncio.ensure_future(work)
+        waiting: asyncio.Future[Any] = asyncio.ensure_future(work)
         try:
             await asyncio.wait({waiting, self._feeder.failure}, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -142,40 +145,6 @@ class LiveFlow:
         return waiting.result()
 
 
-class ReplayFlow:
-    """What another run recorded, in its order and steps; no engine."""
-
-    def __init__(self, config: TrainConfig, algorithm: Algorithm, step: int) -> None:
-        assert config.replay is not None
-        self._groups = ReplayedGroups(ReplayLog.open(config.replay / "experience"), config.replay, step)
-        self._batches = StepBatches(
-            self._groups,
-            algorithm,
-            config,
-            reissue=lambda _: None,
-            why_stuck=lambda: f"the recording {config.replay} ends here",
-            state=lambda: "reading a recording",
-        )
-
-    async def next(self, step: int) -> StepBatch:
-        return await self._batches.next(step)
-
-    def weights_arrived(self, version: int) -> None:
-        pass
-
-    def fail(self, error: Exception) -> None:
-        raise error
-
-    async def trained(self, batch: StepBatch) -> tuple[FeederCounts, dict[str, Any] | None]:
-        return FeederCounts(), None
-
-    async def commit(self) -> None:
-        pass
-
-    async def stop(self) -> None:
-        pass
-
-
 class LogGroups:
     """The log's host as a `GroupSource`."""
 
@@ -183,10 +152,29 @@ class LogGroups:
         self._log, self._lease_s = log, lease_s
 
     async def lease(self, count: int, step: int, wait_s: float) -> Leased | None:
-        return await self._log.lease.remote(count, step, self._lease_s, wait_s)
+        lease = await self._log.lease.remote(count, self._lease_s, step, wait_s)
+        if lease is None:
+            return None
+        groups = batch_to_groups(message_to_batch(lease.batch))
+        if (lease.weights != 1.0).any():
+            groups = [
+                replace(group, importance_weight=float(weight))
+                for group, weight in zip(groups, lease.weights, strict=True)
+            ]
+        return Leased(lease.lease_id, groups, list(lease.offsets))
 
     async def mark_filtered(self, offsets: Sequence[int], step: int) -> None:
         await self._log.mark_filtered.remote(offsets, step)
 
     async def mark_dropped(self, offsets: Sequence[int], step: int) -> list[int]:
-        return await self._log.mark_dropped.remote(offsets, step)
+        return await self._log.mark_dropped.remote(offsets, "stale", step)
+
+
+def start_experience_host(folder: Path, config: ExperienceConfig, seed: int) -> Any:
+    """The log's actor, on this node: the run folder is here."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    actor: Any = ray.remote(ExperienceHost).options(num_cpus=0, max_concurrency=1000, scheduling_strategy=here)
+    return actor.remote(folder.absolute(), config, seed)

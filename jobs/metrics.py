@@ -41,9 +41,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("rollout/truncated_share", "share", "Completions cut at the token limit."),
     Metric("rollout/failed_groups", "groups", "Prompts for which the engine gave no completion."),
     Metric("rollout/filtered_groups", "groups", "Groups without reward spread, replaced (dynamic sampling)."),
-    Metric(
-        "rollout/reissued_prompts", "prompts", "Prompts generated again: their group failed or was dropped."
-    ),
+    Metric("rollout/reissued_prompts", "prompts", "Prompts generated again: their group failed or was dropped."),
     Metric("rollout/refused_groups", "groups", "Groups that failed in the engine or were refused at the door."),
     Metric("rollout/aborted_groups", "groups", "Groups ended early, because they could not be used any more."),
     Metric("rollout/given_up_prompts", "prompts", "Prompts recorded as failed after several attempts."),
@@ -85,7 +83,10 @@ METRICS: tuple[Metric, ...] = (
     Metric("idle/learner_share", "share", "Share of the step in which the learner waited.", from_clock=True),
     Metric("weights/version", "version", "Version of the weights that the engines serve after the step."),
     Metric("weights/bytes", "bytes", "Bytes sent in the weight update."),
+    Metric("weights/export_s", "s", "How long the learner wrote its weights for the update.", from_clock=True),
     Metric("weights/pause_s", "s", "How long generation stood still for the update.", from_clock=True),
+    Metric("weights/load_s", "s", "Of that pause, how long engines loaded.", from_clock=True),
+    Metric("weights/deliver_s", "s", "From the start of the delivery until all engines went on.", from_clock=True),
     Metric("evaluation/accuracy", "share", "Held-out accuracy: mean share of right completions of a prompt."),
     Metric("evaluation/accuracy_low", "share", "Lower end of its 95 % interval, prompts as clusters."),
     Metric("evaluation/accuracy_high", "share", "Upper end of its 95 % interval, prompts as clusters."),

@@ -24,7 +24,7 @@ from raylign.actors.rollout_pool import RolloutPool
 from raylign.actors.weights import WeightPublisher
 from raylign.jobs.checkpoints import Checkpoint, CheckpointRecord, CheckpointStore
 from raylign.jobs.config import TrainConfig
-from raylign.jobs.experience_flow import ExperienceFlow, LiveFlow, ReplayFlow
+from raylign.jobs.experience_flow import ExperienceFlow, LiveFlow
 from raylign.jobs.metrics import evaluation_metrics, flow_metrics
 from raylign.jobs.progress import Progress
 from raylign.jobs.report import write_report
@@ -42,7 +42,7 @@ from raylign.jobs.step_batches import StepBatch
 from raylign.jobs.trackers import Trackers
 from raylign.learners.algorithms.base import Algorithm, Example
 from raylign.learners.algorithms.registry import build_algorithm
-from raylign.rewards.scoring import distinct_names
+from raylign.rewards.scoring import weights_by_name
 from raylign.rollout.model_folder import load_tokenizer
 from raylign.rollout.prompts import PromptSource
 from raylign.rollout.sampling import SamplingConfig
@@ -68,9 +68,7 @@ class Run:
         self.prompts_per_step = config.rollout.prompts_per_step
         self.deterministic = config.rollout.deterministic
         self.algorithm: Algorithm = build_algorithm(
-            config.algorithm,
-            config.asynchrony.max_staleness,
-            dict(zip(distinct_names(config.rewards), (reward.weight for reward in config.rewards), strict=True)),
+            config.algorithm, config.asynchrony.max_staleness, weights_by_name(config.rewards)
         )
         tokenizer = load_tokenizer(config.model.path)
         room = config.rollout.engine.max_model_len - config.sampling.max_tokens
@@ -239,19 +237,16 @@ class Run:
     @asynccontextmanager
     async def experience_flowing(self) -> AsyncIterator[None]:
         """Engines generate, rewards score, the log fills, from here to the end of the block."""
-        if self.config.replay:
-            self._flow = ReplayFlow(self.config, self.algorithm, self.step)
-        else:
-            self._flow = await LiveFlow.start(
-                self.config,
-                self.rollouts,
-                self.prompts,
-                self.algorithm,
-                self.folder.experience_path,
-                step=self.step,
-                position=self._log_position,
-                takes_turns=self._takes_turns,
-            )
+        self._flow = await LiveFlow.start(
+            self.config,
+            self.rollouts,
+            self.prompts,
+            self.algorithm,
+            self.folder.experience_path,
+            step=self.step,
+            position=self._log_position,
+            takes_turns=self._takes_turns,
+        )
         if self._takes_turns:
             await self.learner.offload()
         try:

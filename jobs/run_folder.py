@@ -33,6 +33,7 @@ class RunFolder:
         self.summary_path = path / "summary.json"
         self.report_path = path / "report.html"
         self.samples_path = path / "samples"
+        self.experience_path = path / "experience"
         self.checkpoints_path = path / "checkpoints"
         self._metrics_file: TextIO | None = None
         self._lock_file: TextIO | None = None

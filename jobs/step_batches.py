@@ -34,7 +34,7 @@ class ExhaustedError(RuntimeError):
 class Leased:
     """Groups handed out by the log, in its order."""
 
-    lease_id: int
+    lease_id: str
     groups: list[Group]
     offsets: list[int]
 
@@ -59,7 +59,7 @@ class StepBatch:
     step: int
     groups: list[Group]
     examples: list[Example]
-    lease_ids: list[int]
+    lease_ids: list[str]
     metrics: dict[str, float] = field(default_factory=dict)
     """Of the groups and of what was masked, dropped, filtered."""
 
@@ -108,7 +108,7 @@ class StepBatches:
 
     async def _gather(self, step: int) -> StepBatch:
         chosen: list[Group] = []
-        lease_ids: list[int] = []
+        lease_ids: list[str] = []
         counts = _Counts()
         while (missing := self._groups_per_step - len(chosen)) > 0:
             if self._is_exhausted(counts.filtered, step, len(chosen)):
@@ -177,7 +177,7 @@ class StepBatches:
         print(f"{words}; going on with fewer", flush=True)
         return True
 
-    def _batch(self, step: int, groups: list[Group], lease_ids: list[int], counts: _Counts) -> StepBatch:
+    def _batch(self, step: int, groups: list[Group], lease_ids: list[str], counts: _Counts) -> StepBatch:
         examples, num_masked = mask_too_old(self._algorithm.examples(groups), step, self._max_staleness)
         metrics = rollout_metrics(groups)
         metrics |= {

@@ -18,7 +18,7 @@ from raylign.rollout.staleness import token_versions
 
 
 class OverlongConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
-    """Soft penalty on long answers, added to the total reward (DAPO, arXiv 2503.14476 eq. 13)."""
+    """Soft penalty on long answers, added to the total reward (DAPO, arXiv 2503.14476 section 3.4)."""
 
     max_tokens: int = Field(ge=1)
     """Length at which the whole penalty is paid; usually sampling.max_tokens."""

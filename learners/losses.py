@@ -69,10 +69,10 @@ def sequence_policy_loss(
     clip_high: float,
     token_level: bool = False,
 ) -> PolicyLoss:
-    """PPO's clipped loss on the sequence ratio s = exp(mean over its tokens of log r) (GSPO, arXiv 2507.18071 eq. 5-7).
+    """PPO's clipped loss on the sequence ratio s = exp(mean over its tokens of log r) (GSPO, arXiv 2507.18071 eq. 5, 7).
 
-    Every token of a sequence holds the sequence's loss: aggregate with seq_mean_token_mean. `token_level` is GSPO-token
-    (eq. 13-15): the value of s, with the gradient of the token's own ratio, so that tokens may differ in advantage.
+    Every token of a sequence holds the sequence's loss: aggregate with seq_mean_token_mean. `token_level` is GSPO-token:
+    the value of s, with the gradient of the token's own ratio, so that tokens may differ in advantage.
     """
     import torch
 
@@ -87,7 +87,7 @@ def sequence_policy_loss(
 def capped_ratio_loss(
     logps: torch.Tensor, old_logps: torch.Tensor, advantages: torch.Tensor, ratio_cap: float
 ) -> PolicyLoss:
-    """−sg(min(r, cap))·A·log π_θ (CISPO, arXiv 2506.13585 eq. 4-5, upper bound only): no token loses its gradient."""
+    """−sg(min(r, cap))·A·log π_θ (CISPO, arXiv 2506.13585, upper bound only): no token loses its gradient."""
     import torch
 
     ratio = torch.exp(logps.detach() - old_logps)

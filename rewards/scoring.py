@@ -44,6 +44,11 @@ def distinct_names(configs: Sequence[AnyRewardConfig]) -> list[str]:
     return names
 
 
+def weights_by_name(configs: Sequence[AnyRewardConfig]) -> dict[str, float]:
+    """What each reward counts in the total."""
+    return dict(zip(distinct_names(configs), (config.weight for config in configs), strict=True))
+
+
 class Scorer:
     """Holds the rewards of a run. `build` makes each from its config; a host may build some elsewhere."""
 

@@ -10,7 +10,7 @@ import gc
 import hashlib
 import multiprocessing
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from pydantic import BaseModel, Field
@@ -19,6 +19,7 @@ from raylign.rollout.engine_process import set_environment
 from raylign.rollout.evidence import EvidenceError, to_completion
 from raylign.rollout.sample import ENGINE_DIED, Completion, Failure, Group, Prompt
 from raylign.rollout.sampling import SamplingConfig
+from raylign.rollout.weight_buckets import BucketError, BucketInfo, check_buckets
 
 if TYPE_CHECKING:
     from vllm import SamplingParams
@@ -51,6 +52,10 @@ class EngineConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
     """How long the engine may take to start."""
 
 
+class EngineDiedError(RuntimeError):
+    """The engine's process is gone: there is no use in asking it again."""
+
+
 class RolloutEngine(Protocol):
     """What every engine can do. `VllmEngine` is the real one, `FakeEngine` the deterministic one of unit tests."""
 
@@ -69,30 +74,35 @@ class RolloutEngine(Protocol):
     async def resume(self) -> None:
         """Go on."""
 
-    async def init_weight_transfer(self, init_info: dict[str, Any]) -> None:
-        """Connect to the trainer's side of the transport."""
+    async def check_weights(self, buckets: Sequence[dict[str, Any]]) -> None:
+        """Refuse buckets that are damaged, while requests go on."""
 
-    async def start_weight_update(self) -> None:
-        """Make ready to receive all weights; from here on the engine cannot serve until they are complete."""
-
-    async def update_weights(self, update_info: dict[str, Any]) -> None:
-        """Load one bucket."""
-
-    async def finish_weight_update(self) -> None:
-        """Put the received weights to use; refuses when any is missing."""
+    async def load_weights(self, buckets: Sequence[dict[str, Any]]) -> str | None:
+        """Load the next buckets of a version. From the first on the engine cannot serve until all are loaded; the last
+        puts them to use, refuses when any weight is missing, and gives the digest of what the engine holds."""
 
     async def abort_weight_update(self, reason: str) -> None:
         """Leave a broken update. The weights are a mixture of versions then: the engine must not serve before a whole
         update. Does nothing when no update is open."""
 
-    async def commit_weight_version(self, version: int) -> None:
-        """Label what is sampled from now on."""
+    async def commit_weights(self, version: int, recompute_kv: bool) -> None:
+        """Label what is sampled from now on, forget keys and values of older weights (those of running requests too,
+        where told to compute them again), and go on."""
 
     async def weight_checksum(self) -> str:
-        """One digest over all weights that the engine holds."""
+        """One digest over the weights that the engine holds."""
 
-    async def reset_prefix_cache(self) -> None:
-        """Forget keys and values of older weights; running requests compute theirs again."""
+    async def init_weight_transfer(self, init_info: dict[str, Any]) -> None:
+        """nccl, ipc: connect to the trainer's side of the transport. It makes the next three calls."""
+
+    async def start_weight_update(self) -> None:
+        """Make ready to receive all weights."""
+
+    async def update_weights(self, update_info: dict[str, Any]) -> None:
+        """Receive one piece."""
+
+    async def finish_weight_update(self) -> None:
+        """Put the received weights to use."""
 
     async def sleep(self) -> None:
         """Give the GPU's memory to somebody else: weights, keys and values are gone."""
@@ -138,6 +148,8 @@ class VllmEngine:
         self._seed = seed
         self._sleeps = sleeps
         self._num_requests = 0
+        self._cache_salt = ""
+        """Keys and values are shared among requests of one salt."""
         self._llm: Any = None
         self._tokenizer: Any = None
 
@@ -215,11 +227,12 @@ class VllmEngine:
             )
         self._num_requests += 1
         started_at = time.perf_counter()
+        salt = {"cache_salt": self._cache_salt} if self._cache_salt else {}
         try:
             if self._llm is None:
                 raise EngineDeadError()
             async for output in self._llm.generate(
-                {"type": "token", "prompt_token_ids": prompt.token_ids.tolist()},
+                {"type": "token", "prompt_token_ids": prompt.token_ids.tolist()} | salt,
                 sampling_params(sampling, seed),
                 request_id=f"{prompt.ordinal}-{self._num_requests}",
             ):
@@ -249,12 +262,17 @@ class VllmEngine:
 
     async def _answer(self, call: Awaitable[T]) -> T:
         """The answer of the engine's process. vLLM never settles a call whose process died, so we look at both."""
+        from vllm.v1.engine.exceptions import EngineDeadError
+
         waiting = asyncio.ensure_future(call)
         while not (await asyncio.wait({waiting}, timeout=LOOK_S))[0]:
             if self._llm is None or self._llm.errored:
                 waiting.cancel()
-                raise RuntimeError(self._last_words(RuntimeError("the engine died")))
-        return waiting.result()
+                raise EngineDiedError(self._last_words(RuntimeError("the engine died")))
+        try:
+            return waiting.result()
+        except EngineDeadError as error:
+            raise EngineDiedError(self._last_words(error)) from error
 
     async def wait_until_queued(self, num_completions: int, deadline_s: float) -> bool:
         until = time.monotonic() + deadline_s
@@ -265,10 +283,40 @@ class VllmEngine:
         return True
 
     async def pause(self) -> None:
-        await self._answer(self._llm.pause_generation(mode="keep", clear_cache=False))
+        # not `pause_generation`: it sleeps another 20 ms for outputs on their way, whose label does not change any more
+        await self._answer(self._llm.engine_core.pause_scheduler_async(mode="keep", clear_cache=False))
 
     async def resume(self) -> None:
         await self._answer(self._llm.resume_generation())
+
+    async def check_weights(self, buckets: Sequence[dict[str, Any]]) -> None:
+        await asyncio.to_thread(check_buckets, [BucketInfo(**bucket) for bucket in buckets])
+
+    async def load_weights(self, buckets: Sequence[dict[str, Any]]) -> str | None:
+        outcomes = await self._answer(self._llm.collective_rpc("load_weight_buckets", args=(list(buckets),)))
+        for outcome in outcomes:
+            if "error" in outcome:
+                raise BucketError(outcome["error"], outcome["bucket"])
+        return one_digest(outcomes) if outcomes[0] else None
+
+    async def abort_weight_update(self, reason: str) -> None:
+        await self._answer(self._llm.collective_rpc("abort_weight_update", args=(reason,)))
+
+    async def commit_weights(self, version: int, recompute_kv: bool) -> None:
+        await self.commit_weight_version(version)
+        if recompute_kv:
+            if not await self._answer(self._llm.reset_prefix_cache(reset_running_requests=True)):
+                raise RuntimeError("vLLM could not reset its prefix cache")
+        else:  # the cache cannot be emptied under running requests: new ones do not find what was there
+            self._cache_salt = str(version)
+        await self.resume()
+
+    async def commit_weight_version(self, version: int) -> None:
+        """Label what is sampled from now on."""
+        await self._answer(self._llm.update_weight_version(str(version)))
+
+    async def weight_checksum(self) -> str:
+        return one_digest(await self._answer(self._llm.collective_rpc("compute_digests")))
 
     async def init_weight_transfer(self, init_info: dict[str, Any]) -> None:
         from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
@@ -285,27 +333,6 @@ class VllmEngine:
 
     async def finish_weight_update(self) -> None:
         await self._answer(self._llm.finish_weight_update())
-
-    async def abort_weight_update(self, reason: str) -> None:
-        await self._answer(self._llm.collective_rpc("abort_weight_update", args=(reason,)))
-
-    async def commit_weight_version(self, version: int) -> None:
-        await self._answer(self._llm.update_weight_version(str(version)))
-
-    async def weight_checksum(self) -> str:
-        digests: dict[str, str] = {}
-        # On CPU vLLM drops the plain weights of linear layers once they are packed, and its own digests miss them.
-        for of_worker in [
-            *await self._answer(self._llm.compute_weight_checksums()),
-            *await self._answer(self._llm.collective_rpc("compute_packed_checksums")),
-        ]:
-            digests |= of_worker
-        lines = "\n".join(f"{name} {digest}" for name, digest in sorted(digests.items()))
-        return hashlib.sha256(lines.encode()).hexdigest()[:32]
-
-    async def reset_prefix_cache(self) -> None:
-        if not await self._answer(self._llm.reset_prefix_cache(reset_running_requests=True)):
-            raise RuntimeError("vLLM could not reset its prefix cache")
 
     async def sleep(self) -> None:
         # level 2 forgets the weights, which the next update brings anyway; level 1 would copy them to the host
@@ -325,6 +352,12 @@ class VllmEngine:
         await asyncio.to_thread(llm.shutdown, 10.0)
         del llm
         gc.collect()  # it is part of cycles, and would complain if it were first collected as Python exits
+
+
+def one_digest(of_workers: Sequence[dict[str, str]]) -> str:
+    """Of the digests of all weights on all of an engine's workers."""
+    lines = (f"{rank}:{name} {digest}" for rank, of in enumerate(of_workers) for name, digest in sorted(of.items()))
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:32]
 
 
 def sampling_params(sampling: SamplingConfig, seed: int | None) -> SamplingParams:

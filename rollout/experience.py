@@ -111,6 +111,28 @@ class ExperienceDamage:
         )
 
 
+@dataclass(frozen=True)
+class Opened:
+    """How a log was found."""
+
+    damage: tuple[ExperienceDamage, ...]
+    missing_ordinals: tuple[int, ...]
+    """To be issued again: below `next_ordinal`, without a live group."""
+    next_ordinal: int
+
+
+@dataclass(frozen=True)
+class Arrivals:
+    """News for whoever issues prompts."""
+
+    ordinals: tuple[int, ...]
+    """Of the groups that came, failed ones included."""
+    num_waiting: int
+    """Groups that are to be trained and are not yet: waiting or leased."""
+    num_room: int | None
+    """Groups of the size seen so far that fit into the byte budget beside those that wait; None before the first."""
+
+
 class ExperienceError(RuntimeError):
     """Something that the experience log cannot or must not do."""
 

@@ -29,6 +29,8 @@ class JournalScan:
     num_bytes: int = 0
     """Of whole lines; anything after it was never acknowledged."""
     num_torn_bytes: int = 0
+    num_blank: int = 0
+    """Damaged lines that were taken out before."""
 
 
 def scan(path: Path) -> JournalScan:
@@ -47,6 +49,8 @@ def scan(path: Path) -> JournalScan:
             found.entries.append(entry)
         elif line.strip(b" "):
             found.damaged.append((number, found.num_bytes, len(line)))
+        else:
+            found.num_blank += 1
         found.num_bytes += len(line) + 1
     found.num_torn_bytes = len(tail)
     return found

@@ -21,7 +21,7 @@ REMEMBERED_STEPS = 8
 """Rows done with for more steps than this are forgotten: a position can be asked for this many steps back."""
 
 
-@dataclass
+@dataclass(slots=True)
 class Row:
     """One logged group."""
 
@@ -61,18 +61,23 @@ class Ledger:
 
     def add(self, offset: int, ordinal: int, num_bytes: int, is_failed: bool = False, is_lost: bool = False) -> None:
         """A row was logged."""
-        row = Row(offset, ordinal, num_bytes, is_failed, is_lost)
-        self._rows[offset] = row
-        self._of_ordinal.setdefault(ordinal, []).append(offset)
+        row = self._rows[offset] = Row(offset, ordinal, num_bytes, is_failed, is_lost)
+        of_ordinal = self._of_ordinal.get(ordinal)
+        if of_ordinal is None:
+            self._of_ordinal[ordinal] = [offset]
+        else:
+            of_ordinal.append(offset)
         self.num_logged += 1
-        self.next_offset = max(self.next_offset, offset + 1)
-        self.next_ordinal = max(self.next_ordinal, ordinal + 1)
+        if offset >= self.next_offset:
+            self.next_offset = offset + 1
+        if ordinal >= self.next_ordinal:
+            self.next_ordinal = ordinal + 1
         self._issued.discard(ordinal)
         if is_lost:
             self._counts[OrdinalState.LOST] += 1
         elif is_failed:
             self._counts[OrdinalState.FAILED] += 1
-        elif self._live(ordinal) == offset:
+        elif of_ordinal is None or self._live(ordinal) == offset:
             self._start_waiting(row)
 
     def check_undecided(self, offsets: Iterable[int], mark: str, step: int) -> None:
@@ -138,6 +143,14 @@ class Ledger:
         """Whether a row of the ordinal is in the log and counts."""
         return self._is_done(ordinal) or self._live(ordinal) is not None
 
+    def knows_any(self, ordinals: set[int]) -> bool:
+        """Whether rows of any of them were ever logged."""
+        return (
+            not self._of_ordinal.keys().isdisjoint(ordinals)
+            or not self._done.isdisjoint(ordinals)
+            or min(ordinals, default=self._done_below) < self._done_below
+        )
+
     def is_waiting(self, offset: int) -> bool:
         place = bisect_left(self._waiting, offset)
         return place < len(self._waiting) and self._waiting[place] == offset
@@ -146,7 +159,7 @@ class Ledger:
         return self._rows.get(offset)
 
     def state(self, ordinal: int) -> str:
-        """What became of the ordinal. One long done with is called trained, though it may have been filtered or failed."""
+        """What became of the ordinal. One forgotten is called trained, though it may have been filtered or failed."""
         if self._is_done(ordinal):
             return OrdinalState.TRAINED
         live = self._live(ordinal)
@@ -200,8 +213,13 @@ class Ledger:
 
     # going back, forgetting
 
-    def rewind(self, position: LogPosition) -> None:
-        """Everything decided after the position is undone; what it contains stays decided. Leases end."""
+    def rewind(self, position: LogPosition, found_lost: frozenset[int] = frozenset()) -> list[int]:
+        """Everything decided after the position is undone; what it contains stays decided. Leases end.
+
+        Gives the offsets whose decision the position knows and the journal does not: they count as trained. Of lost
+        rows, that holds for those found so only now; one lost before the position was made had not been trained.
+        """
+        assumed = []
         assert self._floor == 0, "rewind comes before anything is forgotten"
         self.next_offset = max(self.next_offset, position.low_water, *(o + 1 for o in position.consumed))
         consumed = set(position.consumed)
@@ -213,12 +231,15 @@ class Ledger:
                     self._rows[o].mark in (OrdinalState.TRAINED, OrdinalState.FILTERED) or self._rows[o].is_failed
                     for o in earlier[: earlier.index(row.offset)]
                 )
-                if not row.mark and not row.is_failed and not is_twin and not row.is_lost:
-                    row.mark, row.step = OrdinalState.TRAINED, position.step  # its line was damaged: never train twice
+                is_known_lost = row.is_lost and row.offset not in found_lost
+                if not (row.mark or row.is_failed or is_twin or is_known_lost):
+                    row.mark, row.step = OrdinalState.TRAINED, position.step
+                    assumed.append(row.offset)
             else:
                 row.mark, row.step = "", -1
         self._last_step = position.step
         self.recount()
+        return assumed
 
     def recount(self) -> None:
         """Work out from the rows what waits and how many there are of each kind."""
@@ -280,7 +301,10 @@ class Ledger:
         return live != row.offset and self._is_done_by(self._rows[live], step)
 
     def _start_waiting(self, row: Row) -> None:
-        insort(self._waiting, row.offset)
+        if not self._waiting or row.offset > self._waiting[-1]:
+            self._waiting.append(row.offset)
+        else:
+            insort(self._waiting, row.offset)
         self._unread_bytes += row.num_bytes
 
     def _stop_waiting(self, row: Row) -> None:
@@ -296,6 +320,12 @@ class Ledger:
     def _promote(self, ordinal: int) -> None:
         """The next row of an ordinal takes the place of one that was dropped."""
         live = self._live(ordinal)
-        if live is not None and not self._rows[live].mark and not self._rows[live].is_failed:
-            if not self._rows[live].is_leased and not self.is_waiting(live):
-                self._start_waiting(self._rows[live])
+        row = self._rows[live] if live is not None else None
+        if (
+            row is not None
+            and not row.mark
+            and not row.is_failed
+            and not row.is_leased
+            and not self.is_waiting(row.offset)
+        ):
+            self._start_waiting(row)

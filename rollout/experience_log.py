@@ -19,7 +19,6 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +42,7 @@ from raylign.rollout.experience_journal import Entry, Journal, write_error
 from raylign.rollout.experience_ledger import Ledger
 from raylign.rollout.experience_recovery import JOURNAL, Record, Recovered, recover
 from raylign.rollout.experience_schema import SCHEMA, has_completions, reward_spreads
-from raylign.rollout.experience_segments import Place, SegmentWriter, read_record, sync_files
+from raylign.rollout.experience_segments import Place, RecordIndex, SegmentWriter, read_record, sync_files
 from raylign.rollout.sample import FloatArray
 
 MIB = 2**20
@@ -72,10 +71,11 @@ class ExperienceLog:
         self._leases: dict[str, _OpenLease] = {}
         self._num_leases = 0
         self._wanted = 0
-        self._firsts: list[int] = []
-        self._places: list[Place] = []
+        self._records = RecordIndex(folder)
         self._spreads: dict[int, float] = {}
+        self._drawn: list[Entry] = []
         self._script: list[Entry] = []
+        """Prioritised draws that the journal tells of: those that stand, and those undone, to be done again."""
         self._draws: tuple[int, int] = (-1, 0)
         self.ledger = Ledger()
         self.committed = LogPosition()
@@ -110,12 +110,14 @@ class ExperienceLog:
                 raise write_error(folder, 0, error) from error
         try:
             recovered = recover(folder, read_only)
-            log._load(recovered, position)
+            assumed = log._load(recovered, position)
             log._session = sum(event["kind"] == "opened" for event in recovered.events)
             if not read_only:
                 log._journal = Journal(folder / JOURNAL, recovered.journal_bytes)
                 segment_bytes = int(config.segment_mib * MIB)
                 log._writer = SegmentWriter(folder, segment_bytes, recovered.last_segment, recovered.end)
+                if assumed and position is not None:
+                    log._journal.append({"kind": OrdinalState.TRAINED, "step": position.step, "offsets": assumed})
                 log._journal.append({"kind": "opened", "position": position.to_json() if position else None})
         except BaseException:
             log._release_lock()
@@ -172,11 +174,14 @@ class ExperienceLog:
             self._spreads.update(zip(offsets, reward_spreads(rows).tolist(), strict=True))
         return Appended(offsets)
 
-    def _sorted_out(self, ordinals: Sequence[int]) -> tuple[list[int], list[int]]:
+    def _sorted_out(self, ordinals: Sequence[int]) -> tuple[Sequence[int], list[int]]:
         """Rows to log, and ordinals to refuse."""
         kept: list[int] = []
         refused: list[int] = []
-        seen: set[int] = set()
+        seen = set(ordinals)
+        if len(seen) == len(ordinals) and not self.ledger.knows_any(seen):  # as always, but after a mishap
+            return range(len(ordinals)), refused
+        seen.clear()
         for row, ordinal in enumerate(ordinals):
             if ordinal in seen or self.ledger.is_live(ordinal):
                 refused.append(ordinal)
@@ -212,7 +217,7 @@ class ExperienceLog:
     def has_room(self) -> bool:
         """Whether new groups may be started: false while too many bytes wait. A lease that waits for more groups
         than there are makes room, or nobody could move."""
-        return self.ledger.unread_bytes < self._max_unread_bytes or len(self.ledger.waiting) < self._wanted
+        return self.ledger.counters().unread_bytes < self._max_unread_bytes or len(self.ledger.waiting) < self._wanted
 
     # the learner
 
@@ -226,7 +231,7 @@ class ExperienceLog:
             self._wanted = count
             return None
         offsets, weights = self._scripted(count, step) or self._chosen(count, step)
-        batch = self._read(offsets)
+        batch = self._records.read(offsets)
         lease_id = f"{self._session}-{self._num_leases}"
         if self._is_prioritised:
             entry = {"kind": "leased", "lease_id": lease_id, "step": step, "offsets": offsets}
@@ -369,22 +374,24 @@ class ExperienceLog:
     def _max_unread_bytes(self) -> float:
         return self._config.max_unread_mib * MIB
 
-    def _load(self, recovered: Recovered, position: LogPosition | None) -> None:
-        """The state that the journal tells of."""
+    def _load(self, recovered: Recovered, position: LogPosition | None) -> list[int]:
+        """The state that the journal tells of; the offsets that only the position knows to be trained."""
         for record in recovered.records:
             self._add_record(record)
         for event in recovered.events:
             self._replay_event(event)
         self.ledger.recount()
-        if position is not None:
-            self._rewind(position)
+        found_lost = frozenset(offset for damage in recovered.damage for offset in damage.offsets)
+        assumed = self._rewind(position, found_lost) if position is not None else []
         self.num_torn_bytes = recovered.num_torn_bytes
         self.damage = [self._narrowed(damage) for damage in recovered.damage]
         if self._is_prioritised:
-            for first, place, offsets in self._by_record(self.ledger.waiting):
+            for first, place, offsets in self._records.holding(self.ledger.waiting):
                 spreads = reward_spreads(read_record(self.folder, place))
                 self._spreads.update({offset: float(spreads[offset - first]) for offset in offsets})
+        self._drawn.clear()
         self._forget()
+        return assumed
 
     def _replay_event(self, event: Entry) -> None:
         kind = event["kind"]
@@ -395,13 +402,17 @@ class ExperienceLog:
         elif kind == "opened" and event["position"] is not None:
             self._rewind(LogPosition.from_json(event["position"]))
         elif kind == "leased":
-            self._script.append(event)
+            follows = self._script and all(self._script[0][key] == event[key] for key in ("step", "offsets"))
+            self._script = self._script[1:] if follows else []
+            self._drawn.append(event)
         elif kind == "returned":
-            self._script = [entry for entry in self._script if entry["lease_id"] != event["lease_id"]]
+            self._drawn = [entry for entry in self._drawn if entry["lease_id"] != event["lease_id"]]
 
-    def _rewind(self, position: LogPosition) -> None:
-        self.ledger.rewind(position)
-        self._script = [entry for entry in self._script if entry["step"] > position.step]
+    def _rewind(self, position: LogPosition, found_lost: frozenset[int] = frozenset()) -> list[int]:
+        drawn = self._drawn + self._script
+        self._drawn = [entry for entry in drawn if entry["step"] <= position.step]
+        self._script = [entry for entry in drawn if entry["step"] > position.step]
+        return self.ledger.rewind(position, found_lost)
 
     def _narrowed(self, damage: ExperienceDamage) -> ExperienceDamage:
         """Of the damaged record's groups, those that are truly lost: not trained by what we go on from."""
@@ -414,33 +425,10 @@ class ExperienceLog:
         for offset, ordinal in zip(record.offsets, record.ordinals, strict=True):
             self.ledger.add(offset, ordinal, num_bytes, offset in failed, record.is_lost)
         if record.offsets and not record.is_lost:
-            self._firsts.append(record.offsets[0])
-            self._places.append(record.place)
-
-    def _read(self, offsets: Sequence[int]) -> pa.RecordBatch:
-        """The rows, in that order."""
-        batches = {first: read_record(self.folder, place) for first, place, _ in self._by_record(offsets)}
-        pieces = []
-        start = 0
-        for end in range(1, len(offsets) + 1):
-            first = self._firsts[bisect_right(self._firsts, offsets[start]) - 1]
-            batch = batches[first]
-            if end == len(offsets) or offsets[end] != offsets[end - 1] + 1 or offsets[end] >= first + batch.num_rows:
-                pieces.append(batch.slice(offsets[start] - first, end - start))
-                start = end
-        return pieces[0] if len(pieces) == 1 else pa.concat_batches(pieces)
-
-    def _by_record(self, offsets: Iterable[int]) -> list[tuple[int, Place, list[int]]]:
-        """First offset and place of each record, and which of the offsets it holds."""
-        found: dict[int, list[int]] = {}
-        for offset in offsets:
-            found.setdefault(bisect_right(self._firsts, offset) - 1, []).append(offset)
-        return [(self._firsts[n], self._places[n], held) for n, held in found.items()]
+            self._records.add(record.offsets[0], record.place)
 
     def _forget(self) -> None:
-        floor = self.ledger.forget()
-        num_done = max(0, bisect_right(self._firsts, floor) - 1)
-        del self._firsts[:num_done], self._places[:num_done]
+        self._records.forget(self.ledger.forget())
 
     def _take_lock(self) -> None:
         """Held until `close` or the end of the process, however it ends."""
@@ -470,7 +458,7 @@ class ExperienceLog:
 def draw_prioritised(
     waiting: Any, spreads: Any, count: int, config: ExperienceConfig, seed: tuple[int, ...]
 ) -> tuple[list[int], FloatArray]:
-    """Draw without replacement with P ∝ priority^α; weights (N·P)^−β over their maximum (arXiv 1511.05952 §3.3, 3.4)."""
+    """Draw without replacement, P ∝ priority^α; weights (N·P)^−β over their maximum (arXiv 1511.05952 §3.3, 3.4)."""
     priorities = (np.asarray(spreads, np.float64) + SMALLEST_PRIORITY) ** config.priority_exponent
     probabilities = priorities / priorities.sum()
     drawn = np.random.default_rng(seed).choice(len(waiting), size=count, replace=False, p=probabilities)

@@ -1,8 +1,8 @@
 """Opening the experience log: read the journal, verify every record, put aside what is damaged.
 
 Given the log's folder; gives the records that are good, what the journal says happened, and a list of damage. Unless
-`read_only`, torn tails (never acknowledged) are cut, and damaged bytes are kept in files beside and replaced by fillers,
-so that the log goes on.
+`read_only`, torn tails (never acknowledged) are cut, and damaged bytes are kept in files beside and replaced by
+fillers, so that the log goes on.
 """
 
 from __future__ import annotations
@@ -52,6 +52,8 @@ class Recovered:
     damage: list[ExperienceDamage]
     """Found now; `offsets` are all of the record's."""
     num_torn_bytes: int
+    num_unknown_lines: int
+    """Of the journal: damaged now or before."""
     journal_bytes: int
     last_segment: int
     end: int
@@ -88,8 +90,9 @@ def recover(folder: Path, read_only: bool = False) -> Recovered:
     finally:
         if journal is not None:
             journal.close()
+    num_unknown = found.num_blank + sum(length > 1 for _, _, length in found.damaged)
     events = [entry for entry in found.entries if entry["kind"] not in ("append", "lost")]
-    return Recovered(records, events, damage, num_torn_bytes, num_bytes, last_segment, end)
+    return Recovered(records, events, damage, num_torn_bytes, num_unknown, num_bytes, last_segment, end)
 
 
 def _records(entries: list[Entry]) -> list[Record]:

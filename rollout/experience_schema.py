@@ -1,7 +1,7 @@
 """The experience schema: scored groups as Arrow rows, on the wire and on disk.
 
-Given groups, `groups_to_batch` gives a record batch with one row a group; `batch_to_groups` gives exactly them back, its
-arrays views of the batch. `docs/experience.md` explains every column.
+Given groups, `groups_to_batch` gives a record batch with one row a group; `batch_to_groups` gives exactly them
+back, its arrays views of the batch. `docs/experience.md` explains every column.
 
 Nothing here loops over tokens: a column of lists is one flat array and its offsets.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from itertools import accumulate, chain
+from itertools import accumulate, chain, pairwise
 from typing import Any
 
 import numpy as np
@@ -179,7 +179,7 @@ def _completions(batch: pa.RecordBatch) -> list[tuple[Completion, ...]]:
             )
             for i in range(start - first, end - first)
         )
-        for start, end in zip(ends, ends[1:], strict=False)
+        for start, end in pairwise(ends)
     ]
 
 
@@ -236,7 +236,7 @@ def _views(lists: pa.Array) -> list[NDArray[Any]]:
     """Each list of a list array, as a view of the values' memory."""
     values = lists.values.to_numpy(zero_copy_only=True)
     ends = lists.offsets.to_pylist()
-    return [values[start:end] for start, end in zip(ends, ends[1:], strict=False)]
+    return [values[start:end] for start, end in pairwise(ends)]
 
 
 def _to_json(value: Any) -> str:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import mmap
 import os
 import struct
-from collections.abc import Iterator
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,16 +56,13 @@ class SegmentWriter:
         self._segment_bytes = segment_bytes
         self._file: int | None = None
         self._unsynced: set[Path] = set()
+        self._path = segment_path(folder, segment)
         self.segment = segment
         self.end = end
         """Where the next record goes; 0: the file is not there yet."""
         if end:
             self._file = open_for_writing(self._path)
             cut(self._file, self._path, end)
-
-    @property
-    def _path(self) -> Path:
-        return segment_path(self._folder, self.segment)
 
     def append(self, message: memoryview, offset_byte: int, offsets: NDArray[np.int64]) -> Place:
         """Write a serialised batch, with its offset column (at byte `offset_byte`) replaced."""
@@ -101,7 +99,7 @@ class SegmentWriter:
             raise
         if self._file is not None:
             os.close(self._file)
-        self._file, self.segment, self.end = file, segment, len(HEADER)
+        self._file, self._path, self.segment, self.end = file, path, segment, len(HEADER)
 
     def take_unsynced(self) -> list[Path]:
         """What `sync_files` must be given so that all that was appended survives the death of the machine."""
@@ -137,6 +135,47 @@ def read_record(folder: Path, place: Place, schema: pa.Schema = SCHEMA) -> pa.Re
             "go on by --resume, which keeps the damaged bytes aside and issues its prompts again"
         )
     return pa.ipc.read_record_batch(pa.py_buffer(message), schema)
+
+
+class RecordIndex:
+    """Which record holds which offset."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._firsts: list[int] = []
+        self._places: list[Place] = []
+
+    def add(self, first_offset: int, place: Place) -> None:
+        self._firsts.append(first_offset)
+        self._places.append(place)
+
+    def read(self, offsets: Sequence[int]) -> pa.RecordBatch:
+        """The rows at the offsets, in their order; not copied where they lie in one record behind each other."""
+        batches = {first: read_record(self._folder, place) for first, place, _ in self.holding(offsets)}
+        pieces = []
+        start = 0
+        for end in range(1, len(offsets) + 1):
+            first = self._firsts[self._number(offsets[start])]
+            batch = batches[first]
+            if end == len(offsets) or offsets[end] != offsets[end - 1] + 1 or offsets[end] >= first + batch.num_rows:
+                pieces.append(batch.slice(offsets[start] - first, end - start))
+                start = end
+        return pieces[0] if len(pieces) == 1 else pa.concat_batches(pieces)
+
+    def holding(self, offsets: Iterable[int]) -> list[tuple[int, Place, list[int]]]:
+        """First offset and place of each record needed, and which of the offsets it holds."""
+        found: dict[int, list[int]] = {}
+        for offset in offsets:
+            found.setdefault(self._number(offset), []).append(offset)
+        return [(self._firsts[n], self._places[n], held) for n, held in found.items()]
+
+    def forget(self, floor: int) -> None:
+        """Records that end below the offset are not asked for any more."""
+        num_done = max(0, self._number(floor))
+        del self._firsts[:num_done], self._places[:num_done]
+
+    def _number(self, offset: int) -> int:
+        return bisect_right(self._firsts, offset) - 1
 
 
 def why_damaged(folder: Path, place: Place) -> str | None:

@@ -11,14 +11,14 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from raylign.rollout.sample import Completion, Failure, Group, Prompt, VersionSpan
 from raylign.rollout.sampling import SamplingConfig
-from raylign.rollout.weight_buckets import BucketError, BucketInfo, read_bucket
+from raylign.rollout.weight_buckets import BucketError, BucketInfo, check_buckets, read_bucket
 
 if TYPE_CHECKING:
     import torch
@@ -89,6 +89,35 @@ class FakeEngine:
     async def resume(self) -> None:
         self._going.set()
 
+    async def check_weights(self, buckets: Sequence[dict[str, Any]]) -> None:
+        check_buckets(BucketInfo(**bucket) for bucket in buckets)
+
+    async def load_weights(self, buckets: Sequence[dict[str, Any]]) -> str | None:
+        if buckets[0]["index"] == 0:
+            await self.start_weight_update()
+        for bucket in buckets:
+            await self.update_weights(bucket)
+        if buckets[-1]["index"] < buckets[-1]["num_buckets"] - 1:
+            return None
+        await self.finish_weight_update()
+        return await self.weight_checksum()
+
+    async def abort_weight_update(self, reason: str) -> None:
+        self._update = None
+
+    async def commit_weights(self, version: int, recompute_kv: bool) -> None:
+        await self.commit_weight_version(version)
+        await self.resume()
+
+    async def commit_weight_version(self, version: int) -> None:
+        self.version = version
+
+    async def weight_checksum(self) -> str:
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.weights.items()):
+            digest.update(name.encode() + tensor.numpy().tobytes())
+        return digest.hexdigest()[:32]
+
     async def init_weight_transfer(self, init_info: dict[str, Any]) -> None:
         pass
 
@@ -101,6 +130,8 @@ class FakeEngine:
         if self._update is None:
             raise RuntimeError("no weight update is open")
         info = BucketInfo(**update_info)
+        if info.index != len(self._update):
+            raise BucketError(f"bucket {info.index + 1} came after {len(self._update)} buckets", info.index)
         self._incoming |= {name: tensor.clone() for name, tensor in read_bucket(info)}
         self._update.append(info)
 
@@ -108,21 +139,6 @@ class FakeEngine:
         if not self._update or len(self._update) != self._update[0].num_buckets:
             raise BucketError(f"only {len(self._update or ())} buckets were received")
         self.weights, self._update, self._usable = self._incoming, None, True
-
-    async def abort_weight_update(self, reason: str) -> None:
-        self._update = None
-
-    async def commit_weight_version(self, version: int) -> None:
-        self.version = version
-
-    async def weight_checksum(self) -> str:
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self.weights.items()):
-            digest.update(name.encode() + tensor.numpy().tobytes())
-        return digest.hexdigest()[:32]
-
-    async def reset_prefix_cache(self) -> None:
-        pass
 
     async def sleep(self) -> None:
         self._usable = False

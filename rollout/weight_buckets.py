@@ -1,10 +1,11 @@
 """Weights on their way through shared memory: written in buckets by the learner, read by the engines of the same node.
 
 Given an iterable of (name, tensor), gives bucket descriptions (plain dicts, small enough for one call each); given a
-description, gives the tensors back, after its checksum was verified. Imports no vllm: the learner uses this.
+description, checks its bytes and gives the tensors back. Imports no vllm: the learner uses this.
 
     sender = SharedMemorySender(bucket_bytes=256 << 20)
     buckets = sender.export(7, learner.weights())      # one dict a bucket
+    check_buckets(BucketInfo(**bucket) for bucket in buckets)
     for name, tensor in read_bucket(BucketInfo(**buckets[0])): ...
     sender.release()
 """
@@ -12,10 +13,12 @@ description, gives the tensors back, after its checksum was verified. Imports no
 from __future__ import annotations
 
 import fcntl
+import math
 import mmap
 import os
 import secrets
 import tempfile
+import weakref
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -29,7 +32,14 @@ ALIGNMENT = 64
 
 
 class BucketError(RuntimeError):
-    """A bucket that must not be loaded: damaged, missing or out of place."""
+    """A bucket that must not be loaded: damaged, missing or out of place. `bucket` counts from 0."""
+
+    def __init__(self, message: str, bucket: int | None = None) -> None:
+        super().__init__(message)
+        self.bucket = bucket
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (str(self), self.bucket)
 
 
 @dataclass
@@ -48,9 +58,14 @@ class BucketInfo:
     shapes: list[list[int]] = field(default_factory=list)
     offsets: list[int] = field(default_factory=list)
 
+    @property
+    def where(self) -> str:
+        return f"bucket {self.index + 1} of {self.num_buckets} of version {self.version} ({self.path})"
+
 
 class SharedMemorySender:
-    """Writes weights to shared memory and keeps them there until `release`.
+    """Writes weights to shared memory and keeps them there until the next `export`, which writes to the same memory
+    again (new memory costs ten times the copy), until `release`, or until it is collected itself.
 
     The files are locked while this process lives, and unlinked by the next sender if it was killed before `release`.
     """
@@ -58,50 +73,67 @@ class SharedMemorySender:
     def __init__(self, bucket_bytes: int, folder: Path | None = None) -> None:
         self._bucket_bytes = bucket_bytes
         self._folder = folder or shared_memory_folder()
-        self._open: list[_OpenBucket] = []
+        self._files: list[_BucketFile] = []
+        weakref.finalize(self, _close_all, self._files, os.getpid())
         remove_orphans(self._folder)
 
     def export(self, version: int, weights: Iterable[tuple[str, torch.Tensor]]) -> list[dict[str, Any]]:
-        """Write all weights; what an earlier call wrote is released first."""
-        self.release()
+        """Write all weights over those of the last export."""
+        written = 0
         try:
             for name, tensor in weights:
-                if not self._open or not self._open[-1].has_room(tensor):
-                    self._seal_last()
-                    self._open.append(_OpenBucket(self._folder, version, len(self._open), self._bucket_bytes, tensor))
-                self._open[-1].append(name, tensor)
-            self._seal_last()
+                if not written or not self._files[written - 1].has_room(tensor):
+                    if written:
+                        self._files[written - 1].seal()
+                    if written == len(self._files):
+                        self._files.append(_BucketFile(self._folder, self._bucket_bytes))
+                    self._files[written].begin(version, written, tensor)
+                    written += 1
+                self._files[written - 1].append(name, tensor)
+            if written:
+                self._files[written - 1].seal()
         except BaseException:
             self.release()
             raise
-        for bucket in self._open:
-            bucket.info.num_buckets = len(self._open)
-        return [asdict(bucket.info) for bucket in self._open]
-
-    def _seal_last(self) -> None:
-        if self._open:
-            self._open[-1].seal()
+        while len(self._files) > written:
+            self._files.pop().close()
+        for file in self._files:
+            file.info.num_buckets = written
+        return [asdict(file.info) for file in self._files]
 
     def release(self) -> None:
         """Unlink what was written. An engine that still reads keeps its mapping."""
-        while self._open:
-            self._open.pop().close()
+        _close_all(self._files, os.getpid())
 
 
-class _OpenBucket:
-    """One file being filled."""
+def _close_all(files: list[_BucketFile], owner_pid: int) -> None:
+    while files and os.getpid() == owner_pid:  # a forked child leaves its parent's files alone
+        files.pop().close()
 
-    def __init__(self, folder: Path, version: int, index: int, bucket_bytes: int, first: torch.Tensor) -> None:
-        path = folder / f"{PREFIX}{os.getpid()}-{secrets.token_hex(6)}-v{version}-{index}"
-        self._capacity = max(bucket_bytes, _num_bytes(first))
-        self._file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
+
+class _BucketFile:
+    """One file, filled by version after version."""
+
+    def __init__(self, folder: Path, bucket_bytes: int) -> None:
+        self._bucket_bytes = bucket_bytes
+        self._path = folder / f"{PREFIX}{os.getpid()}-{secrets.token_hex(6)}"
+        self._file = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._file, fcntl.LOCK_EX)
-        os.ftruncate(self._file, self._capacity)  # sparse: pages come as they are written
-        self._memory: mmap.mmap | None = mmap.mmap(self._file, self._capacity)
-        self.info = BucketInfo(str(path), version, index, 0, 0, "")
+        self._memory: mmap.mmap | None = None
+        self._capacity = 0
+        self._reserved_bytes = 0
+
+    def begin(self, version: int, index: int, first: torch.Tensor) -> None:
+        """Forget what is in it."""
+        capacity = max(self._bucket_bytes, _num_bytes(first))
+        if capacity > self._capacity:
+            self._memory = None  # unmapped once no tensor refers to it
+            os.ftruncate(self._file, capacity)  # sparse: pages come as they are reserved
+            self._memory, self._capacity = mmap.mmap(self._file, capacity), capacity
+        self.info = BucketInfo(str(self._path), version, index, 0, 0, "")
 
     def has_room(self, tensor: torch.Tensor) -> bool:
-        return self.info.num_bytes + _num_bytes(tensor) <= self._capacity
+        return self.info.num_bytes + _num_bytes(tensor) <= max(self._bucket_bytes, self._capacity)
 
     def append(self, name: str, tensor: torch.Tensor) -> None:
         import torch
@@ -109,7 +141,7 @@ class _OpenBucket:
         assert self._memory is not None
         info, size = self.info, _num_bytes(tensor)
         if size:
-            self._reserve(size)
+            self._reserve(info.num_bytes + size)
             target = torch.frombuffer(self._memory, dtype=tensor.dtype, count=tensor.numel(), offset=info.num_bytes)
             target.view(tensor.shape).copy_(tensor.detach())
         info.names.append(name)
@@ -118,60 +150,73 @@ class _OpenBucket:
         info.offsets.append(info.num_bytes)
         info.num_bytes = -(-(info.num_bytes + size) // ALIGNMENT) * ALIGNMENT
 
-    def _reserve(self, size: int) -> None:
+    def _reserve(self, end: int) -> None:
         """Take the memory now: writing to pages that are not there would kill this process without a word."""
+        size = end - self._reserved_bytes
+        if size <= 0:
+            return
         try:
-            os.posix_fallocate(self._file, self.info.num_bytes, size)
+            os.posix_fallocate(self._file, self._reserved_bytes, size)
         except OSError as error:
             raise BucketError(
-                f"no room for {size} more bytes of weights in {Path(self.info.path).parent} ({error.strerror}); "
+                f"no room for {size} more bytes of weights in {self._path.parent} ({error.strerror}); "
                 "make it larger (docker run --shm-size) or lower weights.bucket_mib"
             ) from error
+        self._reserved_bytes = end
 
     def seal(self) -> None:
-        """Fix size and checksum; nothing is added after this."""
+        """Fix size and checksum; nothing is added to this version after it."""
         import xxhash
 
         assert self._memory is not None
         self.info.num_bytes = min(self.info.num_bytes, self._capacity)
         with memoryview(self._memory) as view:
             self.info.checksum = xxhash.xxh3_128_hexdigest(view[: self.info.num_bytes])
-        self._memory = None  # unmapped once no tensor refers to it
-        os.ftruncate(self._file, self.info.num_bytes)
-        self._capacity = 0
 
     def close(self) -> None:
         self._memory = None
-        Path(self.info.path).unlink(missing_ok=True)
+        self._path.unlink(missing_ok=True)
         os.close(self._file)
 
 
-def read_bucket(info: BucketInfo) -> Iterator[tuple[str, torch.Tensor]]:
-    """The tensors of a bucket, as views of a private mapping, once its checksum is verified."""
-    import torch
+def check_buckets(buckets: Iterable[BucketInfo]) -> None:
+    """Refuse a bucket whose bytes are not those that were written."""
     import xxhash
 
-    where = f"bucket {info.index + 1} of {info.num_buckets} of version {info.version} ({info.path})"
-    try:
-        with open(info.path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            if size != info.num_bytes:
-                raise BucketError(f"{where} holds {size} bytes instead of {info.num_bytes}")
-            memory = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY) if size else bytearray()
-    except FileNotFoundError as error:
-        raise BucketError(f"{where} is not there: learner and engine must share a node's memory") from error
-    found = xxhash.xxh3_128_hexdigest(memory)
-    if found != info.checksum:
-        raise BucketError(f"{where} is damaged: checksum {found} instead of {info.checksum}")
+    for info in buckets:
+        found = xxhash.xxh3_128_hexdigest(map_bucket(info))
+        if found != info.checksum:
+            raise BucketError(f"{info.where} is damaged: checksum {found} instead of {info.checksum}", info.index)
+
+
+def read_bucket(info: BucketInfo) -> Iterator[tuple[str, torch.Tensor]]:
+    """The tensors of a bucket, as views of a private mapping. Its bytes are not checked here (`check_buckets`)."""
+    import torch
+
+    memory = map_bucket(info)
     for name, dtype_name, shape, offset in zip(info.names, info.dtypes, info.shapes, info.offsets, strict=True):
         dtype = getattr(torch, dtype_name)
-        count = 1
-        for length in shape:
-            count *= length
+        count = math.prod(shape)
         if count == 0:
             yield name, torch.empty(shape, dtype=dtype)
         else:
             yield name, torch.frombuffer(memory, dtype=dtype, count=count, offset=offset).view(shape)
+
+
+def map_bucket(info: BucketInfo) -> mmap.mmap | bytearray:
+    """The bucket's bytes, without copying them; a write to them would stay private."""
+    try:
+        with open(info.path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size < info.num_bytes:
+                raise BucketError(f"{info.where} holds {size} bytes instead of {info.num_bytes}", info.index)
+            if not info.num_bytes:
+                return bytearray()
+            return mmap.mmap(file.fileno(), info.num_bytes, access=mmap.ACCESS_COPY)
+    except FileNotFoundError as error:
+        raise BucketError(
+            f"{info.where} is not there: learner and engine must share a node's memory", info.index
+        ) from error
 
 
 def _num_bytes(tensor: torch.Tensor) -> int:

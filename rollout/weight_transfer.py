@@ -9,7 +9,6 @@ reload, during which parameters lie on the meta device: a model whose update bro
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+NUM_SAMPLED_ELEMENTS = 1 << 16
 NUM_PROBED_COLUMNS = 8
 """Columns of a packed matrix that are read back for its digest, by multiplying with one-hot rows, which is exact."""
 
@@ -176,24 +176,59 @@ class WorkerExtension:
         engine.reset_weight_update_target()
         worker._weight_update_active = False
 
-    def compute_packed_checksums(self) -> dict[str, str]:
-        """Digests of the layers whose weights only exist in packed form; by layer name, empty on GPU."""
-        import torch
-
+    def load_weight_buckets(self, buckets: list[dict[str, Any]]) -> dict[str, Any]:
+        """Load the next buckets of a version, all in one call: the first begins the update, the last ends it and gives
+        the digests of what the model holds then. An error comes back as a value that names the bucket."""
         worker: Any = self
-        found = {}
-        for name, layer in worker.model_runner.get_model().named_modules():
-            if not hasattr(layer, "cpu_linear"):
-                continue
-            num_inputs = getattr(layer, "input_size_per_partition", None) or layer.weight.shape[1]
-            dtype = worker.model_config.dtype
-            columns = torch.linspace(0, num_inputs - 1, NUM_PROBED_COLUMNS).long()
-            one_hot = torch.nn.functional.one_hot(columns, num_inputs).to(dtype)
-            rows = layer.cpu_linear(one_hot, layer.weight, None)
-            found[f"rank{worker.rank}:{name}"] = hashlib.sha256(
-                rows.contiguous().view(torch.uint8).numpy().tobytes()
-            ).hexdigest()
-        return found
+        index = None
+        try:
+            if buckets[0]["index"] == 0:
+                worker.start_weight_update()
+            for bucket in buckets:
+                index = bucket["index"]
+                worker.update_weights(bucket)
+            if index != buckets[-1]["num_buckets"] - 1:
+                return {}
+            index = None
+            worker.finish_weight_update()
+            return self.compute_digests()
+        except Exception as error:
+            words = str(error) if isinstance(error, BucketError) else f"{type(error).__name__}: {error}"
+            return {"error": words, "bucket": index}
+
+    def compute_digests(self) -> dict[str, str]:
+        """Of every weight that the model holds, by name: of a sample of its bytes, spread over all of it. Transport is
+        checked whole by the buckets' checksums; this tells versions and half-loaded layers apart."""
+        worker: Any = self
+        model = worker.model_runner.get_model()
+        digests = {name: digest_of(parameter) for name, parameter in model.named_parameters() if parameter.numel()}
+        for name, layer in model.named_modules():
+            # On CPU vLLM drops the plain weights of linear layers once they are packed.
+            if hasattr(layer, "cpu_linear"):
+                digests[f"{name}.packed"] = digest_of_packed(layer, worker.model_config.dtype)
+        return digests
+
+
+def digest_of(tensor: torch.Tensor) -> str:
+    """Of evenly spaced elements, the first and the last included; of all where they are few."""
+    import torch
+    import xxhash
+
+    flat = tensor.detach().reshape(-1)
+    if flat.numel() > NUM_SAMPLED_ELEMENTS:
+        places = torch.linspace(0, flat.numel() - 1, NUM_SAMPLED_ELEMENTS, dtype=torch.float64, device=flat.device)
+        flat = flat[places.long()]
+    return xxhash.xxh3_128_hexdigest(flat.cpu().contiguous().view(torch.uint8).numpy())
+
+
+def digest_of_packed(layer: Any, dtype: torch.dtype) -> str:
+    """Of some columns of a matrix that only exists in packed form."""
+    import torch
+
+    num_inputs = getattr(layer, "input_size_per_partition", None) or layer.weight.shape[1]
+    columns = torch.linspace(0, num_inputs - 1, NUM_PROBED_COLUMNS).long()
+    one_hot = torch.nn.functional.one_hot(columns, num_inputs).to(dtype)
+    return digest_of(layer.cpu_linear(one_hot, layer.weight, None))
 
 
 class LearnerSource(WeightSource):

@@ -15,7 +15,7 @@ import torch
 from raylign.actors.handles import LocalHandle
 from raylign.actors.weight_update import EngineState, Phase, WeightUpdateError
 from raylign.actors.weights import WeightPublisher, WeightsConfig
-from raylign.rollout.engine import EngineConfig, VllmEngine
+from raylign.rollout.engine import EngineConfig, EngineDiedError, VllmEngine
 from raylign.rollout.fake_engine import FakeEngine
 from raylign.rollout.sample import Group, Prompt
 from raylign.rollout.sampling import SamplingConfig
@@ -59,8 +59,11 @@ class Recorded(FakeEngine):
         super().__init__(lambda prompt, seed: "answer")
         self.verbs: list[str] = []
         self.reasons: list[str] = []
+        self.slow = ""
         self.fail: dict[str, int] = {}
+        self.error: Exception = RuntimeError("the dog ate it")
         self.hang = ""
+        self._inside = False
 
     def __getattribute__(self, name: str) -> Any:
         value = super().__getattribute__(name)
@@ -68,15 +71,23 @@ class Recorded(FakeEngine):
             return value
 
         async def recorded(*arguments: Any) -> Any:
+            if self._inside:  # a verb that calls another
+                return await value(*arguments)
             self.verbs.append(name)
             if name == "abort_weight_update":
                 self.reasons.append(arguments[0])
+            if self.slow == name:
+                await asyncio.sleep(0.02)
             if self.hang == name:
                 await asyncio.sleep(60)
             if self.fail.get(name, 0) > 0:
                 self.fail[name] -= 1
-                raise RuntimeError("the dog ate it")
-            return await value(*arguments)
+                raise self.error
+            self._inside = True
+            try:
+                return await value(*arguments)
+            finally:
+                self._inside = False
 
         return recorded
 
@@ -93,6 +104,11 @@ async def set_up(
     return engines, learner, WeightPublisher(handles, learner, WeightsConfig(deadline_s=deadline_s))
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    while not condition():
+        await asyncio.sleep(0.001)
+
+
 def run(test: Awaitable[None]) -> None:
     async def within() -> None:
         await asyncio.wait_for(test, 30)
@@ -107,16 +123,52 @@ def test_all_engines_get_the_weights_the_version_and_go_on(tmp_path: Path) -> No
         for engine in engines:
             assert engine.version == 1
             assert all(torch.equal(engine.weights[name], tensor) for name, tensor in learner.weights.items())
-            assert engine.verbs == [
-                *("pause", "start_weight_update", "update_weights", "update_weights", "update_weights"),
-                *("finish_weight_update", "weight_checksum", "commit_weight_version", "reset_prefix_cache", "resume"),
-            ]
+            assert engine.verbs == ["check_weights", "pause", "load_weights", "commit_weights"]
         assert publisher.version == 1 and publisher.phase is Phase.IDLE
         assert publisher.last is not None and publisher.last.num_buckets == 3 and publisher.last.num_attempts == 1
+        assert publisher.last.num_replaced == 0
         assert metrics["weights/version"] == 1
         assert 5 * 400 <= metrics["weights/bytes"] <= 5 * 448
         assert metrics["weights/pause_s"] >= publisher.last.load_s > 0
+        assert metrics["weights/deliver_s"] >= metrics["weights/pause_s"] >= metrics["weights/load_s"]
+        assert len(list(tmp_path.iterdir())) == 3  # an engine that joins later reads them too
+        await publisher.close()
         assert not list(tmp_path.iterdir())
+
+    run(test())
+
+
+def test_the_learner_may_train_on_once_its_weights_are_exported(tmp_path: Path) -> None:
+    async def test() -> None:
+        engines, learner, publisher = await set_up(tmp_path)
+        exported = await publisher.export(1)
+        assert all(engine.verbs == [] for engine in engines)
+        for tensor in learner.weights.values():
+            tensor.add_(1)  # the next step
+        await publisher.deliver(exported)
+        for engine in engines:
+            assert all(torch.equal(engine.weights[name], tensor) for name, tensor in a_model(0).items())
+
+    run(test())
+
+
+def test_exports_and_deliveries_in_a_wrong_order_are_refused(tmp_path: Path) -> None:
+    async def test() -> None:
+        _, _, publisher = await set_up(tmp_path)
+        first = await publisher.export(1)
+        second = await publisher.export(2)  # version 1 was never wanted
+        with pytest.raises(RuntimeError, match="version 1 was delivered already, or another was exported since"):
+            await publisher.deliver(first)
+        delivery = asyncio.create_task(publisher.deliver(second))
+        await asyncio.sleep(0)
+        with pytest.raises(RuntimeError, match="one at a time"):
+            await publisher.deliver(second)
+        with pytest.raises(RuntimeError, match="export before or after it"):
+            await publisher.export(3)
+        await delivery
+        with pytest.raises(RuntimeError, match="version 2 was delivered already"):
+            await publisher.deliver(second)
+        await publisher.publish(3)
 
     run(test())
 
@@ -124,32 +176,34 @@ def test_all_engines_get_the_weights_the_version_and_go_on(tmp_path: Path) -> No
 def test_a_damaged_bucket_is_refused_and_the_whole_version_is_sent_again(tmp_path: Path) -> None:
     async def test() -> None:
         engines, learner, publisher = await set_up(tmp_path)
-        damage = iter([True, False])
-        learner.spoil = lambda buckets: flip_a_bit(buckets[1]) if next(damage) else None
-        await publisher.publish(1)
+        exported = await publisher.export(1)
+        flip_a_bit(exported.buckets[1])
+        mended = asyncio.create_task(until(lambda: engines[1].verbs.count("check_weights") == 2))
+        mended.add_done_callback(lambda _: flip_a_bit(exported.buckets[1]))
+        engines[0].slow = engines[1].slow = "check_weights"
+        await publisher.deliver(exported)
         assert publisher.last is not None and publisher.last.num_attempts == 2
         for engine in engines:
             assert all(torch.equal(engine.weights[name], tensor) for name, tensor in learner.weights.items())
-            assert "engine" in engine.reasons[0] and "bucket 2" in engine.reasons[0] and "damaged" in engine.reasons[0]
-            assert engine.verbs.count("resume") == 1 and engine.verbs[-1] == "resume"
+            assert engine.verbs == ["check_weights", "check_weights", "pause", "load_weights", "commit_weights"]
 
     run(test())
 
 
-def test_a_second_failure_ends_the_update_and_engines_stay_stale_and_frozen(tmp_path: Path) -> None:
+def test_damage_that_stays_ends_the_update_before_any_engine_is_touched(tmp_path: Path) -> None:
     async def test() -> None:
         engines, learner, publisher = await set_up(tmp_path)
         learner.spoil = lambda buckets: flip_a_bit(buckets[2])
         with pytest.raises(
-            WeightUpdateError, match=r"version 1 failed on engine 0 in transfer, bucket 3: .*damaged"
+            WeightUpdateError, match=r"version 1 failed on engine 0 in prepare, bucket 3: .*damaged"
         ) as caught:
             await publisher.publish(1)
         error = caught.value
-        assert (error.side, error.phase, error.bucket, error.version) == ("engine 0", Phase.TRANSFER, 2, 1)
-        assert set(publisher.states.values()) == {EngineState.STALE}
+        assert (error.side, error.phase, error.bucket, error.version) == ("engine 0", Phase.PREPARE, 2, 1)
         assert publisher.version == 0 and publisher.phase is Phase.IDLE
-        assert all("resume" not in engine.verbs and engine.version == 0 for engine in engines)
-        assert not list(tmp_path.iterdir())
+        for engine in engines:
+            assert engine.verbs == ["check_weights", "check_weights", "resume"] and engine.version == 0
+            assert not (await engine.generate(PROMPT, SamplingConfig(), 0)).failures
         learner.spoil = lambda buckets: None
         await publisher.publish(1)
         assert set(publisher.states.values()) == {EngineState.CURRENT}
@@ -160,13 +214,10 @@ def test_a_second_failure_ends_the_update_and_engines_stay_stale_and_frozen(tmp_
 @pytest.mark.parametrize(
     ("verb", "phase"),
     [
+        ("check_weights", "prepare"),
         ("pause", "prepare"),
-        ("start_weight_update", "transfer"),
-        ("finish_weight_update", "transfer"),
-        ("weight_checksum", "verify"),
-        ("commit_weight_version", "commit"),
-        ("reset_prefix_cache", "commit"),
-        ("resume", "resume"),
+        ("load_weights", "transfer"),
+        ("commit_weights", "commit"),
     ],
 )
 def test_a_failure_in_any_phase_is_mended_once_and_named_twice(tmp_path: Path, verb: str, phase: str) -> None:
@@ -179,6 +230,22 @@ def test_a_failure_in_any_phase_is_mended_once_and_named_twice(tmp_path: Path, v
         engines[1].fail[verb] = 2
         with pytest.raises(WeightUpdateError, match=f"version 2 failed on engine 1 in {phase}.*the dog ate it"):
             await publisher.publish(2)
+        assert publisher.states[0] is EngineState.CURRENT and engines[0].version == 2
+
+    run(test())
+
+
+def test_an_engine_that_failed_in_the_transfer_stays_stale_and_frozen(tmp_path: Path) -> None:
+    async def test() -> None:
+        engines, _, publisher = await set_up(tmp_path)
+        engines[1].fail["load_weights"] = 2
+        with pytest.raises(WeightUpdateError, match="engine 1 in transfer"):
+            await publisher.publish(1)
+        assert publisher.states == {0: EngineState.CURRENT, 1: EngineState.STALE}
+        assert "resume" not in engines[1].verbs and engines[1].verbs[-1] == "abort_weight_update"
+        assert "engine 1 in transfer" in engines[1].reasons[0] and "the dog ate it" in engines[1].reasons[0]
+        await publisher.publish(1)
+        assert set(publisher.states.values()) == {EngineState.CURRENT}
 
     run(test())
 
@@ -186,7 +253,7 @@ def test_a_failure_in_any_phase_is_mended_once_and_named_twice(tmp_path: Path, v
 def test_an_engine_that_does_not_answer_hits_the_deadline(tmp_path: Path) -> None:
     async def test() -> None:
         engines, _, publisher = await set_up(tmp_path, deadline_s=0.2)
-        engines[0].hang = "finish_weight_update"
+        engines[0].hang = "load_weights"
         with pytest.raises(WeightUpdateError, match=r"engine 0 in transfer: no answer within 0.2 s"):
             await publisher.publish(1)
 
@@ -197,12 +264,12 @@ def test_when_the_learner_cannot_export_engines_are_never_touched(tmp_path: Path
     async def test() -> None:
         engines, learner, publisher = await set_up(tmp_path)
         learner.weights = {"bad": None}  # type: ignore[dict-item]
-        with pytest.raises(WeightUpdateError, match="failed on learner in prepare") as caught:
+        with pytest.raises(WeightUpdateError, match="failed on learner in export") as caught:
             await publisher.publish(1)
         assert caught.value.side == "learner"
         assert set(publisher.states.values()) == {EngineState.CURRENT}
         for engine in engines:
-            assert "start_weight_update" not in engine.verbs
+            assert engine.verbs == []
             assert not (await engine.generate(PROMPT, SamplingConfig(), 0)).failures
 
     run(test())
@@ -210,15 +277,19 @@ def test_when_the_learner_cannot_export_engines_are_never_touched(tmp_path: Path
 
 def test_engines_that_hold_different_weights_are_not_committed(tmp_path: Path) -> None:
     async def test() -> None:
-        engines, _, publisher = await set_up(tmp_path)
+        engines, _, publisher = await set_up(tmp_path, num_engines=3)
 
         async def other_digest() -> str:
             return "f00"
 
-        engines[1].weight_checksum = other_digest  # type: ignore[method-assign]
-        with pytest.raises(WeightUpdateError, match="engine 1 in verify: its weights have digest f00, not "):
+        engines[2].weight_checksum = other_digest  # type: ignore[method-assign]
+        with pytest.raises(WeightUpdateError, match="engine 2 in verify: its weights have digest f00, not "):
             await publisher.publish(1)
-        assert [engine.version for engine in engines] == [0, 0]
+        assert [engine.version for engine in engines] == [1, 1, 0]
+        publisher.remove_engine(0)  # of the two that are left nobody can say which is right
+        with pytest.raises(WeightUpdateError, match=r"engine 1 in verify: .*, not that of most engines"):
+            await publisher.publish(2)
+        assert [engine.version for engine in engines] == [1, 1, 0]
 
     run(test())
 
@@ -231,17 +302,126 @@ def test_a_joining_engine_is_stale_until_its_digest_matches(tmp_path: Path) -> N
         await late.start()
         number = publisher.add_engine(LocalHandle(late))
         assert publisher.states[number] is EngineState.STALE
-        learner.weights = a_model(1)  # the learner has gone on: these are not the weights of version 1
-        with pytest.raises(WeightUpdateError, match="engine 2 in verify: its weights have digest"):
-            await publisher.catch_up()
-        assert publisher.states[number] is EngineState.STALE
-        learner.weights = a_model(0)
+        learner.weights = a_model(1)  # the learner has gone on: what it exported has not
         await publisher.catch_up()
+        assert all(torch.equal(late.weights[name], tensor) for name, tensor in a_model(0).items())
         assert publisher.states[number] is EngineState.CURRENT and late.version == 1
         assert engines[0].verbs.count("pause") == 1  # the others were left alone
         publisher.remove_engine(number)
         await publisher.publish(2)
         assert late.version == 1
+
+    run(test())
+
+
+def test_after_a_restart_a_joining_engine_must_match_the_others(tmp_path: Path) -> None:
+    async def test() -> None:
+        engines, learner, publisher = await set_up(tmp_path)  # nothing was exported since
+        for engine in engines:
+            engine.weights = a_model(0)
+        late = Recorded()
+        await late.start()
+        number = publisher.add_engine(LocalHandle(late))
+        learner.weights = a_model(1)
+        with pytest.raises(WeightUpdateError, match="engine 2 in verify: its weights have digest"):
+            await publisher.catch_up()
+        assert publisher.states[number] is EngineState.STALE
+        learner.weights = a_model(0)
+        await publisher.catch_up()
+        assert publisher.states[number] is EngineState.CURRENT
+
+    run(test())
+
+
+class Replacing:
+    """The pool's part: ends an engine, starts another."""
+
+    def __init__(self, takes_s: float = 0.0) -> None:
+        self.made: dict[int, Recorded] = {}
+        self.takes_s = takes_s
+        self.fail = False
+
+    async def __call__(self, number: int) -> LocalHandle:
+        await asyncio.sleep(self.takes_s)
+        if self.fail:
+            raise RuntimeError("no place left")
+        self.made[number] = Recorded()
+        await self.made[number].start()
+        await self.made[number].pause()  # it serves once it holds the published version
+        self.made[number].verbs.clear()
+        return LocalHandle(self.made[number])
+
+
+async def set_up_replacing(tmp_path: Path, num_engines: int, takes_s: float = 0.0) -> Any:
+    engines, learner, publisher = await set_up(tmp_path, num_engines)
+    replacing = Replacing(takes_s)
+    handles = [LocalHandle(engine) for engine in engines]
+    publisher = WeightPublisher(handles, learner, WeightsConfig(deadline_s=5), replace_engine=replacing)
+    return engines, learner, publisher, replacing
+
+
+def test_an_engine_that_fails_twice_is_replaced_while_the_others_go_on(tmp_path: Path) -> None:
+    async def test() -> None:
+        engines, learner, publisher, replacing = await set_up_replacing(tmp_path, 2, takes_s=0.1)
+        engines[1].fail["load_weights"] = 2
+        metrics = await publisher.publish(1)
+        assert metrics["weights/replaced_engines"] == 1 and publisher.version == 1
+        assert not (await engines[0].generate(PROMPT, SamplingConfig(), 0)).failures and engines[0].version == 1
+        assert publisher.states == {0: EngineState.CURRENT, 1: EngineState.STALE}
+        for tensor in learner.weights.values():
+            tensor.add_(1)  # the learner trains on; the new engine gets version 1 all the same
+        await until(lambda: publisher.states[1] is EngineState.CURRENT)
+        assert replacing.made[1].version == 1 and replacing.made[1].verbs[-1] == "commit_weights"
+        assert all(torch.equal(replacing.made[1].weights[name], tensor) for name, tensor in a_model(0).items())
+        await publisher.publish(2)
+        assert replacing.made[1].version == 2 and engines[0].version == 2
+        assert engines[1].verbs.count("load_weights") == 2  # the old one was never asked again
+
+    run(test())
+
+
+def test_a_dead_engine_is_replaced_at_once(tmp_path: Path) -> None:
+    async def test() -> None:
+        engines, _, publisher, replacing = await set_up_replacing(tmp_path, 2)
+        engines[0].fail["pause"], engines[0].error = 9, EngineDiedError("killed by signal 9")
+        await publisher.publish(1)
+        assert engines[0].verbs == ["check_weights", "pause"]
+        await until(lambda: publisher.states[0] is EngineState.CURRENT)
+        assert replacing.made[0].version == 1
+
+    run(test())
+
+
+def test_a_new_engine_waits_for_the_next_delivery_where_newer_weights_were_exported(tmp_path: Path) -> None:
+    async def test() -> None:
+        engines, _, publisher, replacing = await set_up_replacing(tmp_path, 2, takes_s=0.05)
+        engines[0].fail["pause"], engines[0].error = 9, EngineDiedError("killed by signal 9")
+        await publisher.publish(1)
+        exported = await publisher.export(2)
+        await until(lambda: 0 in replacing.made)
+        await asyncio.sleep(0.05)
+        assert publisher.states[0] is EngineState.STALE and replacing.made[0].verbs == []
+        await publisher.deliver(exported)
+        assert replacing.made[0].version == 2 and publisher.states[0] is EngineState.CURRENT
+
+    run(test())
+
+
+def test_when_all_engines_died_the_delivery_waits_for_new_ones(tmp_path: Path) -> None:
+    async def test() -> None:
+        engines, _, publisher, replacing = await set_up_replacing(tmp_path, 2, takes_s=0.05)
+        for engine in engines:
+            engine.fail["load_weights"], engine.error = 9, EngineDiedError("out of memory")
+        metrics = await publisher.publish(1)
+        assert metrics["weights/replaced_engines"] == 2
+        assert [replacing.made[number].version for number in (0, 1)] == [1, 1]
+        for number in (0, 1):
+            replacing.made[number].fail["check_weights"], replacing.made[number].error = 9, EngineDiedError("again")
+        replacing.fail = True
+        with pytest.raises(WeightUpdateError, match="version 2 failed on engine 0 in prepare: EngineDiedError: again"):
+            await publisher.publish(2)
+        with pytest.raises(WeightUpdateError, match="version 2 failed on the engines in idle: none is left"):
+            await publisher.publish(2)
 
     run(test())
 
@@ -254,7 +434,7 @@ def test_versions_only_grow_and_updates_do_not_overlap(tmp_path: Path) -> None:
             await publisher.publish(3)
         first = asyncio.create_task(publisher.publish(4))
         await asyncio.sleep(0)
-        with pytest.raises(RuntimeError, match="one at a time"):
+        with pytest.raises(RuntimeError, match="an update is in phase export"):
             await publisher.publish(5)
         await first
         with pytest.raises(RuntimeError, match="cannot go on to `commit`"):
@@ -318,6 +498,7 @@ def test_a_real_engine_agrees_with_the_learner_before_and_after(
         learner.weights = dict(models[0].named_parameters())
         await publisher.publish(2)
         assert publisher.digest == from_disk  # what was sent is what the files hold
+        await publisher.close()
 
     runner.run(asyncio.wait_for(test(), 120))
     assert not [name for name in os.listdir("/dev/shm") if f"raylign-weights-{os.getpid()}-" in name]
@@ -353,15 +534,18 @@ def test_a_real_engine_refuses_a_damaged_bucket_and_recovers(make_tiny_model, re
     model = load(make_tiny_model("qwen3", tied=False, seed=1))
     learner = ALearner(dict(model.named_parameters()), bucket_bytes=200_000)
     publisher = WeightPublisher([LocalHandle(real)], learner, WeightsConfig())
-    damage = iter([True, False])
-    learner.spoil = lambda buckets: flip_a_bit(buckets[-1]) if next(damage) else None
 
     async def test() -> Group:
-        await publisher.publish(5)
+        exported = await publisher.export(5)
+        flip_a_bit(exported.buckets[-1])
+        with pytest.raises(WeightUpdateError, match=r"engine 0 in prepare, bucket .* damaged"):
+            await publisher.deliver(exported)
+        assert (await real.generate(PROMPT, SamplingConfig(max_tokens=4), 1)).completions  # still on the old version
+        flip_a_bit(exported.buckets[-1])
+        await publisher.deliver(exported)
         return await real.generate(PROMPT, SamplingConfig(num_completions=8, max_tokens=40), 1)
 
     group = runner.run(asyncio.wait_for(test(), 120))
-    assert publisher.last is not None and publisher.last.num_attempts == 2
     assert mean_gap({5: model}, group) < 1e-5
 
 

@@ -47,7 +47,7 @@ class Recorded:
             return None
         offsets = list(range(self._next, self._next + count))
         self._next += count
-        return Leased(lease_id=self._next, groups=[self.groups[offset] for offset in offsets], offsets=offsets)
+        return Leased(lease_id=str(self._next), groups=[self.groups[offset] for offset in offsets], offsets=offsets)
 
     async def mark_filtered(self, offsets: Sequence[int], step: int) -> None:
         self.filtered += offsets
@@ -82,7 +82,7 @@ def test_a_step_trains_the_first_groups_of_the_log() -> None:
     batch = gather(Recorded([group(3), group(1), group(2)]), config())
     assert [one.prompt.ordinal for one in batch.groups] == [3, 1]
     assert len(batch.examples) == 4
-    assert batch.lease_ids == [2]
+    assert batch.lease_ids == ["2"]
 
 
 def test_a_deterministic_step_trains_in_the_order_of_the_prompts() -> None:

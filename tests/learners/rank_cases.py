@@ -15,13 +15,19 @@ from typing import Any
 import numpy as np
 
 from raylign.learners.algorithms.base import Example
+from raylign.learners.algorithms.cispo import CispoConfig
+from raylign.learners.algorithms.dapo import DapoConfig
+from raylign.learners.algorithms.dr_grpo import DrGrpoConfig
 from raylign.learners.algorithms.grpo import GrpoConfig
-from raylign.learners.algorithms.registry import build_algorithm
+from raylign.learners.algorithms.gspo import GspoConfig
+from raylign.learners.algorithms.registry import AnyAlgorithmConfig, build_algorithm
+from raylign.learners.algorithms.reinforce_plus_plus import ReinforcePlusPlusConfig
+from raylign.learners.algorithms.rloo import RlooConfig
 from raylign.learners.algorithms.sft import SftConfig
 from raylign.learners.corrections import CorrectionConfig
 from raylign.learners.engine import LearnerConfig, LoraConfig
 
-ALGORITHMS: dict[str, GrpoConfig | SftConfig] = {
+ALGORITHMS: dict[str, AnyAlgorithmConfig] = {
     "token_mean_k3": GrpoConfig(kl_coef=0.1, kl_estimator="k3"),
     "sequence_mean_k2_dual_tis": GrpoConfig(
         aggregation="seq_mean_token_mean",
@@ -31,6 +37,18 @@ ALGORITHMS: dict[str, GrpoConfig | SftConfig] = {
         correction=CorrectionConfig(kind="token_truncate", cap=1.1),
     ),
     "constant_k1": GrpoConfig(aggregation="seq_mean_token_sum_norm", norm_constant=14, kl_coef=0.1, kl_estimator="k1"),
+    "dr_grpo_token_mask": DrGrpoConfig(norm_constant=14, correction=CorrectionConfig(kind="token_mask", cap=1.2)),
+    "dapo_geometric_filter": DapoConfig(correction=CorrectionConfig(kind="geometric_filter", low=0.9, cap=1.1)),
+    "gspo_sequence_mask": GspoConfig(clip_low=0.1, clip_high=0.1, correction=CorrectionConfig(kind="sequence_mask")),
+    "gspo_token_entropy": GspoConfig(clip_low=0.1, clip_high=0.1, token_level=True, entropy_coef=0.1),
+    "rloo_clipped_sequence_truncate": RlooConfig(
+        num_updates=2, kl_coef=0.1, correction=CorrectionConfig(kind="sequence_truncate", cap=1.5)
+    ),
+    "reinforce_plus_plus_decoupled_mask": ReinforcePlusPlusConfig(
+        kl_coef=0.1, correction=CorrectionConfig(kind="decoupled", over="mask", cap=1.2)
+    ),
+    "reinforce_plus_plus_baseline": ReinforcePlusPlusConfig(baseline=True, kl_coef=0.1),
+    "cispo_icepop": CispoConfig(ratio_cap=1.1, correction=CorrectionConfig(kind="icepop", low=0.8, cap=1.2)),
     "sft_token_mean": SftConfig(),
     "sft_sequence_mean": SftConfig(aggregation="seq_mean_token_mean"),
 }
@@ -43,6 +61,15 @@ def splits(world_size: int) -> list[tuple[str, int]]:
     return SPLITS if world_size == 1 else [SPLITS[1], SPLITS[3]]
 
 
+UPDATES: dict[str, AnyAlgorithmConfig] = {
+    "reinforce_plus_plus_kl": ReinforcePlusPlusConfig(kl_coef=0.5),
+    "rloo_kl_two_updates": RlooConfig(kl_coef=0.5, num_updates=2),
+    "dapo_loglinear_two_updates": DapoConfig(
+        num_updates=2, correction=CorrectionConfig(kind="decoupled", proximal="loglinear")
+    ),
+    "grpo_asynchronous": GrpoConfig(entropy_coef=0.1, kl_coef=0.1),
+}
+"""Whole updates, with everything that the learner fills in."""
 STAGES: dict[str, dict[str, Any]] = {
     **{f"zero{stage}": {"zero_stage": stage} for stage in range(4)},
     "zero3_lora": {"zero_stage": 3, "lora": LoraConfig(rank=4)},
@@ -70,6 +97,8 @@ def examples(num_examples: int = 13) -> list[Example]:
                 completion.astype(np.int32),
                 loss_mask=mask,
                 advantages=np.full(len(completion), rng.normal(), np.float32),
+                weight=0.5 + number / num_examples,
+                group=number // 3,
             )
         )
     return made
@@ -97,13 +126,43 @@ def gradients(model: str, out: Path) -> None:
             settings = LearnerConfig(layout=layout, micro_batch_tokens=budget, threads_per_rank=1)  # type: ignore[arg-type]
             learner = Learner(settings, model, build_algorithm(config), 0.7, 1, 0, out)
             batch = examples()
-            if isinstance(config, GrpoConfig):
-                batch = with_old_policies(batch, learner.logprobs(batch))
+            if not isinstance(config, SftConfig):
+                batch = learner.algorithm.complete(with_old_policies(batch, learner.logprobs(batch)))
             metrics = learner.forward_backward([example for example in batch if example.loss_mask.any()])
             flat = torch.cat([p.grad.flatten() for p in learner.engine.trainable if p.grad is not None])
             dist.all_reduce(flat)
             metrics.pop("learner/padding_share")
             save(out / f"{name}-{layout}-{budget}", {"gradient": (flat / dist.get_world_size()).numpy(), **metrics})
+
+
+def updates(model: str, out: Path) -> None:
+    """Two asynchronous updates of every algorithm that reads more than its examples; the weights after them."""
+    from raylign.learners.learner import Learner
+
+    for layout, budget in splits(int(os.environ["WORLD_SIZE"])):
+        for name, config in UPDATES.items():
+            settings = LearnerConfig(
+                learning_rate=0.3,
+                adam_epsilon=1.0,
+                layout=layout,  # type: ignore[arg-type]
+                micro_batch_tokens=budget,
+                threads_per_rank=1,
+            )
+            learner = Learner(settings, model, build_algorithm(config, 2), 1.0, 4, 0, out, max_staleness=2)
+            batch = [
+                replace(
+                    example,
+                    rollout_logps=np.full(len(example.completion_ids), -4.0, np.float32),
+                    token_versions=np.full(len(example.completion_ids), 3 + number % 2, np.int32),
+                )
+                for number, example in enumerate(examples())
+            ]
+            learner.update(batch, version=4)
+            metrics = learner.update(batch, version=5)
+            weights = np.concatenate([tensor.float().flatten().numpy() for _, tensor in learner.weights()])
+            for key in ("learner/padding_share", "learner/tokens_per_s"):
+                metrics.pop(key)
+            save(out / f"update-{name}-{layout}-{budget}", {"weights": weights, **metrics})
 
 
 def steps(model: str, out: Path) -> None:
@@ -153,4 +212,4 @@ def save(path: Path, values: dict[str, Any]) -> None:
 if __name__ == "__main__":
     model_path, out_folder, parts = sys.argv[1:]
     for part in parts.split(","):
-        {"gradients": gradients, "steps": steps}[part](model_path, Path(out_folder))
+        {"gradients": gradients, "updates": updates, "steps": steps}[part](model_path, Path(out_folder))

@@ -13,11 +13,16 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from raylign.learners.algorithms.base import Example
+from raylign.learners.algorithms.cispo import CispoConfig
 from raylign.learners.algorithms.grpo import GrpoConfig
-from raylign.learners.algorithms.registry import build_algorithm
+from raylign.learners.algorithms.gspo import GspoConfig
+from raylign.learners.algorithms.registry import AnyAlgorithmConfig, build_algorithm
+from raylign.learners.algorithms.rloo import RlooConfig
 from raylign.learners.algorithms.sft import SftConfig
+from raylign.learners.corrections import CorrectionConfig
 from raylign.learners.engine import LearnerConfig, LoraConfig, NonFiniteError
 from raylign.learners.learner import Learner
+from raylign.rollout.staleness import StalenessError
 
 pytestmark = pytest.mark.ray
 Make = Callable[..., Learner]
@@ -26,15 +31,17 @@ Make = Callable[..., Learner]
 @pytest.fixture
 def make(tiny_model: Path, tmp_path: Path) -> Make:
     def build(
-        algorithm: GrpoConfig | SftConfig | None = None,
+        algorithm: AnyAlgorithmConfig | None = None,
         temperature: float = 1.0,
         model: Path = tiny_model,
         total_steps: int = 10,
+        max_staleness: int = 0,
         **settings: Any,
     ) -> Learner:
         config = LearnerConfig.model_validate({"learning_rate": 1e-2, "threads_per_rank": 1, **settings})
-        chosen = build_algorithm(algorithm or GrpoConfig())
-        return Learner(config, str(model), chosen, temperature, total_steps, 0, tmp_path / "debug")
+        chosen = build_algorithm(algorithm or GrpoConfig(), max_staleness)
+        debug = tmp_path / "debug"
+        return Learner(config, str(model), chosen, temperature, total_steps, 0, debug, max_staleness)
 
     return build
 
@@ -271,3 +278,106 @@ def test_packing_is_refused_where_attention_would_be_wrong(make: Make, tiny_mode
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     for example, logps in zip(examples(), make(model=folder).logprobs(examples()), strict=True):
         assert logps == pytest.approx(transformers_logps(model, example), abs=2e-6)
+
+
+def gradient(learner: Learner) -> torch.Tensor:
+    return torch.cat([p.grad.flatten() for p in learner.engine.trainable if p.grad is not None]).clone()
+
+
+def with_zeros(made: list[Example]) -> list[Example]:
+    return [
+        replace(example, advantages=np.zeros_like(example.loss_mask)) if number % 2 else example
+        for number, example in enumerate(made)
+    ]
+
+
+@pytest.mark.parametrize(
+    "algorithm",
+    [GrpoConfig(), GrpoConfig(aggregation="seq_mean_token_mean"), GspoConfig(), CispoConfig(), RlooConfig()],
+    ids=repr,
+)
+def test_leaving_out_sequences_without_advantage_keeps_the_gradient(make: Make, algorithm: AnyAlgorithmConfig) -> None:
+    batch = with_zeros(examples())
+    skipping, running = make(algorithm), make(algorithm)
+    running.algorithm.skips_zero_advantages = False
+    fewer, all_of_them = skipping.forward_backward(batch), running.forward_backward(batch)
+    lengths = [len(example.completion_ids) for example in batch]
+    assert fewer["learner/skipped_share"] == pytest.approx(sum(lengths[1::2]) / sum(lengths))
+    assert all_of_them["learner/skipped_share"] == 0
+    assert fewer["learner/loss"] == pytest.approx(all_of_them["learner/loss"], rel=1e-6)
+    torch.testing.assert_close(gradient(skipping), gradient(running), rtol=1e-5, atol=1e-8)
+    # the meters are those of the sequences that were run
+    alone = make(algorithm).forward_backward(batch[::2])
+    for key in ("mismatch/mean_abs_logp_difference", "mismatch/geometric_mean_ratio", "learner/entropy"):
+        assert fewer[key] == pytest.approx(alone[key], rel=1e-6)
+
+
+def test_nothing_is_left_out_where_kl_or_entropy_reach_every_token(make: Make) -> None:
+    for algorithm in (GrpoConfig(kl_coef=0.1), GrpoConfig(entropy_coef=0.1)):
+        assert make(algorithm).update(with_zeros(examples()))["learner/skipped_share"] == 0
+
+
+def test_the_entropy_bonus_raises_entropy(make: Make) -> None:
+    flat = [replace(e, advantages=np.zeros_like(e.loss_mask)) for e in examples()]
+    learner = make(GrpoConfig(entropy_coef=1.0))
+    found = [learner.update(flat) for _ in range(4)]
+    assert found[3]["learner/entropy"] > found[0]["learner/entropy"] + 1e-3
+    assert found[0]["learner/loss"] == pytest.approx(-found[0]["learner/entropy"], rel=1e-6)
+    chunked = make(GrpoConfig(entropy_coef=1.0), logit_chunk_tokens=7)
+    assert chunked.update(flat)["learner/grad_norm"] == pytest.approx(found[0]["learner/grad_norm"], rel=1e-5)
+
+
+def test_the_weight_of_an_example_scales_its_policy_loss_only(make: Make) -> None:
+    batch = examples()
+    heavy = [replace(example, weight=2.0) for example in batch]
+    plain = make().forward_backward(batch)["learner/loss"]
+    assert make().forward_backward(heavy)["learner/loss"] == pytest.approx(2 * plain, rel=1e-6)
+    flat = [replace(e, advantages=np.zeros_like(e.loss_mask), weight=2.0) for e in batch]
+    entropy = make(GrpoConfig(entropy_coef=1.0)).forward_backward(flat)
+    assert entropy["learner/loss"] == pytest.approx(-entropy["learner/entropy"], rel=1e-6)
+
+
+def test_stale_tokens_are_stopped_before_the_optimizer_moves(make: Make) -> None:
+    learner = make(max_staleness=1)
+    aged = [
+        replace(example, token_versions=np.full(len(example.completion_ids), 3 + number % 2, np.int32))
+        for number, example in enumerate(examples())
+    ]
+    with pytest.raises(StalenessError, match="older than the bound of 1"):
+        learner.update(aged, version=5)
+    assert learner.engine.num_steps == 0
+    metrics = learner.update(aged, version=4)
+    assert metrics["staleness/max"] == 1
+    assert metrics["staleness/share_0"] + metrics["staleness/share_1"] == pytest.approx(1)
+    assert metrics["mismatch/truncated_share"] >= 0  # decoupled by default
+    assert metrics["mismatch/min_ratio"] < metrics["mismatch/mean_ratio"] < metrics["mismatch/max_ratio"]
+
+
+def test_a_single_asynchronous_step_makes_no_extra_forward_pass(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    learner = make(max_staleness=1)
+    calls = []
+    whole = learner.engine.logprobs
+
+    def counted(batches: Any) -> Any:
+        calls.append(len(batches))
+        return whole(batches)
+
+    monkeypatch.setattr(learner.engine, "logprobs", counted)
+    aged = [replace(e, token_versions=np.zeros(len(e.completion_ids), np.int32)) for e in examples()]
+    learner.update(aged, version=1)
+    assert not calls
+
+
+def test_loglinear_proximal_is_exact_in_the_first_of_several_steps(make: Make) -> None:
+    aged = [replace(e, token_versions=np.zeros(len(e.completion_ids), np.int32)) for e in examples()]
+    settings = {"max_staleness": 2, "learning_rate": 1e-9}
+    correction = CorrectionConfig(kind="decoupled", proximal="loglinear")
+    approximate = make(GrpoConfig(num_updates=2, correction=correction), **settings)
+    with pytest.raises(ValueError, match="must be told the version"):
+        approximate.update(aged)
+    # with a learning rate of nearly 0 the policy does not move: π_prox of the first step is the policy itself, and in
+    # the second, half a version on, α = 2 / 2.5
+    first = approximate._prepared([aged[:4], aged[4:]], version=2)
+    assert first[0][0].proximal_share == pytest.approx(1.0)
+    assert first[1][0].proximal_share == pytest.approx(0.8)
+    assert np.isfinite(approximate.update(aged, version=2)["learner/loss"])

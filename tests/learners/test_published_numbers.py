@@ -202,7 +202,7 @@ def test_overlong_penalty_grows_in_a_line() -> None:
 
 
 def test_dynamic_sampling_keeps_groups_with_spread() -> None:
-    rows = [[1, 1, 1, 1], [0, 0, 0, 0], [1, 0, 1, 0], [0.5, 0.5, 0.5, 0.5], [0, 0, 0, 1]]
+    rows: list[list[float]] = [[1, 1, 1, 1], [0, 0, 0, 0], [1, 0, 1, 0], [0.5, 0.5, 0.5, 0.5], [0, 0, 0, 1]]
     algorithm = Dapo(DapoConfig())
     assert [number for number, row in enumerate(rows) if algorithm.accepts(one_token_group(row))] == [2, 4]
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from rank_cases import ALGORITHMS, STAGES, splits  # type: ignore[import-not-found]  # a script beside this file
+from rank_cases import ALGORITHMS, STAGES, UPDATES, splits  # type: ignore[import-not-found]  # a script beside this file
 
 pytestmark = pytest.mark.ray
 DEADLINE_S = 240
@@ -44,14 +44,14 @@ def run_ranks(model: Path, out: Path, parts: str, world_size: int) -> None:
 @pytest.fixture(scope="module")
 def one_rank(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("one_rank")
-    run_ranks(tiny_model, out, "gradients,steps", 1)
+    run_ranks(tiny_model, out, "gradients,updates,steps", 1)
     return out
 
 
 @pytest.fixture(scope="module")
 def two_ranks(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("two_ranks")
-    run_ranks(tiny_model, out, "gradients,steps", 2)
+    run_ranks(tiny_model, out, "gradients,updates,steps", 2)
     return out
 
 
@@ -79,6 +79,16 @@ def test_loss_and_gradient_do_not_depend_on_the_split(algorithm: str, one_rank: 
     print(f"{algorithm}: worst relative difference {worst:.1e}")
     assert np.linalg.norm(whole["gradient"]) > 1e-3
     assert worst <= 1e-5
+
+
+@pytest.mark.parametrize("algorithm", UPDATES)
+def test_updates_do_not_depend_on_ranks_and_split(algorithm: str, one_rank: Path, two_ranks: Path) -> None:
+    expected = load(one_rank, f"update-{algorithm}-padded-10000")
+    assert expected["staleness/share_1"] + expected["staleness/share_2"] == pytest.approx(1)
+    for world_size, folder in ((1, one_rank), (2, two_ranks)):
+        for layout, budget in splits(world_size):
+            for key, value in load(folder, f"update-{algorithm}-{layout}-{budget}").items():
+                np.testing.assert_allclose(value, expected[key], rtol=2e-4, atol=2e-5, err_msg=key)
 
 
 @pytest.mark.parametrize("stage", ["zero0", "zero1", "zero2", "zero3", "zero3_checkpointing"])

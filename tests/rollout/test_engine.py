@@ -176,19 +176,17 @@ def test_an_update_to_other_weights_gives_their_log_probs_and_a_digest_of_its_ow
     sender = SharedMemorySender(bucket_bytes=100_000)
 
     async def send(model, version: int) -> tuple[str, float]:
+        buckets = sender.export(version, model.named_parameters())
+        await engine.check_weights(buckets)
         await engine.pause()
-        await engine.start_weight_update()
-        for bucket in sender.export(version, model.named_parameters()):
-            await engine.update_weights(bucket)
-        await engine.finish_weight_update()
-        await engine.commit_weight_version(version)
-        await engine.reset_prefix_cache()
-        await engine.resume()
+        digest = await engine.load_weights(buckets)
+        await engine.commit_weights(version, True)
         sender.release()
         group = await engine.generate(prompt, sampling, 4)
         assert all(each.version_spans[0].version == version for each in group.completions)
         gaps = [reference_logps(model, prompt, each, 0.7) - each.logps for each in group.completions]
-        return await engine.weight_checksum(), float(np.abs(np.concatenate(gaps)).mean())
+        assert digest == await engine.weight_checksum()
+        return digest, float(np.abs(np.concatenate(gaps)).mean())
 
     from_disk = runner.run(engine.weight_checksum())
     other_digest, other_gap = runner.run(send(other, 1))

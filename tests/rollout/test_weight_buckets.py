@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from raylign.rollout.weight_buckets import BucketError, BucketInfo, SharedMemorySender, read_bucket, remove_orphans
+from raylign.rollout.weight_buckets import (
+    BucketError,
+    BucketInfo,
+    SharedMemorySender,
+    check_buckets,
+    read_bucket,
+    remove_orphans,
+)
 
 
 def some_weights() -> dict[str, torch.Tensor]:
@@ -48,13 +55,28 @@ def test_a_damaged_a_cut_and_a_missing_bucket_are_refused(tmp_path: Path) -> Non
     content = path.read_bytes()
     path.write_bytes(content[:5000] + bytes([content[5000] ^ 1]) + content[5001:])
     with pytest.raises(BucketError, match=r"bucket 1 of 1 of version 1 .* damaged"):
-        list(read_bucket(BucketInfo(**bucket)))
-    path.write_bytes(content[:-1])
+        check_buckets([BucketInfo(**bucket)])
+    path.write_bytes(content[: bucket["num_bytes"] - 1])
     with pytest.raises(BucketError, match="bytes instead of"):
         list(read_bucket(BucketInfo(**bucket)))
     sender.release()
     with pytest.raises(BucketError, match="share a node's memory"):
         list(read_bucket(BucketInfo(**bucket)))
+
+
+def test_the_next_version_is_written_to_the_same_memory_and_buckets_too_many_go(tmp_path: Path) -> None:
+    sender = SharedMemorySender(1000, tmp_path)
+    first = sender.export(1, [("a", torch.ones(200)), ("b", torch.ones(200)), ("c", torch.ones(400))])
+    second = sender.export(2, [("a", torch.full((200,), 2.0)), ("b", torch.full((40,), 3.0))])
+    assert len(first) == 3 and len(second) == 1 and second[0]["path"] == first[0]["path"]
+    check_buckets([BucketInfo(**second[0])])
+    with pytest.raises(BucketError, match=r"bucket 1 of 3 of version 1 .* damaged"):
+        check_buckets([BucketInfo(**first[0])])  # an engine that comes too late for version 1 notices
+    found = dict(read_bucket(BucketInfo(**second[0])))
+    assert torch.equal(found["a"], torch.full((200,), 2.0)) and torch.equal(found["b"], torch.full((40,), 3.0))
+    assert [str(path) for path in tmp_path.iterdir()] == [first[0]["path"]]
+    large = sender.export(3, [("a", torch.ones(5000))])  # more than the file held
+    check_buckets([BucketInfo(**large[0])])
 
 
 def test_an_export_that_breaks_leaves_nothing(tmp_path: Path) -> None:
