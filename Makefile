@@ -9,7 +9,7 @@ endif
 INSTALLED := .venv/installed-$(FLAVOUR)
 BIN := .venv/bin
 
-.PHONY: help install quickstart test lint format lock clean
+.PHONY: help install quickstart test bench lint format lock clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -26,6 +26,9 @@ quickstart: install ## a tiny model learns by GRPO, with a report at the end (SE
 
 test: install ## the test suite (TESTS=tests/rollout for a part)
 	$(BIN)/python -m pytest $(TESTS) -m "not slow and not gpu" --durations 15
+
+bench: install ## all benchmarks; benchmarks/README.md is the table (BENCH="--only NAME" for a part)
+	$(BIN)/python -m benchmarks.run $(BENCH)
 
 lint: install ## formatting, rules and types
 	$(BIN)/ruff format --check

@@ -216,7 +216,7 @@ def _train_problems(config: TrainConfig) -> Iterator[str]:
         yield f"replay is {config.replay}: {config.algorithm.name} learns from the rows themselves, not from rollouts"
     if sampling.max_tokens >= engine.max_model_len:
         yield _no_room(sampling.max_tokens, "rollout.engine.max_model_len", engine.max_model_len)
-    if learner.micro_batch_tokens < engine.max_model_len:
+    if learner.micro_batch_tokens != "auto" and learner.micro_batch_tokens < engine.max_model_len:
         yield (
             f"learner.micro_batch_tokens is {learner.micro_batch_tokens}: one sequence may have "
             f"rollout.engine.max_model_len = {engine.max_model_len} tokens and must fit"

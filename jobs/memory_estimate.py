@@ -15,6 +15,7 @@ from typing import Any
 from raylign.jobs.config import TrainConfig
 from raylign.jobs.machine import GIB, Machine
 from raylign.learners.algorithms.policy import PolicyConfig
+from raylign.learners.engine import resolve_micro_batch_tokens
 from raylign.rollout.engine import EngineConfig
 
 ACTIVATIONS = "activations (about)"
@@ -102,10 +103,11 @@ def learner_bytes(size: ModelSize, config: TrainConfig, on_gpu: bool) -> dict[st
     if isinstance(config.algorithm, PolicyConfig) and config.algorithm.kl_coef > 0 and learner.lora is None:
         parts["reference model"] = sharded(size.num_parameters * dtype_bytes, 3)
     # logits, their log-softmax and its gradient, in float32
-    parts["logits chunk"] = 3 * 4 * min(learner.logit_chunk_tokens, learner.micro_batch_tokens) * size.vocabulary_size
+    pass_tokens = max(resolve_micro_batch_tokens(learner, on_gpu), config.rollout.engine.max_model_len)
+    parts["logits chunk"] = 3 * 4 * min(learner.logit_chunk_tokens, pass_tokens) * size.vocabulary_size
     num_completions = config.sampling.num_completions if config.algorithm.name != "sft" else 1
     step_tokens = config.rollout.prompts_per_step * num_completions * config.rollout.engine.max_model_len
-    num_tokens = min(learner.micro_batch_tokens, step_tokens)
+    num_tokens = min(pass_tokens, step_tokens)
     per_layer = num_tokens * (9 * size.width + 4 * size.mlp_width) * dtype_bytes
     kept = num_tokens * size.width * dtype_bytes * size.num_layers
     parts[ACTIVATIONS] = kept + per_layer if learner.gradient_checkpointing else per_layer * size.num_layers

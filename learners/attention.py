@@ -53,14 +53,12 @@ def packed_attention(
         )
         assert isinstance(out, torch.Tensor)
         return out[None], None
+    # `split`, not slices: the gradient of a slice is a whole row of zeros, that of a split is one concatenation
+    sizes = [count * length for count, length in packed_runs]
+    pieces = zip(*(tensor[0].split(sizes, dim=1) for tensor in (query, key, value)), strict=True)
     outputs = []
-    start = 0
-    for count, length in packed_runs:
-        q, k, v = (
-            tensor[0, :, start : start + count * length].unflatten(1, (count, length)).transpose(0, 1)
-            for tensor in (query, key, value)
-        )
+    for (count, length), run in zip(packed_runs, pieces, strict=True):
+        q, k, v = (tensor.unflatten(1, (count, length)).transpose(0, 1) for tensor in run)
         attended = scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling, enable_gqa=True)
         outputs.append(attended.transpose(1, 2).flatten(0, 1))
-        start += count * length
     return torch.cat(outputs)[None], None

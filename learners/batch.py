@@ -24,6 +24,11 @@ Layout = Literal["padded", "packed"]
 TOKEN_FIELDS = ("advantages", "rollout_logps", "old_logps", "reference_logps", "proximal_share")
 """Optional (T,) fields of an `Example`, flat (N,) in a `MicroBatch`."""
 
+MAX_PADDING_SHARE = 0.06
+"""Of a padded micro-batch."""
+WORTH_A_PASS = 64
+"""Positions of padding that cost less than another forward/backward pass."""
+
 
 @dataclass(frozen=True)
 class MicroBatch:
@@ -104,8 +109,9 @@ def shard(examples: Sequence[Example], rank: int, world_size: int) -> list[int]:
 def plan_micro_batches(lengths: Sequence[int], token_budget: int, layout: Layout) -> list[list[int]]:
     """Which sequences go together: sorted by length, as many as the budget holds, padding included.
 
-    A sequence longer than the budget gets a micro-batch of its own. The number of micro-batches is the least
-    possible and each holds about the same number of tokens, so that no small rest is left for the end.
+    A sequence longer than the budget gets a micro-batch of its own. A padded micro-batch is closed before more than
+    `MAX_PADDING_SHARE` of it is padding. The number of micro-batches is the least possible so, and each holds about the
+    same number of tokens, so that no small rest is left for the end.
     """
     order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
     plan = _fill(order, lengths, token_budget, layout)
@@ -126,7 +132,8 @@ def _fill(order: list[int], lengths: Sequence[int], token_budget: int, layout: L
         length = lengths[index]
         # Ascending lengths: the newest sequence is the longest of its micro-batch, so it sets the padded width.
         needed = (len(plan[-1]) + 1) * length if plan and layout == "padded" else used + length
-        if not plan or needed > token_budget:
+        too_padded = needed - used - length > max(MAX_PADDING_SHARE * needed, WORTH_A_PASS)
+        if not plan or needed > token_budget or too_padded:
             plan.append([])
             used = 0
         plan[-1].append(index)

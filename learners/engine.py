@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, Field
@@ -62,11 +62,12 @@ class LearnerConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
     """AdamW's denominator floor."""
     max_grad_norm: float = Field(1.0, gt=0)
     """Gradients are scaled down to this global norm."""
-    micro_batch_tokens: int = Field(8192, ge=1)
-    """Token budget (padding included) of one forward/backward pass on one rank."""
+    micro_batch_tokens: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    """Token budget (padding included) of one forward/backward pass on one rank; auto: 8192 on GPU, 2048 on CPU, whose
+    caches hold no more."""
     layout: Literal["auto", "padded", "packed"] = "auto"
     """Micro-batches: rows padded to equal length and bucketed by length, or packed into one row; auto: packed
-    on GPU in bfloat16, where the model's attention allows it.
+    on CPU and in bfloat16, where the model's attention allows it.
     """
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass to save memory."""
@@ -265,6 +266,13 @@ def resolve_dtype(config: LearnerConfig) -> Literal["float32", "bfloat16"]:
     if config.dtype != "auto":
         return config.dtype
     return "bfloat16" if local_device().type == "cuda" else "float32"
+
+
+def resolve_micro_batch_tokens(config: LearnerConfig, on_gpu: bool) -> int:
+    """What `auto` means here."""
+    if config.micro_batch_tokens != "auto":
+        return config.micro_batch_tokens
+    return 8192 if on_gpu else 2048
 
 
 def shard_reference(policy: PolicyModel, config: LearnerConfig) -> Callable[[MicroBatch], Any]:

@@ -36,7 +36,7 @@ from raylign.learners.distributed import (
     rank,
     world_size,
 )
-from raylign.learners.engine import DeepSpeedEngine, LearnerConfig, shard_reference
+from raylign.learners.engine import DeepSpeedEngine, LearnerConfig, resolve_micro_batch_tokens, shard_reference
 from raylign.learners.mismatch import finish_mismatch, mismatch_metrics
 from raylign.learners.model import load_policy, load_reference, resolve_layout
 from raylign.learners.staleness_door import staleness_metrics
@@ -175,9 +175,9 @@ class Learner:
     def _local_batches(self, examples: Sequence[Example]) -> list[MicroBatch]:
         """This rank's micro-batches, filled up with stand-ins to as many as the rank with the most has."""
         shares = [shard(examples, r, world_size()) for r in range(world_size())]
+        budget = resolve_micro_batch_tokens(self.config, on_gpu=local_device().type == "cuda")
         plans = [
-            plan_micro_batches([input_length(examples[i]) for i in share], self.config.micro_batch_tokens, self.layout)
-            for share in shares
+            plan_micro_batches([input_length(examples[i]) for i in share], budget, self.layout) for share in shares
         ]
         share, plan = shares[rank()], plans[rank()]
         batches = [make_micro_batch(examples, [share[i] for i in part], self.layout) for part in plan]

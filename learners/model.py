@@ -107,12 +107,13 @@ class PolicyModel(nn.Module):
 
 
 def resolve_layout(config: LearnerConfig, model_path: str) -> Layout:
-    """What `auto` means here: packed where variable-length flash attention serves the model."""
+    """What `auto` means here: packed where the model has full attention only, but for float32 on GPUs, where no fast
+    kernel of variable-length attention exists."""
     from transformers import AutoConfig
 
     if config.layout != "auto":
         return config.layout
-    fast = local_device().type == "cuda" and resolve_dtype(config) == "bfloat16"
+    fast = local_device().type == "cpu" or resolve_dtype(config) == "bfloat16"
     return "packed" if fast and _has_full_attention(AutoConfig.from_pretrained(model_path)) else "padded"
 
 

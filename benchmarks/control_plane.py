@@ -1,0 +1,128 @@
+"""Control plane: trajectories/s through feeder, workers, reward server, experience log and step batches, with scripted
+engines, 8 and 64 of them.
+
+Given nothing; every part but model and learner is the real one, and every group is scored, logged and leased. A
+trajectory is one completion with its log-probs, versions and rewards.
+
+    .venv/bin/python -m benchmarks.control_plane
+"""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.measurement import Measurement, show
+from benchmarks.scripted import ScriptedPool
+
+GROUPS_PER_STEP, NUM_COMPLETIONS, ANSWER_TOKENS = 256, 8, 64
+MAX_STALENESS = 2
+DATA = {
+    "source": "reasoning_gym:chain_sum",
+    "num_generated": 500,
+    "prompt": "{metadata.expression} =",
+    "template": "{prompt}",
+}
+
+
+def measure(num_rounds: int = 3, num_steps: int = 12, num_hosts: int = 2) -> list[dict[str, Any]]:
+    """Rates with 8 and 64 engines, in turn."""
+    rates = asyncio.run(_rates(num_rounds, num_steps, num_hosts))
+    few, many = rates[8], rates[64]
+    ratios = [b / a for a, b in zip(few, many, strict=True)]
+    about = [
+        f"groups of {NUM_COMPLETIONS} completions of {ANSWER_TOKENS} tokens; {num_hosts} processes host the engines"
+    ]
+    return [
+        Measurement(
+            "control plane, 64 engines",
+            "trajectories/s",
+            statistics.median(many),
+            spread=(min(many), max(many)),
+            goal=">= 5000",
+            notes=about,
+        ).row(),
+        Measurement(
+            "control plane, 64 engines against 8",
+            "trajectories/s",
+            statistics.median(many),
+            other=statistics.median(few),
+            other_name="8 engines",
+            ratio=statistics.median(ratios),
+            spread=(min(ratios), max(ratios)),
+            goal=">= 0.9",
+        ).row(),
+    ]
+
+
+async def _rates(num_rounds: int, num_steps: int, num_hosts: int) -> dict[int, list[float]]:
+    from raylign.actors.cluster import ClusterConfig, ray_cluster
+
+    rates: dict[int, list[float]] = {8: [], 64: []}
+    with ray_cluster(ClusterConfig(address="local")):
+        for turn in range(num_rounds):
+            for num_engines in sorted(rates, reverse=turn % 2 == 1):
+                rates[num_engines].append(await _rate(num_engines, num_steps, num_hosts))
+    return rates
+
+
+async def _rate(num_engines: int, num_steps: int, num_hosts: int) -> float:
+    """Trajectories/s over the steps after the first two, which fill the pipe."""
+    from raylign.jobs.config import TrainConfig
+    from raylign.jobs.experience_flow import LiveFlow
+    from raylign.jobs.init_model import InitModelConfig, init_model
+    from raylign.learners.algorithms.registry import build_algorithm
+    from raylign.rollout.model_folder import load_tokenizer
+    from raylign.rollout.prompts import DataConfig, PromptSource
+
+    num_warm_up = 2
+    with tempfile.TemporaryDirectory() as folder:
+        model = init_model(
+            InitModelConfig(output=Path(folder) / "model", data=DataConfig(**DATA), width=64, num_heads=2)
+        )
+        config = TrainConfig.model_validate(
+            {
+                "folder": folder,
+                "num_steps": num_steps + num_warm_up,
+                "data": DATA,
+                "model": {"path": str(model)},
+                "sampling": {"num_completions": NUM_COMPLETIONS, "max_tokens": ANSWER_TOKENS},
+                "rollout": {"prompts_per_step": GROUPS_PER_STEP},
+                "rewards": [{"name": "numeric"}],
+                "async": {"max_staleness": MAX_STALENESS},
+            }
+        )
+        prompts = PromptSource.open(config.data, load_tokenizer(str(model)), 0, 400)
+        algorithm = build_algorithm(config.algorithm, MAX_STALENESS, {"numeric": 1.0})
+        scripted = ScriptedPool(num_engines, num_hosts, ANSWER_TOKENS)
+        pool = await scripted.open(config.rewards)
+        flow = await LiveFlow.start(
+            config, pool, prompts, algorithm, Path(folder) / "experience", step=0, position=None, takes_turns=False
+        )
+        try:
+            start = time.perf_counter()
+            num_trajectories = 0
+            for step in range(num_steps + num_warm_up):
+                if step == num_warm_up:
+                    start, num_trajectories = time.perf_counter(), 0
+                batch = await flow.next(step)
+                num_trajectories += sum(len(group.completions) for group in batch.groups)
+                await asyncio.gather(*(handle.commit_weight_version.remote(step + 1) for handle in scripted.handles))
+                flow.weights_arrived(step + 1)
+                await flow.trained(batch)
+            return num_trajectories / (time.perf_counter() - start)
+        finally:
+            await flow.stop()
+            await pool.stop()
+
+
+def main() -> None:
+    show(measure())
+
+
+if __name__ == "__main__":
+    main()
