@@ -38,7 +38,7 @@ class LearnerRank:
         self._sender = SharedMemorySender(spec.weights_bucket_bytes) if rank() == 0 else None
         self._gpu_sender: Any = None
 
-    def update(self, examples: Sequence[Example], version: int | None) -> dict[str, float]:
+    def update(self, examples: Sequence[Example], version: int | None = None) -> dict[str, float]:
         """One batch, this rank's share of it."""
         return self._learner.update(examples, version)
 

@@ -89,6 +89,9 @@ class RolloutEngine(Protocol):
         """Label what is sampled from now on, forget keys and values of older weights (those of running requests too,
         where told to compute them again), and go on."""
 
+    async def commit_weight_version(self, version: int) -> None:
+        """Label what is sampled from now on."""
+
     async def weight_checksum(self) -> str:
         """One digest over the weights that the engine holds."""
 
@@ -349,7 +352,6 @@ class VllmEngine:
         await self.resume()
 
     async def commit_weight_version(self, version: int) -> None:
-        """Label what is sampled from now on."""
         await self._answer(self._llm.update_weight_version(str(version)))
 
     async def weight_checksum(self) -> str:

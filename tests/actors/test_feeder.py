@@ -216,9 +216,7 @@ def dies(group: Group, attempt: int) -> Group:
 
 def test_a_dead_engine_is_reported_with_its_last_words(tmp_path: Path) -> None:
     async def work(fed: Fed) -> None:
-        with pytest.raises(
-            RolloutError, match=r"worker 0 died with \d+ groups outstanding: EngineCore ended"
-        ):
+        with pytest.raises(RolloutError, match=r"worker 0 died with \d+ groups outstanding: EngineCore ended"):
             await fed.feeder.failure
 
     feed(tmp_path, work, [SickEngine(dies)])

@@ -402,7 +402,7 @@ def test_a_new_engine_waits_for_the_next_delivery_where_newer_weights_were_expor
         await asyncio.sleep(0.05)
         assert publisher.states[0] is EngineState.STALE and replacing.made[0].verbs == []
         await publisher.deliver(exported)
-        assert replacing.made[0].version == 2 and publisher.states[0] is EngineState.CURRENT
+        assert [replacing.made[0].version, publisher.states[0]] == [2, EngineState.CURRENT]
 
     run(test())
 
