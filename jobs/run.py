@@ -426,6 +426,11 @@ class Run:
         )
         return line
 
+    async def evaluate_at_start(self) -> None:
+        """What the run began with; a resumed run has it already."""
+        if self.step == 0:
+            await self.evaluate()
+
     async def evaluate_if_due(self, step: int) -> None:
         """Every `evaluation.every_steps`, and after the last step."""
         every = self.config.evaluation.every_steps

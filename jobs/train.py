@@ -67,7 +67,7 @@ async def train_async(config: TrainConfig) -> Run:
 
 async def learn_from_rollouts(run: Run) -> None:
     """Train on what the engines generate meanwhile; send them the new weights; again."""
-    await run.evaluate()
+    await run.evaluate_at_start()
     async with run.experience_flowing():
         for step in run.steps():
             batch = await run.next_batch(step)
@@ -80,7 +80,7 @@ async def learn_from_rollouts(run: Run) -> None:
 
 async def learn_from_demonstrations(run: Run) -> None:
     """Supervised steps on the rows' own responses."""
-    await run.evaluate()
+    await run.evaluate_at_start()
     for step in run.steps():
         examples = run.demonstrations(step * run.prompts_per_step, run.prompts_per_step)
         update_metrics = await run.update(examples, version=None)
