@@ -27,6 +27,8 @@ from raylign.rollout.sampling import SamplingConfig
 from raylign.rollout.staleness import StalenessBound
 
 REPORT_S = 30.0
+SIGN_OF_LIFE_S = 90.0
+"""A process that answers nothing for so long is taken for dead."""
 LOOK_S = 0.5
 """How often a new worker is asked whether it has the weights."""
 MAX_REPLACEMENTS = 3
@@ -253,7 +255,13 @@ class RolloutFeeder:
 
     async def _follow_log(self) -> None:
         while True:
-            self._heed(await self._log.arrivals.remote(REPORT_S))
+            try:
+                async with asyncio.timeout(REPORT_S + SIGN_OF_LIFE_S):
+                    arrivals = await self._log.arrivals.remote(REPORT_S)
+            except Exception as error:
+                words = str(error) or f"no sign of life for {REPORT_S + SIGN_OF_LIFE_S:.0f} s"
+                raise ExperienceError(f"the experience log's process failed: {words}; go on by --resume") from error
+            self._heed(arrivals)
 
     def _heed(self, arrivals: Arrivals) -> None:
         self._num_waiting, self._num_room = arrivals.num_waiting, arrivals.num_room
@@ -265,7 +273,8 @@ class RolloutFeeder:
     async def _follow_worker(self, number: int) -> None:
         while True:
             try:
-                troubles = await self._pool.worker(number).troubles.remote(REPORT_S)
+                async with asyncio.timeout(REPORT_S + SIGN_OF_LIFE_S):
+                    troubles = await self._pool.worker(number).troubles.remote(REPORT_S)
                 dead = next((failure.message for _, failure in troubles if failure.kind == ENGINE_DIED), None)
             except Exception as error:
                 if number in self._away:  # somebody else is replacing it
@@ -275,7 +284,7 @@ class RolloutFeeder:
                 if isinstance(root, DeliveryError):
                     kind = RewardServerError if root.party == "reward server" else ExperienceError
                     raise kind(str(root)) from error
-                troubles, dead = [], str(error)
+                troubles, dead = [], str(error) or f"no sign of life for {REPORT_S + SIGN_OF_LIFE_S:.0f} s"
             if dead is not None:
                 await self._replace(number, dead)
                 continue

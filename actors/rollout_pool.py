@@ -100,7 +100,7 @@ class RolloutPool:
 
     async def connect(self, number: int, log: Any) -> None:
         """From now on what `generate_for_log` of this worker finishes is scored and goes to `log`."""
-        await self._workers[number].connect.remote(self._reward_server, log)
+        await self._workers[number].connect.remote(self._reward_server, log, self._deadline_s)
 
     def with_rewards(self, reward_server: Any) -> RolloutPool:
         """The same workers, scored by another reward server (evaluation); `stop` of this pool ends it too."""

@@ -88,6 +88,7 @@ class RolloutWorker:
         self._broken: DeliveryError | None = None
         self._reward_server: Any = None
         self._log: Any = None
+        self._deadline_s = 0.0
 
     async def start(self) -> int:
         """Load the model; gives this process's id, for reports."""
@@ -97,9 +98,9 @@ class RolloutWorker:
 
     # ---- for the experience log ------------------------------------------------------------------------
 
-    async def connect(self, reward_server: Any, log: Any) -> None:
-        """Where groups of `generate_for_log` go."""
-        self._reward_server, self._log = reward_server, log
+    async def connect(self, reward_server: Any, log: Any, deadline_s: float) -> None:
+        """Where groups of `generate_for_log` go, and how long it may take to score and log a batch of them."""
+        self._reward_server, self._log, self._deadline_s = reward_server, log, deadline_s
         self._keep(self._send_finished())
 
     async def generate_for_log(self, prompts: Sequence[Prompt], sampling: SamplingConfig, ordered: bool) -> None:
@@ -145,11 +146,19 @@ class RolloutWorker:
 
     async def _send(self, groups: list[Group]) -> None:
         try:
-            scored = self._reward_server.score_for_log.remote(groups)
-            await self._log.append.remote(scored)
-        except Exception as error:  # told to whoever watches this worker
-            self._broken = DeliveryError(await self._who_failed(), str(getattr(error, "cause", None) or error))
-            self._troubles_came.set()
+            async with asyncio.timeout(self._deadline_s):
+                scored = self._reward_server.score_for_log.remote(groups)
+                await self._log.append.remote(scored)
+        except TimeoutError:
+            words = f"{len(groups)} groups were not scored and logged within {self._deadline_s:.0f} s"
+            await self._break(f"{words} (rollout.answer_deadline_s)")
+        except Exception as error:
+            await self._break(str(getattr(error, "cause", None) or error))
+
+    async def _break(self, words: str) -> None:
+        """Tell whoever watches this worker."""
+        self._broken = DeliveryError(await self._who_failed(), words)
+        self._troubles_came.set()
 
     async def _who_failed(self) -> DeliveryParty:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,10 +15,10 @@ from raylign.actors.experience_host import ExperienceHost
 from raylign.actors.feeder import RolloutFeeder
 from raylign.actors.handles import LocalHandle
 from raylign.actors.reward_server import RewardServer
-from raylign.actors.rollout_pool import RolloutError, RolloutPool
+from raylign.actors.rollout_pool import RewardServerError, RolloutError, RolloutPool
 from raylign.actors.rollout_worker import RolloutWorker
 from raylign.rewards.rules import ExactConfig
-from raylign.rollout.experience import START, ExperienceConfig
+from raylign.rollout.experience import START, ExperienceConfig, ExperienceError
 from raylign.rollout.experience_schema import batch_to_groups, message_to_batch
 from raylign.rollout.fake_engine import FakeEngine
 from raylign.rollout.sample import ENGINE_DIED, Failure, Group, Prompt
@@ -85,6 +86,8 @@ def feed(
     num_steps: int = 100,
     ordered: bool = False,
     aborts_stale: bool = False,
+    rewards: object = None,
+    deadline_s: float = 10,
     config: ExperienceConfig | None = None,
 ) -> None:
     async def run() -> None:
@@ -93,8 +96,8 @@ def feed(
         workers = [RolloutWorker.around(engine) for engine in engines]
         for worker in workers:
             await worker.start()
-        rewards = RewardServer([ExactConfig(name="exact")])
-        pool = RolloutPool([LocalHandle(worker) for worker in workers], LocalHandle(rewards), deadline_s=10)
+        server = LocalHandle(rewards or RewardServer([ExactConfig(name="exact")]))
+        pool = RolloutPool([LocalHandle(worker) for worker in workers], server, deadline_s)
         feeder = RolloutFeeder(
             pool,
             LocalHandle(host),
@@ -284,3 +287,49 @@ def test_deterministic_runs_start_in_rounds_and_log_in_order(tmp_path: Path) -> 
         assert fed.ordinals == list(range(12))
 
     feed(tmp_path, work, [answering(token_s=0.001)], max_staleness=0, ordered=True)
+
+
+class HangingRewards:
+    """Answers nothing, not even whether it lives."""
+
+    async def score_for_log(self, groups: list[Group]) -> None:
+        await asyncio.sleep(60)
+
+    async def ready(self) -> None:
+        raise RuntimeError("the process hangs")
+
+
+def test_rewards_that_never_answer_end_the_run_and_are_named(tmp_path: Path) -> None:
+    async def work(fed: Fed) -> None:
+        with pytest.raises(RewardServerError, match=r"the reward server failed: 12 groups were not scored and logged"):
+            await fed.feeder.failure
+
+    feed(tmp_path, work, [answering()], rewards=HangingRewards(), deadline_s=0.2)
+
+
+def test_a_log_that_cannot_be_written_ends_the_run_and_keeps_what_it_has(tmp_path: Path) -> None:
+    async def work(fed: Fed) -> None:
+        await fed.train(4, step=0)
+        fed.host._log._writer._file = os.open(os.devnull, os.O_RDONLY)  # cannot be written any more
+        fed.feeder.weights_arrived(1)
+        with pytest.raises(ExperienceError, match=r"the experience log failed: cannot write \d+ bytes.*Bad file"):
+            await fed.feeder.failure
+
+    feed(tmp_path / "log", work, [answering()])
+
+
+def test_a_learner_ten_times_slower_or_faster_starves_nobody(tmp_path: Path) -> None:
+    for folder, token_s, step_s in (("slow learner", 0.0, 0.05), ("fast learner", 0.02, 0.0)):
+        most_waiting = 0
+
+        async def work(fed: Fed, step_s: float = step_s) -> None:
+            nonlocal most_waiting
+            for step in range(8):
+                await fed.train(4, step)
+                await asyncio.sleep(step_s)
+                counters, _ = await fed.host.state()
+                most_waiting = max(most_waiting, counters.unread_groups)
+                fed.feeder.weights_arrived(step + 1)
+
+        feed(tmp_path / folder, work, [answering(token_s=token_s)], num_steps=8)
+        assert most_waiting <= 12  # (η + 1) · 4
