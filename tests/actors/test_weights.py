@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from ray.exceptions import ActorDiedError
 
 from raylign.actors.handles import LocalHandle
 from raylign.actors.weight_update import EngineState, Phase, WeightUpdateError
@@ -380,10 +381,11 @@ def test_an_engine_that_fails_twice_is_replaced_while_the_others_go_on(tmp_path:
     run(test())
 
 
-def test_a_dead_engine_is_replaced_at_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("error", [EngineDiedError("killed by signal 9"), ActorDiedError()])
+def test_a_dead_engine_is_replaced_at_once(tmp_path: Path, error: Exception) -> None:
     async def test() -> None:
         engines, _, publisher, replacing = await set_up_replacing(tmp_path, 2)
-        engines[0].fail["pause"], engines[0].error = 9, EngineDiedError("killed by signal 9")
+        engines[0].fail["pause"], engines[0].error = 9, error
         await publisher.publish(1)
         assert engines[0].verbs == ["check_weights", "pause"]
         await until(lambda: publisher.states[0] is EngineState.CURRENT)
