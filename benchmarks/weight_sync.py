@@ -3,7 +3,7 @@
 Given nothing (it makes models with a tiny vocabulary); prints GB/s, pauses and their ratios over interleaved pairs, as
 a table and as JSON, and exits 1 below the goals. Learner and engine are processes of their own, on a core each.
 
-    .venv/bin/python benchmarks/weight_sync.py 50M
+    .venv/bin/python benchmarks/weight_sync.py [50M] [float32]
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SHAPES: dict[str, dict[str, int]] = {
     "50M": {"num_layers": 7, "width": 768, "mlp_width": 2304, "num_heads": 12, "num_kv_heads": 6},
     "500M": {"num_layers": 18, "width": 1536, "mlp_width": 4608, "num_heads": 24, "num_kv_heads": 12},
 }
-NUM_PAIRS = {"1M": 20, "50M": 10, "500M": 5}
+NUM_PAIRS = {"1M": 15, "50M": 8, "500M": 5}
 DTYPES = ("float32", "bfloat16")
 ENGINE_CORE, OTHER_CORE = 1, 0
 
@@ -149,8 +149,8 @@ async def measure_size(size: str, dtype: str, folder: Path) -> dict[str, Any]:
         if size == "1M":
             prompt = Prompt("row", 0, "x", np.array([21, 22, 23], dtype=np.int32))
             for pair in range(NUM_PAIRS[size]):
-                await worker.submit.remote([prompt], SamplingConfig(num_completions=8, max_tokens=500))
-                await asyncio.sleep(0.2)
+                await worker.submit.remote([prompt], SamplingConfig(num_completions=8, max_tokens=200))
+                await asyncio.sleep(0.1)
                 await publisher.publish(1000 + pair)
                 assert publisher.last is not None
                 busy_pauses.append(publisher.last.pause_s)
@@ -192,12 +192,12 @@ async def measure_size(size: str, dtype: str, folder: Path) -> dict[str, Any]:
     return result
 
 
-def measure(sizes: tuple[str, ...] = tuple(SHAPES)) -> dict[str, Any]:
+def measure(sizes: tuple[str, ...] = tuple(SHAPES), dtypes: tuple[str, ...] = DTYPES) -> dict[str, Any]:
     """All models; under `rows`, one each."""
     from raylign.actors.cluster import ClusterConfig, ray_cluster
 
     async def all_of_them(folder: Path) -> list[dict[str, Any]]:
-        return [await measure_size(size, dtype, folder) for size in sizes for dtype in DTYPES]
+        return [await measure_size(size, dtype, folder) for size in sizes for dtype in dtypes]
 
     with tempfile.TemporaryDirectory() as folder, ray_cluster(ClusterConfig()):
         return {"name": "weight_sync", "rows": asyncio.run(all_of_them(Path(folder)))}
@@ -205,7 +205,11 @@ def measure(sizes: tuple[str, ...] = tuple(SHAPES)) -> dict[str, Any]:
 
 def main() -> int:
     """Measure, print, judge."""
-    result = measure(tuple(sys.argv[1:]) or tuple(SHAPES))
+    asked = tuple(sys.argv[1:])
+    result = measure(
+        tuple(size for size in SHAPES if size in asked) or tuple(SHAPES),
+        tuple(dtype for dtype in DTYPES if dtype in asked) or DTYPES,
+    )
     print(f"{'model':>6} {'dtype':>9} {'MB':>6} {'memcpy':>7} {'reload':>13} {'pause':>13} {'ratio':>6} "
           f"{'extra ms':>8} {'export s':>8} {'check s':>8}")  # fmt: skip
     for row in result["rows"]:

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 NUM_SAMPLED_ELEMENTS = 1 << 16
+NUM_PROBED_ELEMENTS = 4 << 20
+"""A model with more in packed matrices has only every k-th of them read back, k up to 8."""
 NUM_PROBED_COLUMNS = 8
 """Columns of a packed matrix that are read back for its digest, by multiplying with one-hot rows, which is exact."""
 
@@ -202,14 +204,29 @@ class WorkerExtension:
         worker: Any = self
         model = worker.model_runner.get_model()
         digests = {name: digest_of(parameter) for name, parameter in model.named_parameters() if parameter.numel()}
+        # On CPU vLLM drops the plain weights of linear layers once they are packed.
+        packed = {name: layer for name, layer in model.named_modules() if hasattr(layer, "cpu_linear")}
+        for name, layer in probed(packed).items():
+            digests[f"{name}.packed"] = digest_of_packed(layer, worker.model_config.dtype)
         for name, layer in model.named_modules():
-            # On CPU vLLM drops the plain weights of linear layers once they are packed.
-            if hasattr(layer, "cpu_linear"):
-                digests[f"{name}.packed"] = digest_of_packed(layer, worker.model_config.dtype)
             for part in ("lora_a_stacked", "lora_b_stacked"):  # an adapter lies beside its layer
                 for index, tensor in enumerate(getattr(layer, part, ())):
                     digests[f"{name}.{part}.{index}"] = digest_of(tensor)
         return digests
+
+
+def num_inputs_of(layer: Any) -> int:
+    """Of a linear layer."""
+    return int(getattr(layer, "input_size_per_partition", None) or layer.weight.shape[1])
+
+
+def probed(layers: dict[str, Any]) -> dict[str, Any]:
+    """The packed layers that are read back: all of a small model, every k-th of a large one, since reading one back
+    means reading all of it while generation stands still."""
+    outputs = [getattr(layer, "output_size_per_partition", None) or num_inputs_of(layer) for layer in layers.values()]
+    num_elements = sum(n * num_inputs_of(layer) for n, layer in zip(outputs, layers.values(), strict=True))
+    every = -(-num_elements // max(NUM_PROBED_ELEMENTS, num_elements // 8)) if layers else 1
+    return dict(list(layers.items())[::every])
 
 
 def digest_of(tensor: torch.Tensor) -> str:
@@ -228,7 +245,7 @@ def digest_of_packed(layer: Any, dtype: torch.dtype) -> str:
     """Of some columns of a matrix that only exists in packed form."""
     import torch
 
-    num_inputs = getattr(layer, "input_size_per_partition", None) or layer.weight.shape[1]
+    num_inputs = num_inputs_of(layer)
     columns = torch.linspace(0, num_inputs - 1, NUM_PROBED_COLUMNS).long()
     one_hot = torch.nn.functional.one_hot(columns, num_inputs).to(dtype)
     return digest_of(layer.cpu_linear(one_hot, layer.weight, None))

@@ -44,7 +44,7 @@ class Learner:
         learner = self.rank._learner
         with torch.no_grad():
             for parameter in learner.engine.trainable:
-                parameter.copy_(0.2 * torch.randn(parameter.shape, generator=generator))
+                parameter.copy_(0.05 * torch.randn(parameter.shape, generator=generator))
         merged = AutoModelForCausalLM.from_pretrained(self._model, dtype=torch.float32)
         merged.load_state_dict({name: tensor.clone() for name, tensor in learner.weights()}, strict=False)
         self.models[version] = merged
@@ -104,7 +104,7 @@ def test_adapters_alone_bring_engines_to_the_learners_policy_also_in_flight(
             padding = 64 * len(learner.rank._learner.engine.trainable)
             assert 4 * num_adapter_parameters <= metrics["weights/bytes"] <= 4 * num_adapter_parameters + padding
             group = await running
-            assert worst_gap(learner.models, await engine.generate(PROMPT, long, 4)) < 2e-5
+            assert worst_gap(learner.models, await engine.generate(PROMPT, long, 4)) < 1e-5
             learner.draw_adapters(0)
             await publisher.publish(2)
             assert publisher.digest == first_digest  # the base weights lie untouched below
@@ -118,7 +118,7 @@ def test_adapters_alone_bring_engines_to_the_learners_policy_also_in_flight(
     assert switched
     gap = worst_gap(learner.models, group)
     print(f"worst gap {gap:.1e}")
-    assert gap < 2e-5
+    assert gap < 1e-5
 
 
 def test_adapters_are_named_as_peft_files_name_them(make_tiny_model, tmp_path: Path) -> None:

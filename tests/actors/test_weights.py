@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from ray.exceptions import ActorDiedError
 
 from raylign.actors.handles import LocalHandle
 from raylign.actors.weight_update import EngineState, Phase, WeightUpdateError
@@ -370,7 +371,7 @@ def test_an_engine_that_fails_twice_is_replaced_while_the_others_go_on(tmp_path:
         assert publisher.states == {0: EngineState.CURRENT, 1: EngineState.STALE}
         for tensor in learner.weights.values():
             tensor.add_(1)  # the learner trains on; the new engine gets version 1 all the same
-        await until(lambda: publisher.states[1] is EngineState.CURRENT)
+        await until(lambda: EngineState.STALE not in publisher.states.values())
         assert replacing.made[1].version == 1 and replacing.made[1].verbs[-1] == "commit_weights"
         assert all(torch.equal(replacing.made[1].weights[name], tensor) for name, tensor in a_model(0).items())
         await publisher.publish(2)
@@ -380,10 +381,11 @@ def test_an_engine_that_fails_twice_is_replaced_while_the_others_go_on(tmp_path:
     run(test())
 
 
-def test_a_dead_engine_is_replaced_at_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("error", [EngineDiedError("killed by signal 9"), ActorDiedError()])
+def test_a_dead_engine_is_replaced_at_once(tmp_path: Path, error: Exception) -> None:
     async def test() -> None:
         engines, _, publisher, replacing = await set_up_replacing(tmp_path, 2)
-        engines[0].fail["pause"], engines[0].error = 9, EngineDiedError("killed by signal 9")
+        engines[0].fail["pause"], engines[0].error = 9, error
         await publisher.publish(1)
         assert engines[0].verbs == ["check_weights", "pause"]
         await until(lambda: publisher.states[0] is EngineState.CURRENT)
