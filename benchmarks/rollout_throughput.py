@@ -1,6 +1,6 @@
 """Rollout tokens/s through the whole actor path against raw vLLM in one process, on the same prompts.
 
-Given nothing (it makes the long-tailed workload); both rates and their ratio over interleaved pairs of runs. Both engines
+Given nothing (it makes the long-tailed workload); both rates and their ratio over interleaved pairs. Both engines
 are bound to the same core and have the same settings; both give text and the log-prob of each sampled token. The actor
 path: pool, worker, engine, rewards, and back.
 
