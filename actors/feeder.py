@@ -268,6 +268,9 @@ class RolloutFeeder:
                 troubles = await self._pool.worker(number).troubles.remote(REPORT_S)
                 dead = next((failure.message for _, failure in troubles if failure.kind == ENGINE_DIED), None)
             except Exception as error:
+                if number in self._away:  # somebody else is replacing it
+                    await asyncio.sleep(LOOK_S)
+                    continue
                 root = getattr(error, "cause", None) or error  # Ray wraps what an actor raised
                 if isinstance(root, DeliveryError):
                     kind = RewardServerError if root.party == "reward server" else ExperienceError
@@ -288,16 +291,26 @@ class RolloutFeeder:
         if self._replace_worker is None or times > MAX_REPLACEMENTS:
             raise RolloutError(words)
         print(f"{words}; starting another", flush=True)
-        self._away[number] = None
-        for ordinal in lost:
-            self._gone(ordinal)
-        self.reissue(lost)
+        self.lose(number, None)
         try:
             has_weights = await self._replace_worker(number)
             await self._pool.connect(number, self._log)
         except Exception as error:
             raise RolloutError(f"{words}; another could not be started: {error}") from error
         self._away[number] = has_weights
+        self._changed.set()
+
+    def lose(self, number: int, has_weights: Callable[[], bool] | None) -> None:
+        """Issue the groups of a worker again, and nothing to it until `has_weights` says so."""
+        self._away[number] = has_weights
+        lost = [ordinal for ordinal, running in self.running.items() if running.worker == number]
+        for ordinal in lost:
+            self._gone(ordinal)
+        self.reissue(lost)
+
+    async def connect(self, number: int) -> None:
+        """A worker that somebody else started in the place of a lost one is there: hear its troubles."""
+        await self._pool.connect(number, self._log)
         self._changed.set()
 
     async def _failed(self, prompt: Prompt, failure: Failure) -> None:

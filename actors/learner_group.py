@@ -56,6 +56,8 @@ class LearnerSpec:
     max_staleness: int = 0
     """The bound that the learner asserts at its door."""
     weights_bucket_bytes: int = 256 << 20
+    ships_adapters: bool = False
+    """Weight updates hold the adapters alone (weights.lora = adapter)."""
     gpus_per_engine: int = 1
     """How many GPUs of each engine receive weights (nccl)."""
     weights_deadline_s: float = 120.0

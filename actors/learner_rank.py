@@ -5,11 +5,12 @@ Given a `LearnerSpec`, gives a `Learner` and the sending end of weight updates. 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from raylign.actors.learner_group import LearnerSpec
+from raylign.learners import export
 from raylign.learners.algorithms.base import Example
 from raylign.learners.algorithms.registry import build_algorithm
 from raylign.learners.distributed import rank
@@ -37,7 +38,7 @@ class LearnerRank:
         self._sender = SharedMemorySender(spec.weights_bucket_bytes) if rank() == 0 else None
         self._gpu_sender: Any = None
 
-    def update(self, examples: Sequence[Example], version: int | None) -> dict[str, float]:
+    def update(self, examples: Sequence[Example], version: int | None = None) -> dict[str, float]:
         """One batch, this rank's share of it."""
         return self._learner.update(examples, version)
 
@@ -55,9 +56,15 @@ class LearnerRank:
 
     def export_weights(self, version: int) -> list[dict[str, Any]]:
         """Bucket descriptions of the current weights (rank 0; the others only take part in gathering)."""
-        weights = self._learner.weights()
+        weights: Iterable[tuple[str, Any]]
+        adapter = None
+        if self._spec.ships_adapters:
+            weights = export.adapter_weights(self._learner.engine).items()
+            adapter = export.adapter_config(self._learner.engine)
+        else:
+            weights = self._learner.weights()
         if self._sender is not None:
-            return self._sender.export(version, weights)
+            return self._sender.export(version, weights, adapter)
         for _ in weights:
             pass
         return []

@@ -56,10 +56,13 @@ class RolloutWorker:
         engine_seed: int,
         cpu_cores: str,
         sleeps: bool = False,
+        lora_rank: int = 0,
     ) -> None:
         if config.cpu_cores == "auto":
             config = config.model_copy(update={"cpu_cores": cpu_cores})
-        engine = VllmEngine(model_path, config, weight_backend=weight_backend, seed=engine_seed, sleeps=sleeps)
+        engine = VllmEngine(
+            model_path, config, weight_backend=weight_backend, seed=engine_seed, sleeps=sleeps, lora_rank=lora_rank
+        )
         self._host(engine, weight_version, seed)
 
     @classmethod

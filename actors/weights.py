@@ -54,6 +54,9 @@ class WeightsConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
     """Weights travel in buckets of this size."""
     deadline_s: float = Field(120, gt=0)
     """How long one phase of an update, or one call of it (about 2 GiB), may take before the update is aborted."""
+    lora: Literal["merged", "adapter"] = "adapter"
+    """With `learner.lora`: merged sends all weights with the adapters folded in, adapter only the adapters, which
+    engines hold beside their own weights."""
     recompute_kv: bool = True
     """Running requests compute keys and values of their earlier tokens again with the new weights; else they keep the
     old ones, which is faster, but then their log-probs are not those of the version that labels them."""
@@ -74,9 +77,12 @@ class WeightPublisher:
         config: WeightsConfig,
         version: int = 0,
         replace_engine: ReplaceEngine | None = None,
+        engines_are_current: bool = True,
     ) -> None:
-        """`version` is what engines and learner were both started from. `replace_engine(number)` ends that engine,
-        starts another and gives its handle, or raises; without it an engine that fails for good fails the update."""
+        """`version` is what the learner was started from, and the engines too if they are current; else they serve
+        nothing before `catch_up` (an engine that is sent adapters starts without one). `replace_engine(number)` ends
+        that engine, starts another and gives its handle, or raises; without it an engine that fails for good fails the
+        update."""
         self._engines: dict[int, Any] = dict(enumerate(engines))
         self._learner = learner
         self._config = config
@@ -88,7 +94,7 @@ class WeightPublisher:
         self._alone = asyncio.Lock()
         self._is_asked = False
         self._target = version
-        self.states = dict.fromkeys(self._engines, EngineState.CURRENT)
+        self.states = dict.fromkeys(self._engines, EngineState.CURRENT if engines_are_current else EngineState.STALE)
         self.version = self._started_from = version
         self.digest: str | None = None
         self.phase = Phase.IDLE

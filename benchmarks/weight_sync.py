@@ -1,9 +1,9 @@
 """Weight updates through the whole path against vLLM's own reload of the same tensors from its process's memory.
 
-Given nothing (it makes models with a tiny vocabulary); prints GB/s, pauses and their ratios over interleaved pairs, as a
-table and as JSON, and exits 1 below the goals. Learner and engine are processes of their own, on a core each.
+Given nothing (it makes models with a tiny vocabulary); prints GB/s, pauses and their ratios over interleaved pairs, as
+a table and as JSON, and exits 1 below the goals. Learner and engine are processes of their own, on a core each.
 
-    .venv/bin/python benchmarks/weight_sync.py [1M 50M 500M]
+    .venv/bin/python benchmarks/weight_sync.py 50M
 """
 
 from __future__ import annotations

@@ -205,6 +205,13 @@ def _train_problems(config: TrainConfig) -> Iterator[str]:
         num_samples = config.rollout.prompts_per_step * sampling.num_completions
         if isinstance(config.algorithm, PolicyConfig) and config.algorithm.num_updates > num_samples:
             yield f"algorithm.num_updates is {config.algorithm.num_updates}: a step has only {num_samples} completions"
+        overlong = config.algorithm.overlong if isinstance(config.algorithm, PolicyConfig) else None
+        start = overlong.max_tokens - overlong.buffer_tokens if overlong else 0
+        if start >= sampling.max_tokens:
+            yield (
+                f"algorithm.overlong starts over {start} tokens: with sampling.max_tokens = {sampling.max_tokens} "
+                "it never acts"
+            )
     elif config.replay:
         yield f"replay is {config.replay}: {config.algorithm.name} learns from the rows themselves, not from rollouts"
     if sampling.max_tokens >= engine.max_model_len:

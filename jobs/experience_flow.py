@@ -6,7 +6,7 @@ Given a run's config, prompts and workers; gives a `StepBatch` for each step, an
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -31,6 +31,12 @@ class ExperienceFlow(Protocol):
 
     def weights_arrived(self, version: int) -> None:
         """All engines sample from `version` now."""
+
+    def worker_lost(self, number: int, has_weights: Callable[[], bool]) -> None:
+        """A worker is about to be replaced: its groups are issued again, and nothing to it until it has weights."""
+
+    async def worker_started(self, number: int) -> None:
+        """The one in its place is there."""
 
     def fail(self, error: Exception) -> None:
         """Engines cannot go on: whoever waits for a batch gets the error."""
@@ -67,6 +73,7 @@ class LiveFlow:
         step: int,
         position: dict[str, Any] | None,
         takes_turns: bool,
+        replace_worker: Callable[[int], Awaitable[Callable[[], bool]]],
     ) -> LiveFlow:
         """Open the log, and feed the engines from where the ledger says that things stand. `takes_turns`: engine and
         learner share a GPU, so nothing may run ahead (the bound η then holds with 0)."""
@@ -88,6 +95,7 @@ class LiveFlow:
             next_ordinal=opened.next_ordinal,
             ordered=rollout.deterministic,
             aborts_stale=settings.stale == "drop",
+            replace_worker=replace_worker,
         )
         batches = StepBatches(
             LogGroups(log, lease_s=2 * rollout.answer_deadline_s + config.learner.step_deadline_s),
@@ -108,6 +116,12 @@ class LiveFlow:
 
     def weights_arrived(self, version: int) -> None:
         self._feeder.weights_arrived(version)
+
+    def worker_lost(self, number: int, has_weights: Callable[[], bool]) -> None:
+        self._feeder.lose(number, has_weights)
+
+    async def worker_started(self, number: int) -> None:
+        await self._feeder.connect(number)
 
     def fail(self, error: Exception) -> None:
         if not self._feeder.failure.done():

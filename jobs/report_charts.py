@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from raylign.jobs.metrics import METRICS
+from raylign.jobs.metrics import describe
 
 COLOURS = ("#3d7fc1", "#d9822b", "#3f9c6b", "#9a6bc0", "#c2556b", "#7d8a99")
 """Readable on white and on near-black."""
@@ -130,8 +130,8 @@ def figures(lines: Sequence[Line]) -> tuple[list[tuple[Chart, dict[str, Any]]], 
 
 def caption(chart: Chart) -> str:
     """What the chart's metrics mean, from the list of metrics."""
-    meanings = {metric.key: metric.meaning for metric in METRICS}
-    return " ".join(meanings[key] for key, _ in chart.series)
+    meanings = (metric.meaning for key, _ in chart.series if (metric := describe(key)))
+    return " ".join(dict.fromkeys(meanings))
 
 
 def moving_mean(values: Sequence[float], reach: int) -> list[float]:

@@ -81,8 +81,10 @@ async def start_pool(
     placement_deadline_s: float,
     answer_deadline_s: float,
     share_gpu: bool = False,
+    lora_rank: int = 0,
 ) -> RolloutPool:
-    """Rollout workers and a reward server, started side by side. `share_gpu`: with the learner (`shares_gpu`)."""
+    """Rollout workers and a reward server, started side by side. `share_gpu`: with the learner (`shares_gpu`).
+    `lora_rank`: of the adapters that weight updates bring; 0: they bring all weights."""
     import ray
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -114,6 +116,7 @@ async def start_pool(
                 engine_seed(seed, index, weight_version),
                 cores_of_engine(index, num_engines),
                 share_gpu,
+                lora_rank,
             )
         )
         try:

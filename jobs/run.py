@@ -11,8 +11,8 @@ import importlib.metadata
 import math
 import signal
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,12 @@ import yaml
 
 from raylign.actors.learner_group import LearnerGroup, LearnerSpec
 from raylign.actors.rollout_pool import RolloutPool
+from raylign.actors.weight_update import EngineState
 from raylign.actors.weights import WeightPublisher
 from raylign.jobs.checkpoints import Checkpoint, CheckpointRecord, CheckpointStore
 from raylign.jobs.config import TrainConfig
 from raylign.jobs.experience_flow import ExperienceFlow, LiveFlow
+from raylign.jobs.experience_replay import ReplayFlow
 from raylign.jobs.metrics import evaluation_metrics, flow_metrics
 from raylign.jobs.progress import Progress
 from raylign.jobs.report import write_report
@@ -42,6 +44,7 @@ from raylign.jobs.step_batches import StepBatch
 from raylign.jobs.trackers import Trackers
 from raylign.learners.algorithms.base import Algorithm, Example
 from raylign.learners.algorithms.registry import build_algorithm
+from raylign.learners.mismatch import ess_alarm
 from raylign.rewards.scoring import weights_by_name
 from raylign.rollout.model_folder import load_tokenizer
 from raylign.rollout.prompts import PromptSource
@@ -131,7 +134,10 @@ class Run:
     async def _start(self) -> None:
         """Roles start side by side: most of their time is imports."""
         config = self.config
-        model_path = str(self._start_checkpoint.path if self._start_checkpoint else config.model.path)
+        lora = config.learner.lora if config.weights.lora == "adapter" else None
+        # engines that are sent adapters hold the model under them; a checkpoint has them folded in
+        checkpoint = self._start_checkpoint if lora is None else None
+        model_path = str(checkpoint.path if checkpoint else config.model.path)
         generates = self.algorithm.needs_rollouts and not config.replay
         needs_engines = generates or self._evaluation_prompts is not None
         num_engines = config.rollout.num_engines if needs_engines else 0
@@ -151,6 +157,7 @@ class Run:
                 state_folder=str(self._start_checkpoint.state_path) if self._start_checkpoint else None,
                 weights_bucket_bytes=config.weights.bucket_mib << 20,
                 max_staleness=config.asynchrony.max_staleness,
+                ships_adapters=lora is not None,
                 gpus_per_engine=gpus_per_engine,
                 weights_deadline_s=config.weights.deadline_s,
             ),
@@ -160,11 +167,16 @@ class Run:
         with self._progress.waiting("starting the learner" + (" and the engines" if num_engines else "")):
             starting: list[Coroutine[Any, Any, Any]] = [self.learner.start()]
             if num_engines:
-                starting.append(self._start_rollouts(model_path, num_engines, cpus, share_gpu))
+                lora_rank = lora.rank if lora else 0
+                starting.append(self._start_rollouts(model_path, num_engines, cpus, share_gpu, lora_rank))
             await asyncio.gather(*starting)
+            if num_engines and lora:
+                await self._publisher.catch_up()
         self._progress.__enter__()
 
-    async def _start_rollouts(self, model_path: str, num_engines: int, cpus: float, share_gpu: bool) -> None:
+    async def _start_rollouts(
+        self, model_path: str, num_engines: int, cpus: float, share_gpu: bool, lora_rank: int
+    ) -> None:
         config = self.config
         self.rollouts = await start_pool(
             model_path,
@@ -178,11 +190,19 @@ class Run:
             placement_deadline_s=config.cluster.placement_deadline_s,
             answer_deadline_s=config.rollout.answer_deadline_s,
             share_gpu=share_gpu,
+            lora_rank=lora_rank,
         )
         self._evaluation_pool = self.rollouts
         if config.evaluation.rewards and config.evaluation.rewards != config.rewards:
             self._evaluation_pool = self.rollouts.with_rewards(await start_reward_server(config.evaluation.rewards))
-        self._publisher = WeightPublisher(self.rollouts.workers, self.learner, config.weights, version=self.step)
+        self._publisher = WeightPublisher(
+            self.rollouts.workers,
+            self.learner,
+            config.weights,
+            self.step,
+            replace_engine=self._engine_is_sick,
+            engines_are_current=not lora_rank,
+        )
 
     async def _end(self) -> None:
         """Reverse order, each part with a deadline, and the rest whatever happens to one."""
@@ -237,6 +257,11 @@ class Run:
     @asynccontextmanager
     async def experience_flowing(self) -> AsyncIterator[None]:
         """Engines generate, rewards score, the log fills, from here to the end of the block."""
+        if self.config.replay:
+            self._flow = ReplayFlow(self.config, self.algorithm)
+            yield
+            self._flow = None
+            return
         self._flow = await LiveFlow.start(
             self.config,
             self.rollouts,
@@ -246,6 +271,7 @@ class Run:
             step=self.step,
             position=self._log_position,
             takes_turns=self._takes_turns,
+            replace_worker=self._worker_died,
         )
         if self._takes_turns:
             await self.learner.offload()
@@ -303,6 +329,26 @@ class Run:
         self._times_s["weights"] = time.perf_counter() - clock
         return self._weight_metrics
 
+    async def _engine_is_sick(self, number: int) -> Any:
+        """The publisher's word: an engine that could not be updated is ended, and another started in its place."""
+        if self._flow is not None:
+            self._flow.worker_lost(number, lambda: self._has_weights(number))
+        handle = await self.rollouts.replace(number)
+        if self._flow is not None:
+            await self._flow.worker_started(number)
+        return handle
+
+    async def _worker_died(self, number: int) -> Callable[[], bool]:
+        """The feeder's word: a worker is gone. Another is started, and gets the published weights."""
+        self._publisher.remove_engine(number)
+        self._publisher.add_engine(await self.rollouts.replace(number), number)
+        with suppress(RuntimeError):  # an update is under way, or weights are set aside for one: it brings them
+            await self._publisher.catch_up()
+        return lambda: self._has_weights(number)
+
+    def _has_weights(self, number: int) -> bool:
+        return self._publisher.states.get(number) is EngineState.CURRENT
+
     async def _deliver(self, exported: Any, version: int) -> None:
         try:
             self._weight_metrics = await self._publisher.deliver(exported)
@@ -329,12 +375,16 @@ class Run:
         if batch is not None:
             assert self._flow is not None
             counts, self._log_position = await self._flow.trained(batch)
-            line |= batch.metrics | flow_metrics(counts, step_s, self.config.rollout.num_engines)
-            if line["time/rollout_s"] > 0:
+            line |= batch.metrics
+            if not self.config.replay:
+                line |= flow_metrics(counts, step_s, self.config.rollout.num_engines)
+            if line.get("time/rollout_s"):
                 line["rollout/tokens_per_s"] = line["rollout/tokens"] / line["time/rollout_s"]
             self.num_tokens_generated += int(line["rollout/tokens"])
             if step == 1 or step % max(1, self.config.num_steps // NUM_SAMPLE_FILES) == 0:
                 write_samples(self.folder, step, batch.groups, seed=self.config.seed)
+        if alarm := ess_alarm(metrics, self.algorithm.alarm_below):
+            self._progress.say(f"step {step}: {alarm}")
         line |= metrics | {f"time/{phase}_s": seconds for phase, seconds in self._times_s.items()}
         self._times_s = {}
         self.step = step

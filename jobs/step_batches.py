@@ -87,7 +87,7 @@ class StepBatches:
         self._source, self._algorithm = source, algorithm
         self._groups_per_step = config.rollout.prompts_per_step
         self._max_staleness, self._stale = config.asynchrony.max_staleness, config.asynchrony.stale
-        self._ordered, self._deadline_s = config.rollout.deterministic, config.rollout.answer_deadline_s
+        self._config, self._deadline_s = config, config.rollout.answer_deadline_s
         self._reissue, self._why_stuck, self._state = reissue, why_stuck, state
         self._ahead: asyncio.Task[StepBatch] | None = None
 
@@ -116,9 +116,10 @@ class StepBatches:
             leased = await self._lease(missing, step)
             lease_ids.append(leased.lease_id)
             chosen += await self._useful(leased, step, counts)
-        if self._ordered:
-            chosen.sort(key=lambda group: group.prompt.ordinal)
-        return self._batch(step, chosen, lease_ids, counts)
+        batch = make_batch(step, chosen, self._algorithm, self._config, lease_ids)
+        batch.metrics["staleness/dropped_groups"] = float(counts.dropped)
+        batch.metrics["rollout/filtered_groups"] = float(counts.filtered)
+        return batch
 
     async def _lease(self, count: int, step: int) -> Leased:
         started_at = time.monotonic()
@@ -177,16 +178,18 @@ class StepBatches:
         print(f"{words}; going on with fewer", flush=True)
         return True
 
-    def _batch(self, step: int, groups: list[Group], lease_ids: list[str], counts: _Counts) -> StepBatch:
-        examples, num_masked = mask_too_old(self._algorithm.examples(groups), step, self._max_staleness)
-        metrics = rollout_metrics(groups)
-        metrics |= {
-            "time/reward_s": sum(group.timings_s.get("score", 0.0) for group in groups),
-            "staleness/masked_tokens": float(num_masked),
-            "staleness/dropped_groups": float(counts.dropped),
-            "rollout/filtered_groups": float(counts.filtered),
-        }
-        return StepBatch(step, groups, examples, lease_ids, metrics)
+
+def make_batch(
+    step: int, groups: list[Group], algorithm: Algorithm, config: TrainConfig, lease_ids: list[str]
+) -> StepBatch:
+    """Examples of the groups, in an order that does not depend on the clock where the run is deterministic."""
+    if config.rollout.deterministic:
+        groups = sorted(groups, key=lambda group: group.prompt.ordinal)
+    examples, num_masked = mask_too_old(algorithm.examples(groups), step, config.asynchrony.max_staleness)
+    metrics = rollout_metrics(groups)
+    metrics["time/reward_s"] = sum(group.timings_s.get("score", 0.0) for group in groups)
+    metrics["staleness/masked_tokens"] = float(num_masked)
+    return StepBatch(step, groups, examples, lease_ids, metrics)
 
 
 def mask_too_old(examples: Sequence[Example], step: int, max_staleness: int) -> tuple[list[Example], int]:

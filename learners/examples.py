@@ -59,7 +59,7 @@ def examples_of(
     asked, truncated ones have a zero mask.
     """
     examples = []
-    for number, (group, reward_G, advantage_G) in enumerate(zip(groups, rewards, advantages, strict=True)):
+    for group, reward_G, advantage_G in zip(groups, rewards, advantages, strict=True):
         for completion, reward, advantage in zip(group.completions, reward_G, advantage_G, strict=True):
             num_tokens = len(completion.token_ids)
             if num_tokens == 0:
@@ -75,7 +75,7 @@ def examples_of(
                     rollout_logps=completion.logps,
                     token_versions=_versions(completion),
                     weight=group.importance_weight,
-                    group=number,
+                    group=group.prompt.ordinal,
                 )
             )
     return examples

@@ -10,7 +10,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -145,6 +145,25 @@ def _plan_files(engine: DeepSpeedEngine) -> dict[str, str]:
     if number == 1:
         return dict.fromkeys(numbers, "model.safetensors")
     return {name: f"model-{part:05d}-of-{number:05d}.safetensors" for name, part in numbers.items()}
+
+
+def adapter_weights(engine: DeepSpeedEngine) -> dict[str, torch.Tensor]:
+    """The adapters alone, under the names that peft gives them in a file; copies. A collective under ZeRO-3."""
+    return {name.replace(".default.", "."): tensor for name, tensor in _adapter_state(engine).items()}
+
+
+def adapter_config(engine: DeepSpeedEngine) -> dict[str, Any]:
+    """What `adapter_config.json` says beside them."""
+    assert engine.policy.peft is not None, "only with learner.lora"
+    config = engine.policy.peft.peft_config["default"]
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "r": config.r,
+        "lora_alpha": config.lora_alpha,
+        "target_modules": sorted(config.target_modules),
+        "bias": "none",
+    }
 
 
 def _adapter_state(engine: DeepSpeedEngine) -> dict[str, torch.Tensor]:

@@ -69,10 +69,10 @@ def sequence_policy_loss(
     clip_high: float,
     token_level: bool = False,
 ) -> PolicyLoss:
-    """PPO's clipped loss on the sequence ratio s = exp(mean over its tokens of log r) (GSPO, arXiv 2507.18071 eq. 5, 7).
+    """PPO's clipped loss on the sequence ratio s = exp(mean of log r over its tokens) (GSPO, arXiv 2507.18071 eq. 5).
 
-    Every token of a sequence holds the sequence's loss: aggregate with seq_mean_token_mean. `token_level` is GSPO-token:
-    the value of s, with the gradient of the token's own ratio, so that tokens may differ in advantage.
+    Every token of a sequence holds the sequence's loss: aggregate with seq_mean_token_mean. `token_level` is
+    GSPO-token: the value of s, with the gradient of the token's own ratio, so that tokens may differ in advantage.
     """
     import torch
 

@@ -19,7 +19,7 @@ from raylign.rollout.engine_process import set_environment
 from raylign.rollout.evidence import EvidenceError, to_completion
 from raylign.rollout.sample import ENGINE_DIED, Completion, Failure, Group, Prompt
 from raylign.rollout.sampling import SamplingConfig
-from raylign.rollout.weight_buckets import BucketError, BucketInfo, check_buckets
+from raylign.rollout.weight_buckets import AdapterFolder, BucketError, BucketInfo, check_buckets
 
 if TYPE_CHECKING:
     from vllm import SamplingParams
@@ -89,6 +89,9 @@ class RolloutEngine(Protocol):
         """Label what is sampled from now on, forget keys and values of older weights (those of running requests too,
         where told to compute them again), and go on."""
 
+    async def commit_weight_version(self, version: int) -> None:
+        """Label what is sampled from now on."""
+
     async def weight_checksum(self) -> str:
         """One digest over the weights that the engine holds."""
 
@@ -139,14 +142,19 @@ class VllmEngine:
         weight_backend: str | None = None,
         seed: int = 0,
         sleeps: bool = False,
+        lora_rank: int = 0,
     ) -> None:
         """`weight_backend`: shared_memory (also `auto`), nccl, ipc, or None when weights never change. `sleeps`: shares
-        its GPU by turns (`sleep`, `wake`)."""
+        its GPU by turns (`sleep`, `wake`). `lora_rank`: of the adapter that updates bring, on top of the model's own
+        weights; 0: they bring all weights."""
         self._model_path = model_path
         self._config = config
         self._weight_backend = "shared_memory" if weight_backend == "auto" else weight_backend
         self._seed = seed
         self._sleeps = sleeps
+        self._lora_rank = lora_rank
+        self._adapter: AdapterFolder | None = None
+        self._adapter_buckets: list[BucketInfo] = []
         self._num_requests = 0
         self._cache_salt = ""
         """Keys and values are shared among requests of one salt."""
@@ -212,6 +220,9 @@ class VllmEngine:
             ),
             enable_sleep_mode=self._sleeps,
             disable_log_stats=True,
+            enable_lora=self._lora_rank > 0,
+            max_loras=1,
+            max_lora_rank=allowed_lora_rank(self._lora_rank) if self._lora_rank else 16,  # type: ignore[arg-type]
         )
         self._llm = AsyncLLM.from_engine_args(arguments)
 
@@ -227,6 +238,8 @@ class VllmEngine:
             )
         self._num_requests += 1
         started_at = time.perf_counter()
+        if self._lora_rank and self._adapter is None:
+            raise ValueError("this engine serves a model with an adapter, and was sent none yet")
         salt = {"cache_salt": self._cache_salt} if self._cache_salt else {}
         try:
             if self._llm is None:
@@ -235,6 +248,7 @@ class VllmEngine:
                 {"type": "token", "prompt_token_ids": prompt.token_ids.tolist()} | salt,
                 sampling_params(sampling, seed),
                 request_id=f"{prompt.ordinal}-{self._num_requests}",
+                lora_request=self._lora_request(load_inplace=False),
             ):
                 final = output  # FINAL_ONLY: there is exactly one, with all completions
             completions = self._completions(final, with_text=bool(sampling.stop))
@@ -293,11 +307,37 @@ class VllmEngine:
         await asyncio.to_thread(check_buckets, [BucketInfo(**bucket) for bucket in buckets])
 
     async def load_weights(self, buckets: Sequence[dict[str, Any]]) -> str | None:
+        if buckets[0]["adapter"] is not None:
+            return await self._load_adapter([BucketInfo(**bucket) for bucket in buckets])
         outcomes = await self._answer(self._llm.collective_rpc("load_weight_buckets", args=(list(buckets),)))
         for outcome in outcomes:
             if "error" in outcome:
                 raise BucketError(outcome["error"], outcome["bucket"])
         return one_digest(outcomes) if outcomes[0] else None
+
+    async def _load_adapter(self, buckets: list[BucketInfo]) -> str | None:
+        """Under the id that running requests carry: under a new one they would stay with the old adapter, although
+        their later tokens are labelled with the new version."""
+        if not self._lora_rank:
+            raise BucketError("an adapter was sent to an engine that was started without one")
+        if buckets[0].index == 0:
+            self._adapter_buckets = []
+        self._adapter_buckets += buckets
+        if len(self._adapter_buckets) < buckets[-1].num_buckets:
+            return None
+        folder = self._adapter or AdapterFolder()
+        await asyncio.to_thread(folder.write, self._adapter_buckets)
+        self._adapter = folder
+        if not await self._answer(self._llm.add_lora(self._lora_request(load_inplace=True))):
+            raise RuntimeError(f"vLLM did not take the adapter in {folder.path}")
+        return await self.weight_checksum()
+
+    def _lora_request(self, load_inplace: bool) -> Any:
+        if self._adapter is None:
+            return None
+        from vllm.lora.request import LoRARequest
+
+        return LoRARequest("policy", 1, str(self._adapter.path), load_inplace=load_inplace)
 
     async def abort_weight_update(self, reason: str) -> None:
         await self._answer(self._llm.collective_rpc("abort_weight_update", args=(reason,)))
@@ -312,7 +352,6 @@ class VllmEngine:
         await self.resume()
 
     async def commit_weight_version(self, version: int) -> None:
-        """Label what is sampled from now on."""
         await self._answer(self._llm.update_weight_version(str(version)))
 
     async def weight_checksum(self) -> str:
@@ -352,6 +391,14 @@ class VllmEngine:
         await asyncio.to_thread(llm.shutdown, 10.0)
         del llm
         gc.collect()  # it is part of cycles, and would complain if it were first collected as Python exits
+
+
+def allowed_lora_rank(rank: int) -> int:
+    """The smallest that vLLM has room for."""
+    allowed = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+    if rank > allowed[-1]:
+        raise ValueError(f"learner.lora.rank is {rank}; vLLM serves adapters of rank {allowed[-1]} at most")
+    return next(each for each in allowed if each >= rank)
 
 
 def one_digest(of_workers: Sequence[dict[str, str]]) -> str:

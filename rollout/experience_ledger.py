@@ -59,26 +59,29 @@ class Ledger:
 
     # what happens
 
-    def add(self, offset: int, ordinal: int, num_bytes: int, is_failed: bool = False, is_lost: bool = False) -> None:
-        """A row was logged."""
-        row = self._rows[offset] = Row(offset, ordinal, num_bytes, is_failed, is_lost)
-        of_ordinal = self._of_ordinal.get(ordinal)
-        if of_ordinal is None:
-            self._of_ordinal[ordinal] = [offset]
-        else:
-            of_ordinal.append(offset)
-        self.num_logged += 1
-        if offset >= self.next_offset:
-            self.next_offset = offset + 1
-        if ordinal >= self.next_ordinal:
-            self.next_ordinal = ordinal + 1
-        self._issued.discard(ordinal)
-        if is_lost:
-            self._counts[OrdinalState.LOST] += 1
-        elif is_failed:
-            self._counts[OrdinalState.FAILED] += 1
-        elif of_ordinal is None or self._live(ordinal) == offset:
-            self._start_waiting(row)
+    def add(self, offsets: Sequence[int], ordinals: Sequence[int], num_bytes: int, failed: Sequence[int] = ()) -> None:
+        """Rows were logged, each of so many bytes; those at offsets `failed` have no completions."""
+        if not offsets:
+            return
+        are_fresh = not self.knows_any(set(ordinals))
+        for offset, ordinal in zip(offsets, ordinals, strict=True):
+            self._rows[offset] = Row(offset, ordinal, num_bytes)
+            self._of_ordinal.setdefault(ordinal, []).append(offset)
+        for offset in failed:
+            self._rows[offset].is_failed = True
+        self.num_logged += len(offsets)
+        self.next_offset = max(self.next_offset, offsets[-1] + 1)
+        self.next_ordinal = max(self.next_ordinal, max(ordinals) + 1)
+        self._issued.difference_update(ordinals)
+        self._counts[OrdinalState.FAILED] += len(failed)
+        if are_fresh and not failed:
+            self._waiting.extend(offsets)
+            self._unread_bytes += num_bytes * len(offsets)
+            return
+        for offset in offsets:
+            row = self._rows[offset]
+            if not row.is_failed and self._live(row.ordinal) == offset:
+                self._start_waiting(row)
 
     def check_undecided(self, offsets: Iterable[int], mark: str, step: int) -> None:
         """Raise unless all rows wait or are leased: only such rows can be decided about."""
@@ -131,6 +134,11 @@ class Ledger:
 
     def withdraw(self, ordinals: Iterable[int]) -> None:
         self._issued.difference_update(ordinals)
+
+    def lose(self, offsets: Iterable[int]) -> None:
+        """The rows' bytes are damaged; `recount` follows."""
+        for offset in offsets:
+            self._rows[offset].is_lost = True
 
     # questions
 

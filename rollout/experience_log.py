@@ -169,7 +169,7 @@ class ExperienceLog:
         except BaseException:
             self._writer.take_back(place)
             raise
-        self._add_record(Record(place, list(offsets), ordinals, failed))
+        self._add_record(Record(place, offsets, ordinals, failed))
         if self._is_prioritised:
             self._spreads.update(zip(offsets, reward_spreads(rows).tolist(), strict=True))
         return Appended(offsets)
@@ -420,11 +420,11 @@ class ExperienceLog:
         return ExperienceDamage(**{**vars(damage), "offsets": lost})
 
     def _add_record(self, record: Record) -> None:
-        failed = set(record.failed)
         num_bytes = record.place.length // max(1, len(record.offsets))
-        for offset, ordinal in zip(record.offsets, record.ordinals, strict=True):
-            self.ledger.add(offset, ordinal, num_bytes, offset in failed, record.is_lost)
-        if record.offsets and not record.is_lost:
+        self.ledger.add(record.offsets, record.ordinals, num_bytes, record.failed)
+        if record.is_lost:
+            self.ledger.lose(record.offsets)
+        elif record.offsets:
             self._records.add(record.offsets[0], record.place)
 
     def _forget(self) -> None:

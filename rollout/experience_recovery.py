@@ -7,7 +7,7 @@ fillers, so that the log goes on.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ class Record:
     """One append."""
 
     place: Place
-    offsets: list[int]
+    offsets: Sequence[int]
     ordinals: list[int]
     failed: list[int] = field(default_factory=list)
     """Offsets of groups without completions."""
@@ -80,7 +80,7 @@ def recover(folder: Path, read_only: bool = False) -> Recovered:
             if reason is not None:
                 record.is_lost = True
                 damage.append(_put_aside(folder, record, reason, records, journal))
-        records.sort(key=lambda record: record.offsets[:1])
+        records.sort(key=lambda record: list(record.offsets[:1]))
         last_segment = max((record.place.segment for record in records), default=0)
         ends = [r.place.start + r.place.length for r in records if r.place.segment == last_segment]
         end = max(ends, default=0)
@@ -157,7 +157,7 @@ def _put_aside(
         put_filler(folder, place.segment, place.start, place.length)
         entry: dict[str, Any] = {"segment": place.segment, "start": place.start, "length": place.length}
         journal.append(
-            {"kind": "lost", **entry, "offsets": record.offsets, "ordinals": record.ordinals, "kept_as": kept_as}
+            {"kind": "lost", **entry, "offsets": list(record.offsets), "ordinals": record.ordinals, "kept_as": kept_as}
         )
     return ExperienceDamage(str(path), number, place.start, place.length, tuple(record.offsets), kept_as, reason)
 

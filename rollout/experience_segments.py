@@ -69,7 +69,7 @@ class SegmentWriter:
         if self._file is None or (self.end > len(HEADER) and self.end + len(message) > self._segment_bytes):
             self._begin_next()
         assert self._file is not None
-        parts = [message[:offset_byte], memoryview(offsets).cast("B"), message[offset_byte + offsets.nbytes :]]
+        parts = [message[:offset_byte], offsets.data.cast("B"), message[offset_byte + offsets.nbytes :]]
         checksum = xxhash.xxh3_128()
         for part in parts:
             checksum.update(part)

@@ -13,10 +13,12 @@ description, checks its bytes and gives the tensors back. Imports no vllm: the l
 from __future__ import annotations
 
 import fcntl
+import json
 import math
 import mmap
 import os
 import secrets
+import shutil
 import tempfile
 import weakref
 from collections.abc import Iterable, Iterator
@@ -57,6 +59,8 @@ class BucketInfo:
     dtypes: list[str] = field(default_factory=list)
     shapes: list[list[int]] = field(default_factory=list)
     offsets: list[int] = field(default_factory=list)
+    adapter: dict[str, Any] | None = None
+    """The peft configuration, where these are the weights of an adapter; None: of the whole model."""
 
     @property
     def where(self) -> str:
@@ -77,8 +81,10 @@ class SharedMemorySender:
         weakref.finalize(self, _close_all, self._files, os.getpid())
         remove_orphans(self._folder)
 
-    def export(self, version: int, weights: Iterable[tuple[str, torch.Tensor]]) -> list[dict[str, Any]]:
-        """Write all weights over those of the last export."""
+    def export(
+        self, version: int, weights: Iterable[tuple[str, torch.Tensor]], adapter: dict[str, Any] | None = None
+    ) -> list[dict[str, Any]]:
+        """Write all weights over those of the last export. `adapter`: they are an adapter's, and this its config."""
         written = 0
         try:
             for name, tensor in weights:
@@ -98,7 +104,7 @@ class SharedMemorySender:
         while len(self._files) > written:
             self._files.pop().close()
         for file in self._files:
-            file.info.num_buckets = written
+            file.info.num_buckets, file.info.adapter = written, adapter
         return [asdict(file.info) for file in self._files]
 
     def release(self) -> None:
@@ -201,6 +207,26 @@ def read_bucket(info: BucketInfo) -> Iterator[tuple[str, torch.Tensor]]:
             yield name, torch.empty(shape, dtype=dtype)
         else:
             yield name, torch.frombuffer(memory, dtype=dtype, count=count, offset=offset).view(shape)
+
+
+class AdapterFolder:
+    """A peft folder in shared memory, rewritten by version after version."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.path = Path(tempfile.mkdtemp(prefix="raylign-adapter-", dir=folder or shared_memory_folder()))
+        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
+
+    def write(self, buckets: Iterable[BucketInfo]) -> None:
+        """What those buckets, all of one version, hold."""
+        from safetensors.torch import save_file
+
+        tensors: dict[str, torch.Tensor] = {}
+        for info in buckets:
+            tensors |= read_bucket(info)
+        draft = self.path / "draft"
+        save_file(tensors, str(draft))
+        draft.rename(self.path / "adapter_model.safetensors")
+        (self.path / "adapter_config.json").write_text(json.dumps(info.adapter))
 
 
 def map_bucket(info: BucketInfo) -> mmap.mmap | bytearray:

@@ -206,6 +206,9 @@ class WorkerExtension:
             # On CPU vLLM drops the plain weights of linear layers once they are packed.
             if hasattr(layer, "cpu_linear"):
                 digests[f"{name}.packed"] = digest_of_packed(layer, worker.model_config.dtype)
+            for part in ("lora_a_stacked", "lora_b_stacked"):  # an adapter lies beside its layer
+                for index, tensor in enumerate(getattr(layer, part, ())):
+                    digests[f"{name}.{part}.{index}"] = digest_of(tensor)
         return digests
 
 

@@ -43,7 +43,7 @@ class Example:
     weight: float = 1.0
     """Above 0; multiplies the policy loss of the sequence (importance weight of prioritised sampling)."""
     group: int = -1
-    """Which group of the batch it belongs to; filled by RL algorithms."""
+    """Ordinal of its prompt: examples of one group share it; filled by RL algorithms."""
 
     def __post_init__(self) -> None:
         assert self.weight > 0, f"weight is {self.weight}: a sequence that counts nothing has a zero loss_mask"
@@ -105,7 +105,7 @@ class Algorithm(Protocol):
         """False for a scored group that teaches nothing and is to be replaced."""
 
     def examples(self, groups: Sequence[Group]) -> list[Example]:
-        """Examples to train on."""
+        """Examples to train on, given all groups of the step together: some advantages compare groups."""
 
     def complete(self, examples: list[Example]) -> list[Example]:
         """The examples with final advantages, given all of one update, log-probs filled. Same result on every rank."""

@@ -104,7 +104,9 @@ def test_producers_and_learner_of_any_speed_finish_with_room_for_one_group(
         host = ExperienceHost(tmp_path, config)
         await host.start(START)
         producers = [produce(host, number) for number in range(num_producers)]
-        trained, *_ = await asyncio.wait_for(asyncio.gather(learn(host), *producers), 60)
+        learner = asyncio.create_task(learn(host))
+        await asyncio.wait_for(asyncio.gather(learner, *producers), 60)
+        trained = learner.result()
         await host.close()
         return trained
 
@@ -131,7 +133,7 @@ def test_nothing_acknowledged_is_lost_when_the_actor_is_killed_between_many_prod
 
     @ray.remote(num_cpus=0)
     def produce(host: Any, first: int) -> list[int]:
-        acknowledged = []
+        acknowledged: list[int] = []
         for ordinal in range(first, first + 40, 4):
             ordinals = range(ordinal, ordinal + 4)
             while True:

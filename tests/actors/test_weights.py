@@ -402,7 +402,7 @@ def test_a_new_engine_waits_for_the_next_delivery_where_newer_weights_were_expor
         await asyncio.sleep(0.05)
         assert publisher.states[0] is EngineState.STALE and replacing.made[0].verbs == []
         await publisher.deliver(exported)
-        assert replacing.made[0].version == 2 and publisher.states[0] is EngineState.CURRENT
+        assert [replacing.made[0].version, publisher.states[0]] == [2, EngineState.CURRENT]
 
     run(test())
 
@@ -464,8 +464,8 @@ def load(folder: Path) -> Any:
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
 
 
-def mean_gap(model_of_version: dict[int, Any], group: Group, temperature: float = 1.0) -> float:
-    """Mean |learner − engine| over all tokens, each under the weights that its span names."""
+def gaps_of(model_of_version: dict[int, Any], group: Group, temperature: float = 1.0) -> list[np.ndarray]:
+    """|learner − engine| of every token under the weights that its span names; one array for each span."""
     gaps = []
     for each in group.completions:
         token_ids = torch.tensor(np.concatenate([PROMPT.token_ids, each.token_ids])[None].astype(np.int64))
@@ -474,8 +474,12 @@ def mean_gap(model_of_version: dict[int, Any], group: Group, temperature: float 
                 logits = model_of_version[span.version](token_ids).logits[0] / temperature
             start = len(PROMPT.token_ids) - 1
             logps = torch.log_softmax(logits, -1)[start:-1].gather(1, token_ids[0, start + 1 :, None])[:, 0].numpy()
-            gaps.append(logps[span.start : span.end] - each.logps[span.start : span.end])
-    return float(np.abs(np.concatenate(gaps)).mean())
+            gaps.append(np.abs(logps[span.start : span.end] - each.logps[span.start : span.end]))
+    return gaps
+
+
+def mean_gap(model_of_version: dict[int, Any], group: Group, temperature: float = 1.0) -> float:
+    return float(np.concatenate(gaps_of(model_of_version, group, temperature)).mean())
 
 
 @pytest.mark.ray
@@ -504,29 +508,59 @@ def test_a_real_engine_agrees_with_the_learner_before_and_after(
     assert not [name for name in os.listdir("/dev/shm") if f"raylign-weights-{os.getpid()}-" in name]
 
 
+def num_tokens_so_far(engine: VllmEngine) -> int:
+    """Of the running completion that is furthest; nothing tells it from outside."""
+    states = engine._llm.output_processor.request_states.values()
+    return max((state.detokenizer.num_output_tokens() for state in states), default=0)
+
+
+async def updated_in_flight(engine: VllmEngine, models: dict[int, Any], recompute_kv: bool) -> tuple[Group, Group]:
+    """Completions during which version 1 took the place of version 0, and some after it."""
+    learner = ALearner(dict(models[0].named_parameters()), bucket_bytes=200_000)
+    config = WeightsConfig(recompute_kv=recompute_kv)
+    await WeightPublisher([LocalHandle(engine)], learner, WeightsConfig(), version=-1).publish(0)
+    publisher = WeightPublisher([LocalHandle(engine)], learner, config)
+    long = SamplingConfig(num_completions=8, max_tokens=500)
+    running = asyncio.create_task(engine.generate(PROMPT, long, 3))
+    await until(lambda: num_tokens_so_far(engine) >= 60)
+    learner.weights = dict(models[1].named_parameters())
+    await publisher.publish(1)
+    after = await engine.generate(PROMPT, long, 4)
+    return await running, after
+
+
 @pytest.mark.ray
 def test_requests_in_flight_move_to_the_new_weights_and_say_from_which_token_on(make_tiny_model, real, runner) -> None:
     models = {seed: load(make_tiny_model("qwen3", tied=False, seed=seed)) for seed in (0, 1)}
-    learner = ALearner(dict(models[1].named_parameters()), bucket_bytes=200_000)
-    publisher = WeightPublisher([LocalHandle(real)], learner, WeightsConfig())
-
-    async def test() -> Group:
-        await real.commit_weight_version(0)
-        running = asyncio.create_task(real.generate(PROMPT, SamplingConfig(num_completions=8, max_tokens=500), 3))
-        await asyncio.sleep(0.15)
-        await publisher.publish(1)
-        group = await running
-        learner.weights = dict(models[0].named_parameters())
-        await publisher.publish(2)
-        return group
-
-    group = runner.run(asyncio.wait_for(test(), 120))
+    group, after = runner.run(asyncio.wait_for(updated_in_flight(real, models, recompute_kv=True), 120))
     both = [each for each in group.completions if len(each.version_spans) == 2]
     assert both, [each.version_spans for each in group.completions]
     for each in both:
         old, new = each.version_spans
         assert (old.version, old.start, new.version, new.end) == (0, 0, 1, len(each.token_ids)) and old.end == new.start
-    assert mean_gap(models, group) < 1e-5
+        assert old.end >= 30
+    gaps = np.concatenate(gaps_of(models, group))
+    print(f"worst gap {gaps.max():.1e}, mean {gaps.mean():.1e}")
+    assert gaps.mean() < 1e-6 and gaps.max() < 1e-5
+    assert {span.version for each in after.completions for span in each.version_spans} == {1}
+    assert np.concatenate(gaps_of(models, after)).max() < 1e-5
+
+
+@pytest.mark.ray
+def test_running_requests_that_keep_their_old_keys_and_values_report_log_probs_of_neither_version(
+    make_tiny_model, real, runner
+) -> None:
+    models = {seed: load(make_tiny_model("qwen3", tied=False, seed=seed)) for seed in (0, 1)}
+    group, after = runner.run(asyncio.wait_for(updated_in_flight(real, models, recompute_kv=False), 120))
+    both = [each for each in group.completions if len(each.version_spans) == 2]
+    gaps = gaps_of(models, Group(group.prompt, tuple(both)))
+    old = np.concatenate(gaps[0::2])
+    new = np.concatenate(gaps[1::2])
+    print(f"old version: worst gap {old.max():.1e}; new version on old keys: mean {new.mean():.1e}")
+    assert old.max() < 1e-5 < 1e-2 < new.mean()
+    # requests that came later share no keys and values with those before
+    assert {span.version for each in after.completions for span in each.version_spans} == {1}
+    assert np.concatenate(gaps_of(models, after)).max() < 1e-5
 
 
 @pytest.mark.ray

@@ -53,8 +53,8 @@ def views(folder: Path) -> Lines:
 
 def trained_ordinals(folder: Path) -> list[list[int]]:
     """By step."""
-    log = ReplayLog.open(folder / "experience")
-    return [[int(ordinal) for ordinal in log.ordinals(step)] for step in range(NUM_STEPS)]
+    log = ReplayLog.open(folder)
+    return [log.lease(step).batch.column("ordinal").to_pylist() for step in range(NUM_STEPS)]
 
 
 @pytest.fixture(scope="module")

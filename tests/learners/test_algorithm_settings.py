@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -183,7 +184,8 @@ def test_rloo_with_the_kl_in_the_reward_equals_leave_one_out_of_lowered_rewards(
     lengths, rewards, beta = [3, 1, 4], np.array([1.0, 0, 0.5]), 0.3
     algorithm = Rloo(RlooConfig(kl_coef=beta))
     assert algorithm.completes_batch and algorithm.needs_old_logps and algorithm.needs_reference
-    made = algorithm.examples([group([completion(n) for n in lengths], rewards.tolist())] * 2)
+    first = group([completion(n) for n in lengths], rewards.tolist())
+    made = algorithm.examples([first, replace(first, prompt=replace(first.prompt, ordinal=1))])
     for example in made:
         size = len(example.completion_ids)
         example.old_logps = rng.normal(size=size).astype(np.float32)

@@ -237,7 +237,7 @@ def test_replay_refuses_what_it_cannot_know(tmp_path: Path) -> None:
         ReplayLog.open(tmp_path).lease(0)
     flip(folder / "journal.log", 10)
     for _ in range(2):
-        with pytest.raises(ExperienceError, match="1 lines of the journal .* cannot be told any more"):
+        with pytest.raises(ExperienceError, match=r"1 lines of the journal .* cannot be told any more"):
             ReplayLog.open(tmp_path)
         ExperienceLog.open(folder, FIFO).close()  # repairs; the line stays unknown
 
@@ -302,7 +302,7 @@ def test_no_room_for_a_new_segment_leaves_no_file(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_cannot_be_written_is_said_at_once(tmp_path: Path) -> None:
-    with pytest.raises(ExperienceWriteError, match="cannot write .* /proc/self/experience.*check that the folder"):
+    with pytest.raises(ExperienceWriteError, match=r"cannot write .* /proc/self/experience.*check that the folder"):
         ExperienceLog.open(Path("/proc/self/experience"), FIFO)  # not even root can make a folder there
 
 

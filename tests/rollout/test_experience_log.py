@@ -60,6 +60,10 @@ def train(log: ExperienceLog, count: int, step: int) -> list[int]:
     return ordinals
 
 
+def has_room(log: ExperienceLog) -> bool:
+    return log.has_room
+
+
 class Clock:
     now = 0.0
 
@@ -226,16 +230,15 @@ def test_has_room_until_the_byte_budget_waits_but_never_blocks_a_hungry_lease(tm
     budget = ExperienceConfig(max_unread_mib=2.5 * num_bytes / 2**20)
     with ExperienceLog.open(tmp_path, budget) as log:
         for ordinal in range(3):
-            assert log.has_room
+            assert has_room(log)
             append(log, [ordinal])
-        assert not log.has_room
-        assert (
-            log.lease(4, 60) is None and log.has_room
-        )  # capacity below the step: it goes on, three and a bit at a time
+        assert not has_room(log)
+        assert log.lease(4, 60) is None
+        assert has_room(log)  # the budget is below a step: it goes on until the step is full
         append(log, [3])
-        assert not log.has_room
+        assert not has_room(log)
         assert ordinals_of(log.lease(4, 60)) == [0, 1, 2, 3]
-        assert log.has_room
+        assert has_room(log)
 
 
 def test_a_group_larger_than_the_budget_is_an_error_that_names_the_key(tmp_path: Path) -> None:
