@@ -111,7 +111,7 @@ async def _rate(num_engines: int, num_steps: int, num_hosts: int) -> float:
                     start, num_trajectories = time.perf_counter(), 0
                 batch = await flow.next(step)
                 num_trajectories += sum(len(group.completions) for group in batch.groups)
-                await asyncio.gather(*(handle.commit_weight_version.remote(step + 1) for handle in scripted.handles))
+                await asyncio.gather(*(handle.commit_weights.remote(step + 1, False) for handle in scripted.handles))
                 flow.weights_arrived(step + 1)
                 await flow.trained(batch)
             return num_trajectories / (time.perf_counter() - start)

@@ -1,27 +1,26 @@
 """Rollout tokens/s through the whole actor path against raw vLLM in one process, on the same prompts.
 
-Given nothing (it makes a tiny model); prints both rates and their ratio over interleaved pairs of runs, and exits 1
-below the goal of 0.9. Both engines are bound to the same core and have the same settings; both give text and the log-
-prob of each sampled token.
+Given nothing (it makes the long-tailed workload); both rates and their ratio over interleaved pairs. Both engines
+are bound to the same core and have the same settings; both give text and the log-prob of each sampled token. The actor
+path: pool, worker, engine, rewards, and back.
 
-    .venv/bin/python benchmarks/rollout_throughput.py
+    .venv/bin/python -m benchmarks.rollout_throughput
 """
 
 from __future__ import annotations
 
 import asyncio
 import multiprocessing
-import statistics
-import sys
 import tempfile
 import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-GOAL = 0.9
-NUM_PROMPTS, NUM_COMPLETIONS, MAX_TOKENS, NUM_PAIRS = 64, 8, 32, 8
-MAX_MODEL_LEN, MAX_NUM_SEQS, KV_CACHE_GIB = 128, 256, 0.5
+from benchmarks.long_tail import DATA, MAX_MODEL_LEN, MAX_TOKENS, NUM_COMPLETIONS, prepare
+from benchmarks.measurement import compare, engine_core, show
+
+NUM_PROMPTS, MAX_NUM_SEQS, KV_CACHE_GIB = 48, 256, 0.5
 
 
 def raw_vllm(model: str, token_ids: list[list[int]], cores: str, pipe: Connection) -> None:
@@ -51,24 +50,26 @@ def raw_vllm(model: str, token_ids: list[list[int]], cores: str, pipe: Connectio
         pipe.send((sum(len(c.token_ids) for output in outputs for c in output.outputs), seconds))
 
 
-async def main() -> int:
-    """Start both sides, run them in turn, print the table."""
+def measure(num_pairs: int = 8) -> dict[str, Any]:
+    """One row."""
+    return asyncio.run(_pairs(num_pairs))
+
+
+async def _pairs(num_pairs: int) -> dict[str, Any]:
+    """Start both sides, run them in turn."""
     from raylign.actors.cluster import ClusterConfig, ray_cluster
-    from raylign.jobs.init_model import InitModelConfig, init_model
     from raylign.jobs.roles import start_pool
     from raylign.rewards.rules import NumericConfig
     from raylign.rollout.engine import EngineConfig
-    from raylign.rollout.engine_process import usable_cores
     from raylign.rollout.model_folder import load_tokenizer
     from raylign.rollout.prompts import DataConfig, PromptSource
     from raylign.rollout.sampling import SamplingConfig
 
-    data = DataConfig(source="reasoning_gym:chain_sum", num_generated=500)
-    model = init_model(InitModelConfig(output=Path(tempfile.mkdtemp()) / "model", data=data))
-    source = PromptSource.open(data, load_tokenizer(model), 0, MAX_MODEL_LEN - MAX_TOKENS)
+    model = prepare(Path(tempfile.mkdtemp())).model
+    source = PromptSource.open(DataConfig(**DATA), load_tokenizer(str(model)), 0, MAX_MODEL_LEN - MAX_TOKENS)
     prompts = source.take(0, NUM_PROMPTS)
     sampling = SamplingConfig(num_completions=NUM_COMPLETIONS, max_tokens=MAX_TOKENS)
-    cores = usable_cores()
+    cores = str(engine_core())
 
     here, there = multiprocessing.get_context("spawn").Pipe()
     token_ids = [prompt.token_ids.tolist() for prompt in prompts]
@@ -93,26 +94,24 @@ async def main() -> int:
             answer_deadline_s=300,
         )
         assert here.recv() == "ready"
-        ratios = []
-        for pair in range(NUM_PAIRS + 1):
+        raw_rates, actor_rates = [], []
+        for pair in range(-1, num_pairs):  # the first pair warms up
             here.send("run")
             raw_tokens, raw_s = here.recv()
             start = time.perf_counter()
             groups = await pool.collect_all(prompts, sampling)
-            actor_rate = sum(group.num_tokens for group in groups) / (time.perf_counter() - start)
-            if pair == 0:  # warm-up
-                continue
-            ratios.append(actor_rate * raw_s / raw_tokens)
-            print(
-                f"raw vLLM {raw_tokens / raw_s:8,.0f} tokens/s   actor path {actor_rate:8,.0f}   ratio {ratios[-1]:.3f}"
-            )
+            if pair >= 0:
+                raw_rates.append(raw_tokens / raw_s)
+                actor_rates.append(sum(group.num_tokens for group in groups) / (time.perf_counter() - start))
         await pool.stop()
     here.send("stop")
     raw.join(30)
-    median = statistics.median(ratios)
-    print(f"ratio: median {median:.3f}, from {min(ratios):.3f} to {max(ratios):.3f}; goal {GOAL}")
-    return 0 if median >= GOAL else 1
+    return compare("rollout tokens/s, actor path", "tokens/s", actor_rates, raw_rates, "raw vLLM", ">= 0.95").row()
+
+
+def main() -> None:
+    show([measure()])
 
 
 if __name__ == "__main__":
-    sys.exit(asyncio.run(main()))
+    main()

@@ -24,6 +24,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from benchmarks.foreign_rows import rows_of
 from benchmarks.measurement import is_met, show
 
 HERE = Path(__file__).resolve().parent
@@ -75,13 +76,13 @@ def main() -> int:
 def measure_here(name: str, result: Path) -> int:
     """In the child: the rows of one benchmark, or why there are none."""
     try:
-        rows = importlib.import_module(f"benchmarks.{name}").measure()
+        rows = rows_of(name, importlib.import_module(f"benchmarks.{name}").measure())
     except BaseException as error:
         words = "".join(traceback.format_exception_only(error)).strip()
         traceback.print_exc()
         result.write_text(json.dumps({"rows": [], "error": words}))
         return 1
-    result.write_text(json.dumps({"rows": [rows] if isinstance(rows, dict) else rows}))
+    result.write_text(json.dumps({"rows": rows}))
     return 0
 
 
@@ -154,8 +155,8 @@ def table(results: dict[str, Any]) -> str:
         f"{facts.get('memory_gib')} GiB, Linux {facts.get('kernel')}, Python {facts.get('python')}; {packages}. "
         f"15-minute load when it ended: {facts.get('load_before')}.",
         "",
-        "Sides of a comparison run in turn, in one run, on the same cores; values are medians, `spread` is the least and "
-        "the most of the ratio over the pairs (of the value, where there is no ratio).",
+        "Sides of a comparison run in turn, in one run, on the same cores; values are medians, `spread` is the least "
+        "and the most of the ratio over the pairs (of the value, where there is no ratio).",
         "",
         "| what | ours | theirs, or limit | ratio | spread | goal | met |",
         "|---|---|---|---|---|---|---|",
