@@ -196,9 +196,7 @@ CASES = (
 def compare(case: PublishedCase) -> Comparison:
     """Simulate both sides."""
     pair = case.pair()
-    return Comparison(
-        case, pair, predict(run_simulation(pair.synchronous)), predict(run_simulation(pair.asynchronous))
-    )
+    return Comparison(case, pair, predict(run_simulation(pair.synchronous)), predict(run_simulation(pair.asynchronous)))
 
 
 def main() -> None:
