@@ -1,7 +1,8 @@
 """Published ratios of asynchronous to synchronous runs, predicted from what was published beside them.
 
 Given nothing but the constants of this file; gives `PublishedCase`s, and a table by
-`python -m raylign.jobs.simulation_published`. No constant is fitted to a ratio; docs/scaling.md says where each is from.
+`python -m raylign.jobs.simulation_published`. No constant is fitted to a ratio; docs/scaling.md says where each is
+from.
 """
 
 from __future__ import annotations

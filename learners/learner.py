@@ -135,11 +135,13 @@ class Learner:
 
     def save_state(self, folder: Path) -> None:
         """Everything that `load_state` needs to go on bit for bit."""
-        self.engine.save(Path(folder), {"num_batches": self.num_batches})
+        self.engine.save(Path(folder), {"num_batches": self.num_batches, "algorithm": self.algorithm.state()})
 
     def load_state(self, folder: Path) -> None:
         """What `save_state` wrote, with the same config and number of ranks."""
-        self.num_batches = self.engine.load(Path(folder))["num_batches"]
+        state = self.engine.load(Path(folder))
+        self.num_batches = state["num_batches"]
+        self.algorithm.load_state(state["algorithm"])
 
     def _mini_batches(self, examples: list[Example]) -> list[list[Example]]:
         num_parts = min(self.algorithm.num_updates, len(examples))

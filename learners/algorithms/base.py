@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pydantic import BaseModel, Field
 
@@ -109,6 +109,13 @@ class Algorithm(Protocol):
 
     def complete(self, examples: list[Example]) -> list[Example]:
         """The examples with final advantages, given all of one update, log-probs filled. Same result on every rank."""
+
+    def state(self) -> dict[str, Any]:
+        """What the algorithm has learned beside the model (a data selector, say), the same on every rank; checkpoints
+        keep it."""
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take up what `state` gave."""
 
     def loss(
         self, logps: torch.Tensor, entropies: torch.Tensor, batch: MicroBatch, normalizers: Normalizers

@@ -6,7 +6,7 @@ Given (prompt tokens, response tokens) pairs; gives one example for each and the
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from pydantic import BaseModel
@@ -82,6 +82,12 @@ class Sft:
 
     def examples(self, groups: Sequence[Group]) -> list[Example]:
         raise ValueError("sft learns from demonstrations, not from rollouts: use `demonstration_examples`")
+
+    def state(self) -> dict[str, Any]:
+        return {}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        pass
 
     def loss(
         self, logps: torch.Tensor, entropies: torch.Tensor, batch: MicroBatch, normalizers: Normalizers

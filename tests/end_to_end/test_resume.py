@@ -58,27 +58,40 @@ def trained_ordinals(folder: Path) -> list[list[int]]:
 
 
 @pytest.fixture(scope="module")
-def killed_and_resumed(start_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def killed_and_resumed(start_model: Path, reward: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A deterministic run, killed after its third step (the last checkpoint is of the second), then resumed."""
     folder = tmp_path_factory.mktemp("killed")
-    recipe = write_recipe(deterministic(start_model, folder / "run"), folder / "recipe.yaml")
+    recipe = write_recipe(deterministic(start_model, folder / "run", reward), folder / "recipe.yaml")
     train_killed_after(3, recipe, folder / "run", folder / "1.log")
     resume(recipe, folder / "2.log")
     return folder / "run"
 
 
-def deterministic(model: Path, folder: Path) -> dict[str, Any]:
+@pytest.fixture(scope="module")
+def reward(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Something that a random model varies in, so that there is a gradient."""
+    path = tmp_path_factory.mktemp("reward") / "letters.py"
+    path.write_text(
+        "def reward(completions, prompt, references, row):\n"
+        "    return [float(len(set(text))) for text in completions]\n"
+    )
+    return {"name": "function", "path": f"{path}:reward"}
+
+
+def deterministic(model: Path, folder: Path, reward: dict[str, Any]) -> dict[str, Any]:
     sampling = {"max_tokens": 4, "num_completions": 4, "temperature": 0.7}
     evaluation = {"data": HELD_OUT, "num_prompts": 8, "every_steps": 3}
     values = small_config(model, folder, num_steps=NUM_STEPS, sampling=sampling, evaluation=evaluation)
     values["rollout"] = {**values["rollout"], "deterministic": True}
-    return values | {"checkpoints": {"every_steps": 2}}
+    return values | {"checkpoints": {"every_steps": 2}, "rewards": [reward]}
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(ray_session: None, start_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def uninterrupted(
+    ray_session: None, start_model: Path, reward: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     folder = tmp_path_factory.mktemp("uninterrupted") / "run"
-    train(configured(deterministic(start_model, folder)))
+    train(configured(deterministic(start_model, folder, reward)))
     return folder
 
 
@@ -87,9 +100,10 @@ def test_a_killed_and_resumed_run_has_the_numbers_of_an_uninterrupted_one(
 ) -> None:
     assert views(killed_and_resumed) == views(uninterrupted)
     assert [line["step"] for line in read_metrics(uninterrupted)] == [0, 1, 2, 3, 3, 4, 5, 6, 6]
-    # at a temperature, without adapters
+    # at a temperature, without adapters, while the weights change
     learned = [line for line in read_metrics(uninterrupted) if "learner/loss" in line]
     assert all(line["mismatch/mean_abs_logp_difference"] <= 1e-4 for line in learned)
+    assert all(line["learner/grad_norm"] > 0 for line in learned)
 
 
 def test_no_prompt_is_lost_and_none_is_trained_twice(killed_and_resumed: Path) -> None:
@@ -100,9 +114,9 @@ def test_no_prompt_is_lost_and_none_is_trained_twice(killed_and_resumed: Path) -
 
 
 def test_a_replay_trains_the_recorded_experience_bit_for_bit_without_an_engine(
-    ray_session: None, start_model: Path, uninterrupted: Path, tmp_path: Path
+    ray_session: None, start_model: Path, reward: dict[str, Any], uninterrupted: Path, tmp_path: Path
 ) -> None:
-    values = deterministic(start_model, tmp_path / "replayed") | {"replay": str(uninterrupted)}
+    values = deterministic(start_model, tmp_path / "replayed", reward) | {"replay": str(uninterrupted)}
     run = train(configured(values))
     assert not hasattr(run, "rollouts")  # no engine was started
 
@@ -114,11 +128,11 @@ def test_a_replay_trains_the_recorded_experience_bit_for_bit_without_an_engine(
 
 
 def test_an_asynchronous_run_killed_trains_every_prompt_once(
-    start_model: Path, tmp_path_factory: pytest.TempPathFactory
+    start_model: Path, reward: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder = tmp_path_factory.mktemp("async-killed")
     values = small_config(start_model, folder / "run", num_steps=NUM_STEPS, checkpoints={"every_steps": 2})
-    values["async"] = {"max_staleness": 2}
+    values |= {"async": {"max_staleness": 2}, "rewards": [reward]}
     recipe = write_recipe(values, folder / "recipe.yaml")
     train_killed_after(3, recipe, folder / "run", folder / "1.log")
     resume(recipe, folder / "2.log")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -45,7 +46,7 @@ def test_too_few_and_too_many_completions_are_refused() -> None:
         ({"version_spans": ()}, "its weight versions cover [] to [] instead of all 3 tokens"),
     ],
 )
-def test_incomplete_evidence_is_refused(change: dict[str, object], words: str) -> None:
+def test_incomplete_evidence_is_refused(change: dict[str, Any], words: str) -> None:
     assert refused(GOOD, replace(GOOD, **change)) == f"completion 1: {words}"
 
 
