@@ -189,16 +189,17 @@ def check_buckets(buckets: Iterable[BucketInfo]) -> None:
     import xxhash
 
     for info in buckets:
-        found = xxhash.xxh3_128_hexdigest(map_bucket(info))
+        with memoryview(map_bucket(info)) as memory:
+            found = xxhash.xxh3_128_hexdigest(memory[: info.num_bytes])
         if found != info.checksum:
             raise BucketError(f"{info.where} is damaged: checksum {found} instead of {info.checksum}", info.index)
 
 
-def read_bucket(info: BucketInfo) -> Iterator[tuple[str, torch.Tensor]]:
-    """The tensors of a bucket, as views of a private mapping. Its bytes are not checked here (`check_buckets`)."""
+def read_bucket(info: BucketInfo, memory: mmap.mmap | bytearray | None = None) -> Iterator[tuple[str, torch.Tensor]]:
+    """The tensors of a bucket, as views of its memory. Its bytes are not checked here (`check_buckets`)."""
     import torch
 
-    memory = map_bucket(info)
+    memory = map_bucket(info) if memory is None else memory
     for name, dtype_name, shape, offset in zip(info.names, info.dtypes, info.shapes, info.offsets, strict=True):
         dtype = getattr(torch, dtype_name)
         count = math.prod(shape)
@@ -206,6 +207,25 @@ def read_bucket(info: BucketInfo) -> Iterator[tuple[str, torch.Tensor]]:
             yield name, torch.empty(shape, dtype=dtype)
         else:
             yield name, torch.frombuffer(memory, dtype=dtype, count=count, offset=offset).view(shape)
+
+
+class BucketMaps:
+    """Mappings that last from version to version: to map a bucket anew costs an engine a fifth of its pause."""
+
+    def __init__(self) -> None:
+        self._maps: dict[str, mmap.mmap | bytearray] = {}
+
+    def of(self, info: BucketInfo) -> mmap.mmap | bytearray:
+        """The bucket's memory."""
+        memory = self._maps.get(info.path)
+        if memory is None or len(memory) < info.num_bytes:
+            memory = self._maps[info.path] = map_bucket(info)
+        return memory
+
+    def forget_others(self, paths: set[str]) -> None:
+        """Let go of buckets that are not among these."""
+        for path in set(self._maps) - paths:
+            del self._maps[path]
 
 
 class AdapterFolder:
@@ -229,15 +249,14 @@ class AdapterFolder:
 
 
 def map_bucket(info: BucketInfo) -> mmap.mmap | bytearray:
-    """The bucket's bytes, without copying them; a write to them would stay private."""
+    """The memory that the learner wrote, itself and not a private view of it: a private view would keep a page that a
+    loader writes to for all versions to come, unseen; here, whoever reads that page next finds its checksum broken."""
     try:
-        with open(info.path, "rb") as file:
+        with open(info.path, "r+b") as file:
             size = os.fstat(file.fileno()).st_size
             if size < info.num_bytes:
                 raise BucketError(f"{info.where} holds {size} bytes instead of {info.num_bytes}", info.index)
-            if not info.num_bytes:
-                return bytearray()
-            return mmap.mmap(file.fileno(), info.num_bytes, access=mmap.ACCESS_COPY)
+            return mmap.mmap(file.fileno(), size) if size else bytearray()
     except FileNotFoundError as error:
         raise BucketError(
             f"{info.where} is not there: learner and engine must share a node's memory", info.index

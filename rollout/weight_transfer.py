@@ -28,7 +28,7 @@ from vllm.distributed.weight_transfer.base import (
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory, WeightTransferTrainerFactory
 
 from raylign.rollout.engine_process import end_with_owner
-from raylign.rollout.weight_buckets import BucketError, BucketInfo, read_bucket
+from raylign.rollout.weight_buckets import BucketError, BucketInfo, BucketMaps, read_bucket
 
 if TYPE_CHECKING:
     import torch
@@ -66,6 +66,7 @@ class SharedMemoryEngine(WeightTransferEngine[SharedMemoryInitInfo, SharedMemory
         self._expected: set[str] = set()
         self._loaded: set[str] = set()
         self._received: list[SharedMemoryUpdateInfo] = []
+        self._maps = BucketMaps()
 
     def init_transfer_engine(self, init_info: SharedMemoryInitInfo) -> None:
         pass
@@ -88,7 +89,7 @@ class SharedMemoryEngine(WeightTransferEngine[SharedMemoryInitInfo, SharedMemory
                 + (f" of version {earlier[0].version}" if earlier else "")
             )
         with disable_mtp_completeness_check():
-            self._loaded |= self.model.load_weights(read_bucket(update_info)) or set()
+            self._loaded |= self.model.load_weights(read_bucket(update_info, self._maps.of(update_info))) or set()
         earlier.append(update_info)
 
     def finish_weight_update(self) -> None:
@@ -106,6 +107,7 @@ class SharedMemoryEngine(WeightTransferEngine[SharedMemoryInitInfo, SharedMemory
         finalize_layerwise_reload(self.model, self.model_config)
         for layer in tied:
             layer.quant_method.process_weights_after_loading(layer)
+        self._maps.forget_others({info.path for info in received})
         self._received = []
 
     def shutdown(self) -> None:

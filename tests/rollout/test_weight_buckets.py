@@ -12,6 +12,7 @@ import torch
 from raylign.rollout.weight_buckets import (
     BucketError,
     BucketInfo,
+    BucketMaps,
     SharedMemorySender,
     check_buckets,
     read_bucket,
@@ -77,6 +78,27 @@ def test_the_next_version_is_written_to_the_same_memory_and_buckets_too_many_go(
     assert [str(path) for path in tmp_path.iterdir()] == [first[0]["path"]]
     large = sender.export(3, [("a", torch.ones(5000))])  # more than the file held
     check_buckets([BucketInfo(**large[0])])
+
+
+def test_a_mapping_lasts_from_version_to_version_and_shows_the_newest(tmp_path: Path) -> None:
+    sender, maps = SharedMemorySender(1000, tmp_path), BucketMaps()
+    infos = []
+    for version in (1, 2):
+        (bucket,) = sender.export(version, [("a", torch.full((200,), float(version)))])
+        infos.append(BucketInfo(**bucket))
+        assert dict(read_bucket(infos[-1], maps.of(infos[-1])))["a"].tolist() == [version] * 200
+    assert maps.of(infos[0]) is maps.of(infos[1])
+    (large,) = sender.export(3, [("a", torch.full((500,), 3.0))])  # the file has grown
+    info = BucketInfo(**large)
+    found = dict(read_bucket(info, maps.of(info)))["a"]
+    assert found.tolist() == [3.0] * 500
+    found += 1  # a loader that changes what it is given is found out by whoever reads next
+    with pytest.raises(BucketError, match="damaged"):
+        check_buckets([info])
+    maps.forget_others(set())
+    sender.release()
+    with pytest.raises(BucketError, match="is not there"):
+        maps.of(info)
 
 
 def test_an_export_that_breaks_leaves_nothing(tmp_path: Path) -> None:
