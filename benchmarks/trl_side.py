@@ -21,10 +21,17 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "eight passes of 16": {"per_device_train_batch_size": 16, "gradient_accumulation_steps": 8},
     "whole batch, bfloat16": {"per_device_train_batch_size": 128, "gradient_accumulation_steps": 1, "bf16": True},
     "continuous batching": {
+        "per_device_train_batch_size": 128,
+        "gradient_accumulation_steps": 1,
+        "use_transformers_continuous_batching": True,
+        # room for all 128 completions at once: nothing is ever put off
+        "transformers_continuous_batching_config": {"page_size": 32, "num_blocks": 2200, "max_batch_tokens": 2048},
+    },
+    "continuous batching, eight passes of 16": {
         "per_device_train_batch_size": 16,
         "gradient_accumulation_steps": 8,
         "use_transformers_continuous_batching": True,
-        "transformers_continuous_batching_config": {"num_blocks": 512, "max_batch_tokens": 2048, "page_size": 32},
+        "transformers_continuous_batching_config": {"page_size": 32, "num_blocks": 2200, "max_batch_tokens": 2048},
     },
 }
 
