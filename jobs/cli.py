@@ -47,7 +47,9 @@ COMMANDS = {
         "accuracy and pass@k of a model or checkpoint",
     ),
     "plan": Command(
-        "raylign.jobs.config:TrainConfig", "raylign.jobs.plan:plan", "check a training run without starting it"
+        "raylign.jobs.simulation_config:PlanConfig",
+        "raylign.jobs.plan:plan",
+        "check a training run without starting it, or predict its times (--simulate)",
     ),
     "init-model": Command(
         "raylign.jobs.init_model:InitModelConfig",

@@ -25,6 +25,7 @@ from raylign.jobs.memory_estimate import (
 )
 from raylign.jobs.roles import beside_a_learner, shares_gpu
 from raylign.jobs.run_folder import RunFolder
+from raylign.jobs.simulation_config import PlanConfig
 from raylign.rollout.engine import EngineConfig
 from raylign.rollout.model_folder import check_model_folder, find_model_folder, load_tokenizer
 
@@ -34,6 +35,10 @@ if TYPE_CHECKING:
 
 def plan(config: TrainConfig) -> int:
     """Print what the run will do; 2 if it cannot."""
+    if isinstance(config, PlanConfig) and config.simulate:
+        from raylign.jobs.simulate import simulate_plan
+
+        return simulate_plan(config)
     findings = examine_training(config, this_machine())
     print_findings(findings)
     return 2 if findings.problems else 0

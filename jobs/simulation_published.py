@@ -1,8 +1,8 @@
 """Published ratios of asynchronous to synchronous runs, predicted from what was published beside them.
 
-Given nothing but the constants of this file; gives `PublishedCase`s, and a table by
-`python -m raylign.jobs.simulation_published`. No constant is fitted to a ratio; docs/scaling.md says where each is
-from.
+Given nothing but the constants of this file; gives `PublishedCase`s, and by
+`python -m raylign.jobs.simulation_published` their table and that of the anchor. No constant is fitted to a ratio or to
+an asynchronous time; docs/scaling.md says where each is from.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from raylign.jobs.simulation_anchor import ANCHORS, speedups
 from raylign.jobs.simulation_loop import run_simulation
 from raylign.jobs.simulation_rates import DecodeCurve, Lengths, LognormalLengths, Setting
 from raylign.jobs.simulation_result import Prediction, predict
@@ -201,7 +202,16 @@ def compare(case: PublishedCase) -> Comparison:
 
 
 def main() -> None:
-    """The table of docs/scaling.md."""
+    """The tables of docs/scaling.md."""
+    for anchor in ANCHORS:
+        print(
+            f"| {anchor.tail} | {anchor.generation_share} | "
+            + " | ".join(
+                f"{theirs:.2f} → {ours:.2f}" for theirs, ours in zip(anchor.published, speedups(anchor), strict=True)
+            )
+            + " |",
+            flush=True,
+        )
     for case in CASES:
         result = compare(case)
         pair = result.pair
