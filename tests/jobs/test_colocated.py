@@ -1,4 +1,4 @@
-"""One GPU for engine and learner: who holds its memory when. The real thing needs a GPU; the order of calls does not."""
+"""One GPU for engine and learner: who holds its memory when. The order of calls needs no GPU."""
 
 from __future__ import annotations
 
