@@ -88,8 +88,9 @@ class SimulatedEngine:
         while self._running and self._running[0][0] <= self._count + ROUNDING:
             end, _, ordinal, length = heapq.heappop(self._running)
             group = self.groups[ordinal]
+            by_version = group.tokens_by_version
             for version, tokens in self._spans(end, length):
-                group.tokens_by_version[version] = group.tokens_by_version.get(version, 0) + tokens
+                by_version[version] = by_version.get(version, 0) + tokens
             group.num_left -= 1
             if group.num_left == 0:
                 yield ordinal, self.groups.pop(ordinal)
@@ -130,9 +131,12 @@ class SimulatedEngine:
             self._num_started += 1
             heapq.heappush(self._running, (self._count + length, self._num_started, ordinal, length))
 
-    def _spans(self, end: float, length: int) -> Iterator[tuple[int, int]]:
+    def _spans(self, end: float, length: int) -> list[tuple[int, int]]:
         """(version, tokens) of a sequence. A token of which the decode step was cut by an update is of the new one."""
         start = end - length
+        if self._switch_counts[-1] <= start + ROUNDING:  # most sequences see no update
+            return [(self._versions[-1], length)]
+        spans: list[tuple[int, int]] = []
         place = bisect_right(self._switch_counts, start + ROUNDING) - 1
         done = 0
         for later in range(place + 1, len(self._switch_counts)):
@@ -140,8 +144,9 @@ class SimulatedEngine:
                 break
             until = int(self._switch_counts[later] - start + ROUNDING)
             if until > done:
-                yield self._versions[later - 1], until - done
+                spans.append((self._versions[later - 1], until - done))
                 done = until
         else:
             later = len(self._switch_counts)
-        yield self._versions[later - 1], length - done
+        spans.append((self._versions[later - 1], length - done))
+        return spans

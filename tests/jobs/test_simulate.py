@@ -237,6 +237,17 @@ def test_a_learner_that_fails_is_away_for_its_restart_and_the_steps_since_its_ch
     assert trace.wall_s == pytest.approx(wall_s, rel=1e-9)
 
 
+def test_after_a_restart_of_the_job_all_engines_share_what_was_lost() -> None:
+    # the job fails 1 s into the fourth step, while both engines generate, and never again
+    first, second = np.random.default_rng((CONSTANT.seed, 2)).exponential(size=2)
+    mean_s = (3 * 5.5 + 1) / first
+    rates = FailureRates(engine_restart_s=7.0, learner_mean_s=mean_s, learner_restart_s=5.0, restarts="job")
+    trace = run_simulation(replace(CONSTANT, failures=rates))
+    assert mean_s * (first + second) > trace.wall_s and trace.num_failures == 1
+    assert trace.wall_s == pytest.approx(6 * 5.5 + 1.0 + 7.0, rel=1e-9)
+    assert trace.num_lost_tokens == pytest.approx(8 * 50)  # 1 s is 50 steps
+
+
 def test_restarting_only_the_role_that_failed_keeps_more_of_the_time_than_restarting_the_job() -> None:
     rates = FailureRates(60.0, 3.0, 60.0, 3.0, checkpoint_every_steps=1)
     role = effective_time_ratio(replace(LONG_TAIL, num_steps=40, failures=rates))
