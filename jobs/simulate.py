@@ -175,10 +175,8 @@ def _lengths(config: PlanConfig, recorded: RecordedRates | None) -> Lengths | No
 
 
 def _max_staleness(config: PlanConfig) -> int:
-    if config.simulation.max_staleness is not None:
-        return config.simulation.max_staleness
-    section = getattr(config, "async", None)
-    return section.max_staleness if section is not None else 2
+    asked = config.simulation.max_staleness
+    return config.asynchrony.max_staleness if asked is None else asked
 
 
 def _failures(config: FailuresConfig, checkpoint_every_steps: int) -> FailureRates:
