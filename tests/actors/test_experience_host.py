@@ -64,7 +64,7 @@ def test_an_expiring_lease_wakes_who_waits_for_its_groups(tmp_path: Path) -> Non
         assert ordinals_of(await asyncio.wait_for(host.lease(2, 60, 0, 30), 5)) == [0, 1]
         assert first is not None
         with pytest.raises(LeaseExpiredError):
-            await host.settle(first.lease_id, 0)
+            await host.settle([first.lease_id], 0)
         await host.close()
 
     asyncio.run(scene())
@@ -96,7 +96,7 @@ def test_producers_and_learner_of_any_speed_finish_with_room_for_one_group(
             lease = await host.lease(count, 60, step, 30)
             assert lease is not None
             trained += ordinals_of(lease)
-            await host.settle(lease.lease_id, step)
+            await host.settle([lease.lease_id], step)
             await asyncio.sleep(to_learner)
         return trained
 
@@ -153,18 +153,18 @@ def test_nothing_acknowledged_is_lost_when_the_actor_is_killed_between_many_prod
     producers = [produce.remote(host, number * 40) for number in range(5)]
     lease = ray.get(host.lease.remote(30, 60.0, 0, 30.0), timeout=60)
     trained = ordinals_of(lease)
-    ray.get(host.settle.remote(lease.lease_id, 0), timeout=30)
+    ray.get(host.settle.remote([lease.lease_id], 0), timeout=30)
     held = ray.get(host.lease.remote(10, 60.0, 1, 30.0), timeout=60)
     pid = ray.get(host.__ray_call__.remote(lambda _: os.getpid()), timeout=30)
     os.kill(pid, signal.SIGKILL)
     acknowledged = sorted(ordinal for ordinals in ray.get(producers, timeout=120) for ordinal in ordinals)
     assert acknowledged == list(range(200))
     with pytest.raises(LeaseExpiredError):  # leases ended with the process
-        ray.get(host.settle.remote(held.lease_id, 1), timeout=30)
+        ray.get(host.settle.remote([held.lease_id], 1), timeout=30)
     rest = ray.get(host.lease.remote(170, 60.0, 1, 30.0), timeout=60)
     assert ordinals_of(rest)[:10] == ordinals_of(held)  # in the old order
     assert sorted(trained + ordinals_of(rest)) == list(range(200))
-    ray.get(host.settle.remote(rest.lease_id, 1), timeout=30)
+    ray.get(host.settle.remote([rest.lease_id], 1), timeout=30)
     position = ray.get(host.position.remote(1), timeout=30)
     ray.get(host.commit.remote(position), timeout=30)
     counters, has_room = ray.get(host.state.remote(), timeout=30)

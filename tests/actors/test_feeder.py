@@ -70,7 +70,17 @@ class Fed:
 
     async def quiet(self) -> None:
         """Everything that may happen by itself has happened."""
-        await asyncio.sleep(0.1)
+        before, now = "", self.feeder.state()
+        while before != now:
+            await asyncio.sleep(0.2)
+            before, now = now, self.feeder.state()
+
+    async def until_logged(self, count: int) -> None:
+        """So many groups come, and no more."""
+        while (await self.host.state())[0].num_logged < count:
+            await asyncio.sleep(0.01)
+        await self.quiet()
+        assert (await self.host.state())[0].num_logged == count
 
     @property
     def ordinals(self) -> list[int]:
@@ -129,15 +139,11 @@ def answering(text: str = "yes", token_s: float = 0.0) -> FakeEngine:
 
 def test_no_more_groups_start_than_the_bound_allows(tmp_path: Path) -> None:
     async def work(fed: Fed) -> None:
-        await fed.quiet()
-        counters, _ = await fed.host.state()
-        assert counters.num_logged == 12  # (η 2 + version 0 + 1) · 4
+        await fed.until_logged(12)  # (η 2 + version 0 + 1) · 4
         await fed.train(4, step=0)
-        await fed.quiet()
-        assert (await fed.host.state())[0].num_logged == 12  # trained, but engines still hold version 0
+        await fed.until_logged(12)  # trained, but engines still hold version 0
         fed.feeder.weights_arrived(1)
-        await fed.quiet()
-        assert (await fed.host.state())[0].num_logged == 16
+        await fed.until_logged(16)
 
     feed(tmp_path, work, [answering(), answering()])
 
@@ -145,8 +151,7 @@ def test_no_more_groups_start_than_the_bound_allows(tmp_path: Path) -> None:
 def test_without_staleness_rollouts_and_learner_take_turns(tmp_path: Path) -> None:
     async def work(fed: Fed) -> None:
         for step in range(3):
-            await fed.quiet()
-            assert (await fed.host.state())[0].num_logged == 4 * (step + 1)
+            await fed.until_logged(4 * (step + 1))
             await fed.train(4, step)
             fed.feeder.weights_arrived(step + 1)
 
@@ -264,12 +269,11 @@ def test_groups_that_can_no_longer_be_used_are_ended_and_generated_again(tmp_pat
 
 def test_a_full_log_holds_new_groups_back(tmp_path: Path) -> None:
     async def work(fed: Fed) -> None:
-        await fed.quiet()
+        await fed.until_logged(12)
         await fed.train(4, step=0)
         fed.feeder.weights_arrived(1)
-        await fed.quiet()
         # the bound would allow 16, but the first 12 came as one burst, and the 8 that wait fill the budget
-        assert (await fed.host.state())[0].num_logged == 12
+        await fed.until_logged(12)
         assert "max_unread_mib" in fed.feeder.state()
         for step in range(1, 5):  # the learner goes on, and makes room
             await fed.train(4, step)
