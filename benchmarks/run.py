@@ -38,7 +38,7 @@ BENCHMARKS = {
     "experience_log": 900.0,
     "control_plane": 900.0,
     "memory": 2400.0,
-    "mismatch": 300.0,
+    "mismatch": 600.0,
 }
 """Module and time limit in seconds, in the order of the table."""
 ENVIRONMENT = {

@@ -63,8 +63,8 @@ class LearnerConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
     max_grad_norm: float = Field(1.0, gt=0)
     """Gradients are scaled down to this global norm."""
     micro_batch_tokens: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
-    """Token budget (padding included) of one forward/backward pass on one rank; auto: 8192 on GPU, 2048 on CPU, whose
-    caches hold no more."""
+    """Token budget (padding included) of one forward/backward pass on one rank; auto: 8192 on GPU, 2048 on CPU,
+    where that is faster."""
     layout: Literal["auto", "padded", "packed"] = "auto"
     """Micro-batches: rows padded to equal length and bucketed by length, or packed into one row; auto: packed
     on CPU and in bfloat16, where the model's attention allows it.
