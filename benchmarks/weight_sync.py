@@ -184,6 +184,8 @@ async def measure_size(size: str, dtype: str, folder: Path) -> dict[str, Any]:
         "check_s": median([update.deliver_s - update.pause_s for update in updates]),
         "ratio": median(ratios),
         "ratio_spread": [min(ratios), max(ratios)],
+        "best_reload_s": min(reloads),
+        "best_pause_s": min(pauses),
         "extra_pause_s": median(extras),
     }
     if busy_pauses:
@@ -217,6 +219,7 @@ def main() -> int:
             f"{row['model']:>6} {row['dtype']:>9} {row['bytes'] / 1e6:6.0f} {row['memcpy_gb_per_s']:7.1f} "
             f"{row['reload_s']:7.3f} {row['reload_gb_per_s']:5.2f} {row['pause_s']:7.3f} {row['pause_gb_per_s']:5.2f} "
             f"{row['ratio']:6.2f} {row['extra_pause_s'] * 1e3:8.1f} {row['export_s']:8.3f} {row['check_s']:8.3f}"
+            f"  (best: {row['best_reload_s']:.3f} {row['best_pause_s']:.3f})"
             + (f"  (generating: +{row['busy_extra_pause_s'] * 1e3:.1f} ms)" if "busy_extra_pause_s" in row else "")
         )
     print(json.dumps(result))
