@@ -50,7 +50,7 @@ def measure(num_rounds: int = 3, num_steps: int = NUM_STEPS) -> list[dict[str, A
             rounds.append(
                 {
                     "share": bounds_s[slower_role] / fast.seconds,
-                    "gain": (slow.seconds / slow.trained_tokens) / (fast.seconds / fast.trained_tokens),
+                    "gain": (slow.seconds / slow.generated_tokens) / (fast.seconds / fast.generated_tokens),
                     "idle": fast.idle_share(slower_role),
                     "idle_other": fast.idle_share("learner" if slower_role == "rollout" else "rollout"),
                     "slower_role": slower_role,

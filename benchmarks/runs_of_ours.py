@@ -32,7 +32,8 @@ class OurRun:
 
     @property
     def trained_tokens(self) -> float:
-        return sum(line["learner/num_tokens"] for line in self.lines)
+        """Tokens that went through the learner: masked ones do too, those of groups without signal do not."""
+        return sum(line["rollout/tokens"] * (1 - line["learner/skipped_share"]) for line in self.lines)
 
     @property
     def num_samples(self) -> float:
