@@ -35,10 +35,8 @@ class SftConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
         return 1
 
     def staleness_problem(self, max_staleness: int) -> str | None:
-        """Why this config cannot train on samples of older weights; None where it can."""
-        if max_staleness == 0:
-            return None
-        return f"max_staleness is {max_staleness}: sft learns from demonstrations, which no weights sampled; use 0"
+        """None: demonstrations were sampled from no weights, so no bound concerns them."""
+        return None
 
 
 def demonstration_examples(demonstrations: Iterable[tuple[IntArray, IntArray]]) -> list[Example]:
@@ -70,8 +68,6 @@ class Sft:
     def __init__(
         self, config: SftConfig, max_staleness: int = 0, reward_weights: Mapping[str, float] | None = None
     ) -> None:
-        if problem := config.staleness_problem(max_staleness):
-            raise ValueError(problem)
         self.config = config
 
     def accepts(self, group: Group) -> bool:

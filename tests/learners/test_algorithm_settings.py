@@ -65,8 +65,7 @@ def test_auto_corrects_only_stale_samples(name: str) -> None:
 
 
 def test_what_cannot_learn_from_stale_samples_says_why() -> None:
-    with pytest.raises(ValueError, match="sft learns from demonstrations"):
-        build_algorithm(SftConfig(), max_staleness=1)
+    build_algorithm(SftConfig(), max_staleness=1)  # nothing of it is stale
     for kind in ("none", "geometric_filter"):
         bare = RlooConfig(correction=CorrectionConfig(kind=kind))  # type: ignore[arg-type]
         build_algorithm(bare)
