@@ -55,6 +55,8 @@ class LearnerSpec:
     """Resumable state to start from."""
     max_staleness: int = 0
     """The bound that the learner asserts at its door."""
+    cpu_cores: tuple[int, ...] = ()
+    """Cores that all ranks of this machine share; empty: those that Ray gives them."""
     weights_bucket_bytes: int = 256 << 20
     ships_adapters: bool = False
     """Weight updates hold the adapters alone (weights.lora = adapter)."""

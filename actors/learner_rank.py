@@ -22,6 +22,8 @@ class LearnerRank:
     """A learner and its weight sender."""
 
     def __init__(self, spec: LearnerSpec) -> None:
+        if cores := set(spec.cpu_cores) & os.sched_getaffinity(0):
+            os.sched_setaffinity(0, cores)  # before torch starts its threads, which inherit it
         self._learner = Learner(
             spec.config,
             spec.model_path,

@@ -16,6 +16,7 @@ from raylign.actors.placement import reserve
 from raylign.actors.reward_server import RewardServer
 from raylign.actors.rollout_pool import RolloutError, RolloutPool
 from raylign.actors.rollout_worker import RolloutWorker
+from raylign.jobs.cores import share_of
 from raylign.rewards.registry import RewardConfig
 from raylign.rollout.engine import EngineConfig
 
@@ -51,14 +52,14 @@ def beside_a_learner(engine: EngineConfig) -> EngineConfig:
     return engine.model_copy(update={"gpu_memory_utilization": share})
 
 
-def cores_of_engine(index: int, num_engines: int) -> str:
-    """The cores that engine `index` binds its threads to on a CPU machine: a share of its own; one engine chooses
-    itself."""
-    if num_engines == 1:
-        return "auto"
-    cores = sorted(os.sched_getaffinity(0))
-    share = [core for place, core in enumerate(cores) if place * num_engines // len(cores) == index]
-    return ",".join(str(core) for core in share or [cores[index % len(cores)]])
+def cores_of_engine(index: int, num_engines: int, cores: Sequence[int] | None) -> str:
+    """The cores that engine `index` binds its threads to on a CPU machine: a share of its own of `cores`, or of all
+    where roles take turns (None); then one engine chooses itself."""
+    if cores is None:
+        if num_engines == 1:
+            return "auto"
+        cores = sorted(os.sched_getaffinity(0))
+    return ",".join(map(str, share_of(cores, index, num_engines)))
 
 
 def engine_seed(run_seed: int, index: int, weight_version: int) -> int:
@@ -82,9 +83,11 @@ async def start_pool(
     answer_deadline_s: float,
     share_gpu: bool = False,
     lora_rank: int = 0,
+    cores: Sequence[int] | None = None,
 ) -> RolloutPool:
     """Rollout workers and a reward server, started side by side. `share_gpu`: with the learner (`shares_gpu`).
-    `lora_rank`: of the adapters that weight updates bring; 0: they bring all weights."""
+    `lora_rank`: of the adapters that weight updates bring; 0: they bring all weights. `cores`: of all engines on a CPU
+    machine, where a learner computes beside them."""
     import ray
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -114,7 +117,7 @@ async def start_pool(
                 weight_version,
                 seed,
                 engine_seed(seed, index, weight_version),
-                cores_of_engine(index, num_engines),
+                cores_of_engine(index, num_engines, cores),
                 share_gpu,
                 lora_rank,
             )

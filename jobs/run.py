@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import importlib.metadata
 import math
+import os
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from raylign.actors.weight_update import EngineState
 from raylign.actors.weights import WeightPublisher
 from raylign.jobs.checkpoints import Checkpoint, CheckpointRecord, CheckpointStore
 from raylign.jobs.config import TrainConfig
+from raylign.jobs.cores import split_cores
 from raylign.jobs.experience_flow import ExperienceFlow, LiveFlow
 from raylign.jobs.experience_replay import ReplayFlow
 from raylign.jobs.metrics import evaluation_metrics, flow_metrics
@@ -145,6 +147,10 @@ class Run:
         num_gpus, gpus_per_engine = num_cluster_gpus(), config.rollout.engine.tensor_parallel_size
         share_gpu = shares_gpu(num_gpus, config.learner.num_ranks, num_engines, gpus_per_engine)
         self._takes_turns = share_gpu and generates
+        engine_cores: list[int] | None = None
+        learner_cores: list[int] = []
+        if not num_gpus and generates and config.asynchrony.max_staleness > 0:
+            engine_cores, learner_cores = split_cores(os.sched_getaffinity(0), config.rollout.engine.cpu_cores)
         self.learner = LearnerGroup(
             LearnerSpec(
                 config=config.learner,
@@ -157,6 +163,7 @@ class Run:
                 state_folder=str(self._start_checkpoint.state_path) if self._start_checkpoint else None,
                 weights_bucket_bytes=config.weights.bucket_mib << 20,
                 max_staleness=config.asynchrony.max_staleness,
+                cpu_cores=tuple(learner_cores),
                 ships_adapters=lora is not None,
                 gpus_per_engine=gpus_per_engine,
                 weights_deadline_s=config.weights.deadline_s,
@@ -168,14 +175,20 @@ class Run:
             starting: list[Coroutine[Any, Any, Any]] = [self.learner.start()]
             if num_engines:
                 lora_rank = lora.rank if lora else 0
-                starting.append(self._start_rollouts(model_path, num_engines, cpus, share_gpu, lora_rank))
+                starting.append(self._start_rollouts(model_path, num_engines, cpus, share_gpu, lora_rank, engine_cores))
             await asyncio.gather(*starting)
             if num_engines and lora:
                 await self._publisher.catch_up()
         self._progress.__enter__()
 
     async def _start_rollouts(
-        self, model_path: str, num_engines: int, cpus: float, share_gpu: bool, lora_rank: int
+        self,
+        model_path: str,
+        num_engines: int,
+        cpus: float,
+        share_gpu: bool,
+        lora_rank: int,
+        cores: Sequence[int] | None,
     ) -> None:
         config = self.config
         self.rollouts = await start_pool(
@@ -191,6 +204,7 @@ class Run:
             answer_deadline_s=config.rollout.answer_deadline_s,
             share_gpu=share_gpu,
             lora_rank=lora_rank,
+            cores=cores,
         )
         self._evaluation_pool = self.rollouts
         if config.evaluation.rewards and config.evaluation.rewards != config.rewards:
