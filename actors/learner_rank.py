@@ -5,6 +5,7 @@ Given a `LearnerSpec`, gives a `Learner` and the sending end of weight updates. 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
