@@ -16,6 +16,7 @@ from raylign.actors.placement import reserve
 from raylign.actors.reward_server import RewardServer
 from raylign.actors.rollout_pool import RolloutError, RolloutPool
 from raylign.actors.rollout_worker import RolloutWorker
+from raylign.actors.weight_transport import choose_transport
 from raylign.jobs.cores import share_of
 from raylign.rewards.registry import RewardConfig
 from raylign.rollout.engine import EngineConfig
@@ -44,6 +45,15 @@ def num_cluster_gpus() -> int:
 def shares_gpu(num_gpus: int, num_ranks: int, num_engines: int, gpus_per_engine: int) -> bool:
     """One engine and one rank take turns on the only GPU; everywhere else each has GPUs of its own."""
     return num_gpus == num_ranks == num_engines == gpus_per_engine == 1
+
+
+def transport_between_nodes(share_gpu: bool) -> str:
+    """What `weights.transport: auto` means in this cluster, whichever of its nodes roles will be placed on."""
+    import ray
+
+    here = ray.get_runtime_context().get_node_id()
+    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+    return choose_transport(here, nodes, num_cluster_gpus(), share_gpu)
 
 
 def beside_a_learner(engine: EngineConfig) -> EngineConfig:

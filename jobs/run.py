@@ -39,6 +39,7 @@ from raylign.jobs.roles import (
     shares_gpu,
     start_pool,
     start_reward_server,
+    transport_between_nodes,
 )
 from raylign.jobs.run_folder import RunFolder, read_metrics
 from raylign.jobs.samples import write_samples
@@ -191,12 +192,15 @@ class Run:
         cores: Sequence[int] | None,
     ) -> None:
         config = self.config
+        weights = config.weights
+        if weights.transport == "auto":
+            weights = weights.model_copy(update={"transport": transport_between_nodes(share_gpu)})
         self.rollouts = await start_pool(
             model_path,
             config.rollout.engine,
             num_engines,
             config.rewards or config.evaluation.rewards,
-            weight_backend="shared_memory" if config.weights.transport == "auto" else config.weights.transport,
+            weight_backend=weights.transport,
             weight_version=self.step,
             seed=config.seed,
             cpus=cpus,
@@ -212,7 +216,7 @@ class Run:
         self._publisher = WeightPublisher(
             self.rollouts.workers,
             self.learner,
-            config.weights,
+            weights,
             self.step,
             replace_engine=self._engine_is_sick,
             engines_are_current=not lora_rank,
@@ -221,6 +225,9 @@ class Run:
     async def _end(self) -> None:
         """Reverse order, each part with a deadline, and the rest whatever happens to one."""
         try:
+            if hasattr(self, "_publisher"):
+                with suppress(Exception):  # the learner may be what failed; its memory goes with its process
+                    await self._publisher.close()
             if hasattr(self, "rollouts"):
                 await self.rollouts.stop()
         finally:
