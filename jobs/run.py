@@ -107,6 +107,7 @@ class Run:
         self._delivery: asyncio.Task[None] | None = None
         self._weight_metrics: dict[str, float] = {}
         self._times_s: dict[str, float] = {}
+        self._is_updating = False
         self._saved_step = self.step
         self.evaluations = [line for line in read_metrics(self.folder.path) if "evaluation/accuracy" in line]
         self._evaluated_step = int(self.evaluations[-1]["step"]) if self.evaluations else -1
@@ -319,9 +320,12 @@ class Run:
     async def update(self, examples: list[Example], version: int | None) -> dict[str, float]:
         """One batch through the learner."""
         clock = time.perf_counter()
-        metrics = await self.learner.update(examples, version)
-        self._times_s["learner"] = time.perf_counter() - clock
-        return metrics
+        self._is_updating = True
+        try:
+            return await self.learner.update(examples, version)
+        finally:
+            self._is_updating = False
+            self._times_s["learner"] = time.perf_counter() - clock
 
     def demonstrations(self, start: int, count: int) -> list[Example]:
         """Examples from the rows' own responses, for the ordinals from `start`."""
@@ -363,8 +367,9 @@ class Run:
         """The feeder's word: a worker is gone. Another is started, and gets the published weights."""
         self._publisher.remove_engine(number)
         self._publisher.add_engine(await self.rollouts.replace(number), number)
-        with suppress(RuntimeError):  # an update is under way, or weights are set aside for one: it brings them
-            await self._publisher.catch_up()
+        if not self._is_updating:  # else the learner holds no whole version now, and the next delivery brings it
+            with suppress(RuntimeError):  # a delivery is under way: it brings them
+                await self._publisher.catch_up()
         return lambda: self._has_weights(number)
 
     def _has_weights(self, number: int) -> bool:
