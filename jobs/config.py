@@ -25,6 +25,9 @@ from raylign.rollout.experience import ExperienceConfig
 from raylign.rollout.prompts import DataConfig
 from raylign.rollout.sampling import SamplingConfig
 
+BYTES_PER_TOKEN = 8
+"""Of a completion in the experience log: its id and its log-prob."""
+
 
 class Section(BaseModel, extra="forbid", use_attribute_docstrings=True):
     """Base of all sections: unknown keys fail, and every field has a sentence."""
@@ -201,6 +204,13 @@ def _train_problems(config: TrainConfig) -> Iterator[str]:
             yield (
                 f"rollout.deterministic is true and async.max_staleness is {config.asynchrony.max_staleness}: what is "
                 "sampled then depends on when weights arrive; set async.max_staleness to 0"
+            )
+        group_bytes = sampling.num_completions * sampling.max_tokens * BYTES_PER_TOKEN
+        if group_bytes > config.experience.max_unread_mib * 2**20:
+            yield (
+                f"experience.max_unread_mib is {config.experience.max_unread_mib}: one group of "
+                f"{sampling.num_completions} completions of {sampling.max_tokens} tokens may take "
+                f"{group_bytes / 2**20:.2f} MiB"
             )
         num_samples = config.rollout.prompts_per_step * sampling.num_completions
         if isinstance(config.algorithm, PolicyConfig) and config.algorithm.num_updates > num_samples:

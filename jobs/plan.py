@@ -62,6 +62,10 @@ def examine_training(config: TrainConfig, machine: Machine) -> Findings:
     num_engines = config.rollout.num_engines if learns_from_samples or evaluation.data else 0
     room = engine.max_model_len - config.sampling.max_tokens
     findings.fact("run", f"{config.name}: {config.algorithm.name}, {config.num_steps} steps, seed {config.seed}")
+    if learns_from_samples:
+        eta = config.asynchrony.max_staleness
+        ahead = f"engines run at most {eta} weight versions ahead" if eta else "engines and learner take turns"
+        findings.fact("staleness", f"{ahead} (async.max_staleness {eta})")
     findings.attempt("folder", lambda: _check_folder(config.folder, config if config.resume else None, findings))
     size, tokenizer = _check_model("model.path", config.model.path, findings)
     if config.learner.reference_path is not None:
@@ -192,7 +196,7 @@ def _check_gpus(config: TrainConfig, num_engines: int, num_gpus: int, findings: 
     num_wanted = config.learner.num_ranks + num_engines * engine.tensor_parallel_size
     if shares_gpu(num_gpus, config.learner.num_ranks, num_engines, engine.tensor_parallel_size):
         share = beside_a_learner(engine).gpu_memory_utilization
-        findings.fact("GPU", f"shared by the engine (at most {share:.0%} of its memory) and the learner rank")
+        findings.fact("GPU", f"the engine (at most {share:.0%} of its memory) and the learner rank take turns on it")
         wrong_transport, why = "nccl", "NCCL cannot connect two processes on one GPU"
     else:
         if num_wanted > num_gpus and not findings.problems:

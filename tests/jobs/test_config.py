@@ -275,3 +275,41 @@ def test_dotted_keys_are_what_flags_may_set() -> None:
     keys = dotted_keys(TrainConfig)
     assert {"seed", "rollout.engine.max_model_len", "algorithm.clip_high", "learner.lora.rank", "rewards"} <= set(keys)
     assert not any(key.startswith("rewards.") for key in keys)
+
+
+# asynchronous runs
+
+
+def test_a_negative_bound_is_refused() -> None:
+    assert problems_of("--async.max_staleness", "-1", *REWARDS) == [
+        "--async.max_staleness: '-1' is not allowed, it should be greater than or equal to 0"
+    ]
+
+
+def test_a_deterministic_run_cannot_be_asynchronous() -> None:
+    (problem,) = problems_of("--rollout.deterministic", "--async.max_staleness", "1", *REWARDS)
+    assert "set async.max_staleness to 0" in problem
+    assert from_words("--rollout.deterministic", "--async.max_staleness", "0", *REWARDS).asynchrony.max_staleness == 0
+
+
+def test_an_algorithm_that_cannot_use_stale_samples_says_so() -> None:
+    words = ("--algorithm.name", "rloo", "--algorithm.correction.kind", "none", *REWARDS)
+    (problem,) = problems_of(*words, "--async.max_staleness", "2")
+    assert problem.startswith("async.max_staleness is 2 and algorithm.correction.kind is none: rloo's gradient")
+    from_words(*words, "--async.max_staleness", "0")
+
+
+def test_a_byte_budget_smaller_than_one_group_is_refused() -> None:
+    (problem,) = problems_of("--experience.max_unread_mib", "0.001", *REWARDS)
+    assert problem.startswith("experience.max_unread_mib is 0.001: one group of 8 completions of 64 tokens may take")
+
+
+def test_a_replay_needs_an_algorithm_that_learns_from_rollouts() -> None:
+    (problem,) = problems_of("--algorithm.name", "sft", "--replay", "runs/old")
+    assert problem == "replay is runs/old: sft learns from the rows themselves, not from rollouts"
+
+
+def test_the_section_async_is_written_and_read_like_any_other() -> None:
+    config = from_words("--async.max_staleness", "3", *REWARDS)
+    assert "async:\n  max_staleness: 3\n" in config_yaml(config)
+    assert "async.max_staleness" in dotted_keys(TrainConfig)

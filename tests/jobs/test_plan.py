@@ -149,7 +149,9 @@ def test_one_gpu_is_shared_by_one_engine_and_one_rank(values: dict[str, Any]) ->
     one_gpu = replace(TWO_GPUS, gpus=TWO_GPUS.gpus[:1])
     findings = examine(values, one_gpu)
     assert findings.problems == []
-    assert dict(findings.facts)["GPU"] == "shared by the engine (at most 40% of its memory) and the learner rank"
+    assert dict(findings.facts)["GPU"] == (
+        "the engine (at most 40% of its memory) and the learner rank take turns on it"
+    )
     assert ("one engine", "vLLM (gpu_memory_utilization)", 32 * GIB) in findings.memory
     problem = only_problem(examine(values, one_gpu, learner={"num_ranks": 2}))
     assert problem == "learner.num_ranks is 2: this machine has 1 GPUs"
