@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from raylign.rollout.engine import EngineConfig, EngineDiedError, VllmEngine, request_seed
-from raylign.rollout.sample import Completion, Group, Prompt, VersionSpan
+from raylign.rollout.sample import ENGINE_DIED, Completion, Group, Prompt, VersionSpan
 from raylign.rollout.sampling import SamplingConfig
 from raylign.rollout.weight_buckets import SharedMemorySender
 
@@ -210,9 +210,9 @@ def test_a_dead_engine_gives_failures_with_its_last_words(engine, runner, tokeni
 
     group = runner.run(die())
     assert not group.completions
-    assert group.failures[0].kind == "engine" and "EngineDead" in group.failures[0].message
+    assert group.failures[0].kind == ENGINE_DIED and "EngineDead" in group.failures[0].message
     later = runner.run(engine.generate(a_prompt(tokenizer), SamplingConfig(), 1))
-    assert later.failures[0].kind == "engine"
+    assert later.failures[0].kind == ENGINE_DIED
     with pytest.raises(EngineDiedError):  # there is no use in sending it weights
         runner.run(asyncio.wait_for(engine.pause(), 30))
 
