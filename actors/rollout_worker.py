@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal
 
+from raylign.actors.cores import parse_cores
 from raylign.rollout.door import why_refused
 from raylign.rollout.engine import EngineConfig, RolloutEngine, VllmEngine, request_seed
 from raylign.rollout.sample import Failure, Group, Prompt
@@ -57,9 +58,13 @@ class RolloutWorker:
         cpu_cores: str,
         sleeps: bool = False,
         lora_rank: int = 0,
+        stays_on_cores: bool = False,
     ) -> None:
+        """`stays_on_cores`: all of its processes keep to the engine's cores, since a learner computes on the others."""
         if config.cpu_cores == "auto":
             config = config.model_copy(update={"cpu_cores": cpu_cores})
+        if stays_on_cores and (cores := set(parse_cores(config.cpu_cores)) & os.sched_getaffinity(0)):
+            os.sched_setaffinity(0, cores)
         engine = VllmEngine(
             model_path, config, weight_backend=weight_backend, seed=engine_seed, sleeps=sleeps, lora_rank=lora_rank
         )

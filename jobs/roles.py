@@ -12,12 +12,12 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from raylign.actors.cores import share_of
 from raylign.actors.placement import reserve
 from raylign.actors.reward_server import RewardServer
 from raylign.actors.rollout_pool import RolloutError, RolloutPool
 from raylign.actors.rollout_worker import RolloutWorker
 from raylign.actors.weight_transport import choose_transport
-from raylign.jobs.cores import share_of
 from raylign.rewards.registry import RewardConfig
 from raylign.rollout.engine import EngineConfig
 
@@ -130,6 +130,7 @@ async def start_pool(
                 cores_of_engine(index, num_engines, cores),
                 share_gpu,
                 lora_rank,
+                cores is not None,
             )
         )
         try:

@@ -20,13 +20,13 @@ from typing import Any
 
 import yaml
 
+from raylign.actors.cores import split_cores
 from raylign.actors.learner_group import LearnerGroup, LearnerSpec
 from raylign.actors.rollout_pool import RolloutPool
 from raylign.actors.weight_update import EngineState
 from raylign.actors.weights import WeightPublisher
 from raylign.jobs.checkpoints import Checkpoint, CheckpointRecord, CheckpointStore
 from raylign.jobs.config import TrainConfig
-from raylign.jobs.cores import split_cores
 from raylign.jobs.experience_flow import ExperienceFlow, LiveFlow
 from raylign.jobs.experience_replay import ReplayFlow
 from raylign.jobs.metrics import evaluation_metrics, flow_metrics

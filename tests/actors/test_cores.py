@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from raylign.jobs.cores import parse_cores, share_of, split_cores
+from raylign.actors.cores import parse_cores, share_of, split_cores
 
 
 def test_engines_and_learner_get_half_each() -> None:
