@@ -47,7 +47,7 @@ def weight_sync(result: dict[str, Any]) -> list[Measurement]:
 def experience_log(result: dict[str, Any]) -> list[Measurement]:
     """Against the bare hand-over with one producer, and 16 producers against one."""
     few, many = result["rows"][0], result["rows"][-1]
-    about = f"{result['items_per_call']} items of {result['item_bytes'] / 1000:.1f} KB a call; the spread holds the middle half"
+    about = f"{result['items_per_call']} items of {result['item_bytes'] / 1000:.1f} KB a call; spread: quartiles"
     return [
         Measurement(
             "experience log, 1 producer",
