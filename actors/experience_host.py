@@ -113,13 +113,6 @@ class ExperienceHost:
                 async with asyncio.timeout(min(left_s, expiry_s if expiry_s is not None else left_s)):
                     await self._changed.wait()
 
-    async def renew(self, lease_id: str, lease_s: float) -> None:
-        self._log.renew(lease_id, lease_s)
-
-    async def release(self, lease_id: str) -> None:
-        self._log.release(lease_id)
-        self._changed.set()
-
     async def settle(self, lease_ids: Sequence[str], step: int) -> LogPosition:
         """What these leases still hold was trained in `step`; gives where the log stands after it."""
         for lease_id in lease_ids:
@@ -136,16 +129,6 @@ class ExperienceHost:
         ordinals: list[int] = self._log.mark_dropped(offsets, reason, step)
         self._changed.set()
         self._news.set()
-        return ordinals
-
-    async def issue(self, ordinals: Sequence[int]) -> None:
-        self._log.issue(ordinals)
-
-    async def withdraw(self, ordinals: Sequence[int]) -> None:
-        self._log.withdraw(ordinals)
-
-    async def missing_ordinals(self, up_to: int | None = None) -> list[int]:
-        ordinals: list[int] = self._log.ledger.missing_ordinals(up_to)
         return ordinals
 
     async def position(self, step: int) -> LogPosition:

@@ -60,6 +60,7 @@ class FeederCounts:
     aborted: int = 0
     """Groups ended early because they could not be used any more."""
     last_words: str = ""
+    """Of the last group that failed or was refused."""
     busy_s: dict[int, float] = field(default_factory=dict)
     """By worker: time with at least one group running."""
 
@@ -124,6 +125,8 @@ class RolloutFeeder:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self.failure.done():
+            self.failure.exception()  # whoever waited for a batch has seen it
 
     def weights_arrived(self, version: int) -> None:
         """Engines sample from `version` from now on."""

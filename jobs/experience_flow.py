@@ -17,10 +17,13 @@ from raylign.actors.rollout_pool import RolloutPool
 from raylign.jobs.config import TrainConfig
 from raylign.jobs.step_batches import Leased, StepBatch, StepBatches
 from raylign.learners.algorithms.base import Algorithm
-from raylign.rollout.experience import START, ExperienceConfig, LogPosition
+from raylign.rollout.experience import START, ExperienceConfig, ExperienceError, LogPosition
 from raylign.rollout.experience_schema import batch_to_groups, message_to_batch
 from raylign.rollout.prompts import PromptSource
 from raylign.rollout.staleness import StalenessBound
+
+LOG_DEADLINE_S = 120.0
+"""For a call that only reads or writes a line of its journal, or gives a disk time to sync."""
 
 
 class ExperienceFlow(Protocol):
@@ -80,7 +83,8 @@ class LiveFlow:
         settings, rollout = config.asynchrony, config.rollout
         runs_ahead = 0 if takes_turns else settings.max_staleness
         log = start_experience_host(folder, config.experience, config.seed)
-        opened = await log.start.remote(LogPosition.from_json(position) if position else START)
+        start = LogPosition.from_json(position) if position else START
+        opened = await answer(log.start.remote(start), rollout.answer_deadline_s)  # reads the whole log
         for damage in opened.damage:
             print(damage, flush=True)
         feeder = RolloutFeeder(
@@ -129,11 +133,11 @@ class LiveFlow:
 
     async def trained(self, batch: StepBatch) -> tuple[FeederCounts, dict[str, Any] | None]:
         self._feeder.step_trained(batch.step + 1)
-        self._position = await self._log.settle.remote(batch.lease_ids, batch.step)
+        self._position = await answer(self._log.settle.remote(batch.lease_ids, batch.step))
         return self._feeder.take_counts(), self._position.to_json()
 
     async def commit(self) -> None:
-        await self._log.commit.remote(self._position)
+        await answer(self._log.commit.remote(self._position))
 
     async def stop(self) -> None:
         import ray
@@ -166,7 +170,7 @@ class LogGroups:
         self._log, self._lease_s = log, lease_s
 
     async def lease(self, count: int, step: int, wait_s: float) -> Leased | None:
-        lease = await self._log.lease.remote(count, self._lease_s, step, wait_s)
+        lease = await answer(self._log.lease.remote(count, self._lease_s, step, wait_s), wait_s + LOG_DEADLINE_S)
         if lease is None:
             return None
         groups = batch_to_groups(message_to_batch(lease.batch))
@@ -178,10 +182,27 @@ class LogGroups:
         return Leased(lease.lease_id, groups, list(lease.offsets))
 
     async def mark_filtered(self, offsets: Sequence[int], step: int) -> None:
-        await self._log.mark_filtered.remote(offsets, step)
+        await answer(self._log.mark_filtered.remote(offsets, step))
 
     async def mark_dropped(self, offsets: Sequence[int], step: int) -> list[int]:
-        return await self._log.mark_dropped.remote(offsets, "stale", step)
+        ordinals: list[int] = await answer(self._log.mark_dropped.remote(offsets, "stale", step))
+        return ordinals
+
+
+async def answer(call: Awaitable[Any], deadline_s: float = LOG_DEADLINE_S) -> Any:
+    """What the log's process answers; its own words, or that it is gone or hangs, as an `ExperienceError`."""
+    try:
+        async with asyncio.timeout(deadline_s):
+            return await call
+    except TimeoutError:
+        raise ExperienceError(
+            f"the experience log did not answer within {deadline_s:.0f} s; go on by --resume"
+        ) from None
+    except Exception as error:
+        root = getattr(error, "cause", None) or error  # Ray wraps what an actor raised
+        if isinstance(root, ValueError):  # a mistake of the user's
+            raise root from None
+        raise ExperienceError(str(root)) from error
 
 
 def start_experience_host(folder: Path, config: ExperienceConfig, seed: int) -> Any:

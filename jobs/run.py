@@ -404,6 +404,8 @@ class Run:
             line |= batch.metrics
             if not self.config.replay:
                 line |= flow_metrics(counts, step_s, self.config.rollout.num_engines)
+            if counts.refused:
+                self._progress.say(f"step {step}: {counts.refused} groups failed and are redone: {counts.last_words}")
             if line.get("time/rollout_s"):
                 line["rollout/tokens_per_s"] = line["rollout/tokens"] / line["time/rollout_s"]
             self.num_tokens_generated += int(line["rollout/tokens"])
