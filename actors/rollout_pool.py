@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from raylign.rollout.sample import Group, Prompt
@@ -30,14 +29,6 @@ class RolloutError(RuntimeError):
 
 class RewardServerError(RolloutError):
     """It was the reward server."""
-
-
-@dataclass(frozen=True)
-class PoolTimes:
-    """Where the time of the last `collect` went, in seconds."""
-
-    total_s: float
-    reward_s: float
 
 
 class RolloutPool:
@@ -59,7 +50,6 @@ class RolloutPool:
         self._placements = placements
         self._start_worker = start_worker
         self._more_reward_servers: list[Any] = []
-        self.times = PoolTimes(0.0, 0.0)
 
     @property
     def workers(self) -> list[Any]:
@@ -118,8 +108,6 @@ class RolloutPool:
         self, prompts: Sequence[Prompt], sampling: SamplingConfig, ordered: bool = False
     ) -> AsyncIterator[Group]:
         """Scored groups as they finish."""
-        start = time.perf_counter()
-        reward_s = 0.0
         shares = [list(prompts[index :: len(self.workers)]) for index in range(len(self.workers))]
         streams = [
             asyncio.create_task(self._drain(worker, index, share, sampling, ordered))
@@ -138,17 +126,15 @@ class RolloutPool:
                     raise batch
                 left -= len(batch)
                 for group in batch:
-                    reward_s += group.timings_s.get("score", 0.0)
                     yield group
         finally:
             for stream in streams:
                 stream.cancel()
-            self.times = PoolTimes(time.perf_counter() - start, reward_s)
 
     @staticmethod
     def _report_death(task: asyncio.Task[None], scored: asyncio.Queue[list[Group] | BaseException]) -> None:
-        if task.exception() is not None:
-            scored.put_nowait(task.exception())  # type: ignore[arg-type]
+        if (error := task.exception()) is not None:
+            scored.put_nowait(error)
 
     async def _drain(
         self, worker: Any, index: int, share: list[Prompt], sampling: SamplingConfig, ordered: bool

@@ -94,7 +94,7 @@ async def one(precision: Precision, folder: Path) -> dict[str, float]:
 
 def main() -> None:
     if sys.argv[1:2] == ["--one"]:
-        print(json.dumps(asyncio.run(one(sys.argv[2], Path(sys.argv[3])))))  # type: ignore[arg-type]
+        print(json.dumps(asyncio.run(one(sys.argv[2], Path(sys.argv[3])))))
     else:
         show(measure())
 

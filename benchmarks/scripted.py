@@ -107,7 +107,7 @@ class ScriptedPool:
         await asyncio.gather(*(handle.start.remote() for handle in self.handles))
         self.reward_server = await start_reward_server(rewards)
         pool = RolloutPool(self.handles, self.reward_server, deadline_s=120.0)
-        pool.stop = self.stop  # type: ignore[method-assign]
+        pool.stop = self.stop
         return pool
 
     async def stop(self, deadline_s: float = 15.0) -> None:

@@ -61,7 +61,7 @@ def main() -> None:
         room = arguments.max_tokens - arguments.free_tokens
         return [-min(1.0, max(0.0, (len(ids) - arguments.free_tokens) / room)) for ids in completion_ids]
 
-    class Clock(TrainerCallback):  # type: ignore[misc]
+    class Clock(TrainerCallback):
         def on_step_end(self, *_: Any, **__: Any) -> None:
             now = time.perf_counter()
             steps.append({"seconds": now - self.last, "samples": len(lengths), "tokens": sum(lengths)})

@@ -124,7 +124,7 @@ async def measure_size(size: str, dtype: str, folder: Path) -> dict[str, Any]:
         max_model_len=512,
         max_num_seqs=16,
         kv_cache_gib=0.3,
-        cpu_cores=str(ENGINE_CORE),  # type: ignore[arg-type]
+        cpu_cores=str(ENGINE_CORE),
     )
     worker = (
         ray.remote(MeasuredWorker)

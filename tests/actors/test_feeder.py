@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -89,7 +90,7 @@ class Fed:
 
 def feed(
     folder: Path,
-    work: Callable[[Fed], object],
+    work: Callable[[Fed], Coroutine[Any, Any, None]],
     engines: Sequence[FakeEngine],
     max_staleness: int = 2,
     groups_per_step: int = 4,
@@ -123,7 +124,7 @@ def feed(
         )
         await feeder.start()
         try:
-            await asyncio.wait_for(work(Fed(feeder, host, engines)), 20)  # type: ignore[arg-type]
+            await asyncio.wait_for(work(Fed(feeder, host, engines)), 20)
         finally:
             await feeder.stop()
             await host.close()
