@@ -67,6 +67,8 @@ def examine_training(config: TrainConfig, machine: Machine) -> Findings:
         ahead = f"engines run at most {eta} weight versions ahead" if eta else "engines and learner take turns"
         findings.fact("staleness", f"{ahead} (async.max_staleness {eta})")
     findings.attempt("folder", lambda: _check_folder(config.folder, config if config.resume else None, findings))
+    if config.replay is not None:
+        findings.attempt("replay", lambda: _check_recording(config, findings))
     size, tokenizer = _check_model("model.path", config.model.path, findings)
     if config.learner.reference_path is not None:
         _check_model("learner.reference_path", config.learner.reference_path, findings)
@@ -127,6 +129,19 @@ def _check_folder(folder: Path, resumed: TrainConfig | None, findings: Findings)
         RunFolder(folder).check_same_config(config_yaml(resumed))
     else:
         raise ValueError(f"{folder} exists and is not empty: go on with it by --resume, or choose a new name")
+
+
+def _check_recording(config: TrainConfig, findings: Findings) -> None:
+    from raylign.rollout.experience_replay import ReplayLog
+
+    assert config.replay is not None
+    steps = ReplayLog.open(config.replay).steps
+    findings.fact("replay", f"{config.replay}, {len(steps)} recorded steps; no engine, no evaluation")
+    if len(steps) < config.num_steps:
+        raise ValueError(
+            f"{config.replay} holds {len(steps)} steps and num_steps is {config.num_steps}: lower num_steps, or give "
+            "the folder of a longer run"
+        )
 
 
 def _check_model(key: str, path: str, findings: Findings) -> tuple[ModelSize | None, PreTrainedTokenizerBase | None]:

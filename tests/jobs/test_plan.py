@@ -325,3 +325,8 @@ def test_tokens_in_the_cache(values: dict[str, Any], model: Path) -> None:
     assert size is not None
     engine = TrainConfig.model_validate(values).rollout.engine
     assert kv_cache_tokens(size, engine) == GIB // 2 // 512
+
+
+def test_a_replay_of_nothing_is_found_before_the_start(values: dict[str, Any], tmp_path: Path) -> None:
+    (problem,) = examine(values | {"replay": str(tmp_path / "gone")}).problems
+    assert "holds no experience/ folder, so there is no recorded run to replay" in problem
