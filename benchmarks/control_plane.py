@@ -101,7 +101,15 @@ async def _rate(num_engines: int, num_steps: int, num_hosts: int) -> float:
         scripted = ScriptedPool(num_engines, num_hosts, ANSWER_TOKENS)
         pool = await scripted.open(config.rewards)
         flow = await LiveFlow.start(
-            config, pool, prompts, algorithm, Path(folder) / "experience", step=0, position=None, takes_turns=False
+            config,
+            pool,
+            prompts,
+            algorithm,
+            Path(folder) / "experience",
+            step=0,
+            position=None,
+            takes_turns=False,
+            replace_worker=no_replacement,
         )
         try:
             start = time.perf_counter()
@@ -118,6 +126,11 @@ async def _rate(num_engines: int, num_steps: int, num_hosts: int) -> float:
         finally:
             await flow.stop()
             await pool.stop()
+
+
+async def no_replacement(number: int) -> Any:
+    """Scripted engines do not die."""
+    raise RuntimeError(f"scripted engine {number} died")
 
 
 def main() -> None:

@@ -106,6 +106,7 @@ async def _pairs(num_pairs: int) -> dict[str, Any]:
         await pool.stop()
     here.send("stop")
     raw.join(30)
+    raw.kill()  # vLLM's own end can hang after the last result
     return compare("rollout tokens/s, actor path", "tokens/s", actor_rates, raw_rates, "raw vLLM", ">= 0.95").row()
 
 

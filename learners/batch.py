@@ -10,7 +10,7 @@ Axis suffixes: B rows of L positions, N completion tokens (flat, example by exam
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -56,6 +56,11 @@ class MicroBatch:
     """(S,) where each sequence stands in the list it was made from; empty for a stand-in batch."""
     num_input_tokens: int
     """Positions fed that are no padding."""
+    unit_index: torch.Tensor
+    """(S,) which unit of this micro-batch a sequence belongs to; one without is a unit of its own."""
+    num_units: int
+    facts: dict[str, torch.Tensor] = field(default_factory=dict)
+    """(S,) each: `Example.facts`."""
     advantages: torch.Tensor | None = None
     rollout_logps: torch.Tensor | None = None
     old_logps: torch.Tensor | None = None
@@ -68,15 +73,16 @@ class MicroBatch:
 
         if device.type == "cpu":
             return self
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
         moved = {k: v.to(device, non_blocking=True) for k, v in values.items() if isinstance(v, torch.Tensor)}
-        return replace(self, **moved)
+        facts = {name: value.to(device, non_blocking=True) for name, value in self.facts.items()}
+        return replace(self, facts=facts, **moved)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Its tensors as numpy arrays, to be saved for inspection."""
         import torch
 
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        values = {each.name: getattr(self, each.name) for each in fields(self)} | self.facts
         return {name: value.cpu().numpy() for name, value in values.items() if isinstance(value, torch.Tensor)}
 
 
@@ -92,18 +98,48 @@ def normalizers_of(examples: Sequence[Example]) -> Normalizers:
     return Normalizers(num_tokens=num_tokens, num_sequences=num_sequences)
 
 
+def units_of(examples: Sequence[Example]) -> list[list[int]]:
+    """Indices of the examples of each unit, in the order of their first ones; an example without is one of its own."""
+    places: dict[int, list[int]] = {}
+    units: list[list[int]] = []
+    for index, example in enumerate(examples):
+        if example.unit in places:
+            places[example.unit].append(index)
+            continue
+        units.append([index])
+        if example.unit >= 0:
+            places[example.unit] = units[-1]
+    return units
+
+
 def shard(examples: Sequence[Example], rank: int, world_size: int) -> list[int]:
-    """Indices of the examples of `rank`: longest first, each to the rank with the fewest tokens so far; ties
-    to the lower rank.
+    """Indices of the examples of `rank`: whole units, longest first, each to the rank with the fewest tokens so far;
+    ties to the lower rank.
     """
-    lengths = [input_length(example) for example in examples]
+    units = units_of(examples)
+    lengths = [sum(input_length(examples[i]) for i in unit) for unit in units]
     loads = [0] * world_size
     shares: list[list[int]] = [[] for _ in range(world_size)]
-    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+    for number in sorted(range(len(units)), key=lambda i: (-lengths[i], units[i][0])):
         lightest = loads.index(min(loads))
-        loads[lightest] += lengths[index]
-        shares[lightest].append(index)
+        loads[lightest] += lengths[number]
+        shares[lightest] += units[number]
     return sorted(shares[rank])
+
+
+def plan_for(examples: Sequence[Example], indices: Sequence[int], token_budget: int, layout: Layout) -> list[list[int]]:
+    """Which of `examples[i] for i in indices` go together in a micro-batch, sorted by length; units stay whole, and
+    only units of as many sequences share a padded one.
+    """
+    units = [[indices[i] for i in unit] for unit in units_of([examples[i] for i in indices])]
+    parts: list[list[int]] = []
+    for size in sorted({len(unit) for unit in units}) if layout == "padded" else [0]:
+        same = [unit for unit in units if size in (0, len(unit))]
+        lengths = [[input_length(examples[i]) for i in unit] for unit in same]
+        positions = [max(unit) * size if size else sum(unit) for unit in lengths]
+        plan = plan_micro_batches(positions, token_budget, layout)
+        parts += [[index for number in part for index in same[number]] for part in plan]
+    return [sorted(part, key=lambda i: (input_length(examples[i]), i)) for part in parts]
 
 
 def plan_micro_batches(lengths: Sequence[int], token_budget: int, layout: Layout) -> list[list[int]]:
@@ -143,7 +179,7 @@ def _fill(order: list[int], lengths: Sequence[int], token_budget: int, layout: L
 
 def micro_batches(examples: Sequence[Example], token_budget: int, layout: Layout) -> list[MicroBatch]:
     """All of `examples` as micro-batches of at most `token_budget` positions."""
-    plan = plan_micro_batches([input_length(example) for example in examples], token_budget, layout)
+    plan = plan_for(examples, range(len(examples)), token_budget, layout)
     return [make_micro_batch(examples, indices, layout) for indices in plan]
 
 
@@ -180,6 +216,10 @@ def make_micro_batch(examples: Sequence[Example], indices: Sequence[int], layout
             optional[name] = torch.from_numpy(np.where(loss_mask > 0, flat, 0).astype(np.float32))
         else:
             assert all(value is None for value in values), f"{name} is given for some examples but not for all"
+    unit_index = np.zeros(len(chosen), np.int64)
+    units = units_of(chosen)
+    for number, unit in enumerate(units):
+        unit_index[unit] = number
     return MicroBatch(
         input_ids=torch.from_numpy(input_ids),
         position_ids=position_ids,
@@ -192,6 +232,11 @@ def make_micro_batch(examples: Sequence[Example], indices: Sequence[int], layout
         sequence_weights=torch.tensor([float(example.weight) for example in chosen]),
         example_indices=tuple(indices),
         num_input_tokens=int(lengths_S.sum()),
+        unit_index=torch.from_numpy(unit_index),
+        num_units=len(units),
+        facts={
+            name: torch.tensor([float(example.facts[name]) for example in chosen]) for name in sorted(chosen[0].facts)
+        },
         **optional,
     )
 
@@ -203,5 +248,6 @@ def stand_in(like: Example, layout: Layout) -> MicroBatch:
     zero = np.zeros(1, np.float32)
     tokens = np.zeros(1, np.int32)
     present: dict[str, Any] = {name: zero for name in TOKEN_FIELDS if getattr(like, name) is not None}
-    empty = make_micro_batch([Example(tokens, tokens, loss_mask=zero, **present)], [0], layout)
-    return replace(empty, example_indices=(), num_input_tokens=0)
+    facts = dict.fromkeys(like.facts, 0.0)
+    empty = make_micro_batch([Example(tokens, tokens, loss_mask=zero, facts=facts, **present)], [0], layout)
+    return replace(empty, example_indices=(), num_input_tokens=0, num_units=1)

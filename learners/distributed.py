@@ -56,14 +56,19 @@ def local_device() -> torch.device:
 
 
 def reduce_metrics(metrics: dict[str, torch.Tensor]) -> dict[str, float]:
-    """Sums (keys ending in `/sum`), maxima (`/max`) and minima (`/min`) over the ranks. All must give the same keys."""
+    """Sums (keys ending in `/sum` or `/unit_sum`), maxima (`/max`) and minima (`/min`) over the ranks, which must all
+    give the same keys."""
     import torch
     import torch.distributed as dist
 
     result: dict[str, float] = {}
-    operations = (("/sum", dist.ReduceOp.SUM), ("/max", dist.ReduceOp.MAX), ("/min", dist.ReduceOp.MIN))
-    for suffix, operation in operations:
-        keys = sorted(key for key in metrics if key.endswith(suffix))
+    operations = (
+        (("/sum", "/unit_sum"), dist.ReduceOp.SUM),
+        (("/max",), dist.ReduceOp.MAX),
+        (("/min",), dist.ReduceOp.MIN),
+    )
+    for suffixes, operation in operations:
+        keys = sorted(key for key in metrics if key.endswith(suffixes))
         if keys:
             values = torch.stack([metrics[key].detach().double() for key in keys])
             if dist.get_world_size() > 1:

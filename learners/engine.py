@@ -151,6 +151,30 @@ class DeepSpeedEngine:
         """Add the gradients of Σ loss over micro-batches and ranks to those held; gives loss and metrics,
         reduced over ranks.
         """
+        totals, finite = self._passes(micro_batches, loss, self._backward)
+        self._pending.extend(micro_batches)
+        if totals.pop("num_non_finite/sum"):
+            bad = [batch for batch, ok in zip(micro_batches, finite, strict=True) if not ok]
+            raise self._non_finite("loss", bad)
+        return totals
+
+    def evaluate(self, micro_batches: Sequence[MicroBatch], loss: LossFunction) -> dict[str, float]:
+        """The same numbers without any gradient."""
+        import torch
+
+        with torch.no_grad():
+            totals, _ = self._passes(micro_batches, loss, lambda share: None)
+        totals.pop("num_non_finite/sum")
+        return totals
+
+    def _backward(self, share: torch.Tensor) -> None:
+        # DeepSpeed averages over the ranks; shares are to be added
+        self._engine.backward(share * world_size(), scale_wrt_gas=False)
+
+    def _passes(
+        self, micro_batches: Sequence[MicroBatch], loss: LossFunction, use: Callable[[torch.Tensor], None]
+    ) -> tuple[dict[str, float], list[bool]]:
+        """Sums over micro-batches and ranks, and which of this rank's losses are finite."""
         import torch
 
         totals: dict[str, torch.Tensor] = {}
@@ -160,8 +184,7 @@ class DeepSpeedEngine:
             logps, entropies = self._engine(batch)
             share, metrics = loss(logps, entropies, batch)
             finite.append(torch.isfinite(share.detach()))
-            # DeepSpeed averages over the ranks; shares are to be added
-            self._engine.backward(share * world_size(), scale_wrt_gas=False)
+            use(share)
             for key, value in {"learner/loss/sum": share.detach(), **metrics}.items():
                 if key not in totals:
                     totals[key] = value.detach().double()
@@ -171,14 +194,9 @@ class DeepSpeedEngine:
                     totals[key] = torch.minimum(totals[key], value.detach().double())
                 else:
                     totals[key] = totals[key] + value.detach().double()
-        self._pending.extend(micro_batches)
         is_finite = torch.stack(finite)
         totals["num_non_finite/sum"] = (~is_finite).sum()
-        reduced = reduce_metrics(totals)
-        if reduced.pop("num_non_finite/sum"):
-            bad = [batch for batch, ok in zip(micro_batches, is_finite.tolist(), strict=True) if not ok]
-            raise self._non_finite("loss", bad)
-        return reduced
+        return reduce_metrics(totals), is_finite.tolist()
 
     def step(self) -> dict[str, float]:
         """One optimizer step on the gradients held; gives the gradient norm before clipping and the learning rate."""

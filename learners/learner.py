@@ -24,9 +24,10 @@ from raylign.learners.batch import (
     input_length,
     make_micro_batch,
     normalizers_of,
-    plan_micro_batches,
+    plan_for,
     shard,
     stand_in,
+    units_of,
 )
 from raylign.learners.corrections import loglinear_share
 from raylign.learners.distributed import (
@@ -38,7 +39,9 @@ from raylign.learners.distributed import (
 )
 from raylign.learners.engine import DeepSpeedEngine, LearnerConfig, resolve_micro_batch_tokens, shard_reference
 from raylign.learners.mismatch import finish_mismatch, mismatch_metrics
-from raylign.learners.model import load_policy, load_reference, resolve_layout
+from raylign.learners.model import PolicyModel, load_policy, load_reference, resolve_layout
+from raylign.learners.reference_cache import ReferenceCache
+from raylign.learners.scorer import ScorerModel, load_scorer
 from raylign.learners.staleness_door import staleness_metrics
 
 
@@ -55,6 +58,7 @@ class Learner:
         seed: int,
         debug_folder: Path,
         max_staleness: int = 0,
+        reference_cache: Path | None = None,
     ) -> None:
         if temperature <= 0:
             raise ValueError(f"temperature is {temperature}: the learner needs that of training rollouts, above 0")
@@ -69,13 +73,28 @@ class Learner:
             torch.set_num_threads(_threads(config))
         ensure_process_group(config.step_deadline_s)
         self.layout: Layout = resolve_layout(config, model_path)
-        policy = load_policy(model_path, config, temperature, self.layout, seed)
-        policy.token_logps.entropy_has_gradient = algorithm.entropy_has_gradient
+        policy: PolicyModel | ScorerModel
+        if algorithm.model_kind == "scorer":
+            policy = load_scorer(model_path, config, self.layout, seed)
+        else:
+            policy = load_policy(model_path, config, temperature, self.layout, seed)
+            policy.token_logps.entropy_has_gradient = algorithm.entropy_has_gradient
+        self._sequence_losses = {}
         self._reference: Any = None
-        if algorithm.needs_reference and (config.lora is None or config.reference_path is not None):
-            reference_path = config.reference_path or model_path
-            self._reference = shard_reference(load_reference(reference_path, config, temperature, self.layout), config)
+        self._temperature = temperature
+        self._cache: ReferenceCache | None = None
+        if algorithm.needs_reference and reference_cache is not None:
+            self._cache = ReferenceCache(reference_cache, rank(), config.reference_path or model_path)
+        if algorithm.needs_reference and not self._cache:
+            self._load_reference()
         self.engine = DeepSpeedEngine(policy, config, total_optimizer_steps, Path(debug_folder))
+
+    def _load_reference(self) -> None:
+        """The frozen model of log π_ref; with adapters on the start model it is the policy without them."""
+        if self._reference is None and (self.config.lora is None or self.config.reference_path is not None):
+            path = self.config.reference_path or self.model_path
+            model = load_reference(path, self.config, self._temperature, self.layout)
+            self._reference = shard_reference(model, self.config)
 
     def update(self, examples: Sequence[Example], version: int | None = None) -> dict[str, float]:
         """Train on one batch, in `algorithm.num_updates` optimizer steps. Examples without a token in the
@@ -90,28 +109,50 @@ class Learner:
         else:
             staleness = {}
         parts = self._prepared(self._mini_batches(examples), version)
-        metrics = _mean([{**self.forward_backward(part), **self.engine.step()} for part in parts])
+        metrics = _mean([self._train(part) for part in parts])
         self.num_batches += 1
         num_input_tokens = sum(input_length(example) for example in examples)
         metrics["learner/num_tokens"] = sum(float(example.loss_mask.sum()) for example in examples)
         metrics["learner/tokens_per_s"] = num_input_tokens / (time.perf_counter() - started_s)
         return _identical(metrics | staleness)
 
+    def _train(self, examples: list[Example]) -> dict[str, float]:
+        """One optimizer step on prepared examples, and what the algorithm learns from it beside the model."""
+        metrics = self.forward_backward(examples) | self.engine.step()
+        if self._sequence_losses:
+            losses = {index: loss for share in gather_objects(self._sequence_losses) for index, loss in share.items()}
+            metrics |= self.algorithm.after_step(examples, [losses[index] for index in range(len(examples))])
+        return metrics
+
     def forward_backward(self, examples: Sequence[Example]) -> dict[str, float]:
         """Add the gradient of the loss over `examples`, the global batch of one optimizer step.
 
         Means in the metrics are over the tokens of the sequences that were run, see `_with_gradient`.
         """
+        return self._passed(examples, self.engine.forward_backward)
+
+    def evaluate(self, examples: Sequence[Example]) -> dict[str, float]:
+        """The loss over `examples` and its metrics, without a gradient."""
+        prepared = list(examples)
+        if self.algorithm.needs_reference:
+            prepared = self._with_logps(prepared, "reference_logps", everywhere=False)
+        return self._passed(prepared, self.engine.evaluate)
+
+    def _passed(self, examples: Sequence[Example], run_passes: Any) -> dict[str, float]:
         normalizers, run = normalizers_of(examples), self._with_gradient(examples)
         run_normalizers = normalizers_of(run)
+        num_units = len(units_of(run))
         batches = self._local_batches(run)
-        sums = self.engine.forward_backward(batches, _loss_with_mismatch(self.algorithm, normalizers))
+        self._sequence_losses: dict[int, float] = {}
+        sums = run_passes(batches, _loss_with_mismatch(self.algorithm, normalizers, self._sequence_losses))
         metrics = {"learner/loss": sums.pop("learner/loss/sum")}
         num_positions = sums.pop("num_positions/sum")
         metrics["learner/padding_share"] = 1 - sums.pop("num_input_tokens/sum") / num_positions
         metrics["learner/skipped_share"] = 1 - run_normalizers.num_tokens / normalizers.num_tokens
         for key, value in sums.items():
-            metrics[key[:-4]] = value if key.endswith(("/max", "/min")) else value / run_normalizers.num_tokens
+            name, _, kind = key.rpartition("/")
+            denominators = {"sum": run_normalizers.num_tokens, "unit_sum": num_units}
+            metrics[name] = value / denominators[kind] if kind in denominators else value
         finish_mismatch(metrics, run_normalizers.num_tokens / run_normalizers.num_sequences)
         return metrics
 
@@ -178,11 +219,9 @@ class Learner:
         """This rank's micro-batches, filled up with stand-ins to as many as the rank with the most has."""
         shares = [shard(examples, r, world_size()) for r in range(world_size())]
         budget = resolve_micro_batch_tokens(self.config, on_gpu=local_device().type == "cuda")
-        plans = [
-            plan_micro_batches([input_length(examples[i]) for i in share], budget, self.layout) for share in shares
-        ]
-        share, plan = shares[rank()], plans[rank()]
-        batches = [make_micro_batch(examples, [share[i] for i in part], self.layout) for part in plan]
+        plans = [plan_for(examples, share, budget, self.layout) for share in shares]
+        plan = plans[rank()]
+        batches = [make_micro_batch(examples, part, self.layout) for part in plan]
         missing = max(len(plan) for plan in plans) - len(batches)
         return batches + [stand_in(examples[0], self.layout)] * missing
 
@@ -202,7 +241,11 @@ class Learner:
         logprobs = self.engine.logprobs if field == "old_logps" else self._reference_logprobs
         run = examples if everywhere else self._with_gradient(examples)
         places = {id(example): place for place, example in enumerate(run)}
-        found = dict(self._local_logps(run, logprobs))
+        found = self._cached(run) if field == "reference_logps" else None
+        if found is None:
+            found = dict(self._local_logps(run, logprobs))
+            if self._cache is not None and field == "reference_logps":
+                self._cache.put([(run[place], logps) for place, logps in found.items()])
         if everywhere:
             found = {place: logps for share in gather_objects(found) for place, logps in share.items()}
         filled = []
@@ -212,7 +255,16 @@ class Learner:
             filled.append(replace(example, **values))
         return filled
 
+    def _cached(self, examples: Sequence[Example]) -> dict[int, np.ndarray] | None:
+        """This rank's share of log π_ref from the cache; None where any rank lacks any, since all compute together."""
+        if self._cache is None:
+            return None
+        share = shard(examples, rank(), world_size())
+        found = {index: logps for index in share if (logps := self._cache.get(examples[index])) is not None}
+        return found if all(gather_objects(len(found) == len(share))) else None
+
     def _reference_logprobs(self, batches: Sequence[MicroBatch]) -> list[torch.Tensor]:
+        self._load_reference()
         if self._reference is None:
             with self.engine.policy.without_adapter():
                 return self.engine.logprobs(batches)
@@ -220,13 +272,16 @@ class Learner:
             return [self._reference(batch.to(self.engine.device))[0].cpu() for batch in batches]
 
 
-def _loss_with_mismatch(algorithm: Algorithm, normalizers: Normalizers) -> Any:
-    """The algorithm's loss, with the mismatch meter and the padding added to its metrics."""
+def _loss_with_mismatch(algorithm: Algorithm, normalizers: Normalizers, sequence_losses: dict[int, float]) -> Any:
+    """The algorithm's loss, with the mismatch meter and the padding added to its metrics; fills `sequence_losses`."""
 
     def loss(
         logps: torch.Tensor, entropies: torch.Tensor, batch: MicroBatch
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         share, metrics = algorithm.loss(logps, entropies, batch, normalizers)
+        if "sequence/loss" in metrics:
+            losses = metrics.pop("sequence/loss").tolist()
+            sequence_losses.update(zip(batch.example_indices, losses, strict=False))  # a stand-in has no index
         num_positions = batch.input_ids.numel() if batch.example_indices else 0
         metrics["num_positions/sum"] = share.new_tensor(num_positions, dtype=torch.float64)
         metrics["num_input_tokens/sum"] = share.new_tensor(batch.num_input_tokens, dtype=torch.float64)

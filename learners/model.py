@@ -78,16 +78,7 @@ class PolicyModel(nn.Module):
         return self._peft[0]
 
     def forward(self, batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
-        packed: dict[str, Any] = {}
-        if batch.runs is not None:
-            lengths = torch.tensor([length for count, length in batch.runs for _ in range(count)])
-            boundaries = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
-            packed = {
-                "position_ids": batch.position_ids,
-                "packed_runs": batch.runs,
-                "packed_boundaries": boundaries.to(batch.input_ids.device, torch.int32),
-            }
-        hidden = self.model.get_decoder()(batch.input_ids, use_cache=False, **packed).last_hidden_state
+        hidden = self.model.get_decoder()(batch.input_ids, use_cache=False, **packed_arguments(batch)).last_hidden_state
         return self.token_logps(hidden.flatten(0, 1).index_select(0, batch.predictor_index), batch.targets)
 
     @contextmanager
@@ -104,6 +95,19 @@ class PolicyModel(nn.Module):
         finally:
             for layer in layers:
                 layer._disable_adapters = False
+
+
+def packed_arguments(batch: MicroBatch) -> dict[str, Any]:
+    """What a model's forward needs to know of a packed row; nothing for a padded one."""
+    if batch.runs is None:
+        return {}
+    lengths = torch.tensor([length for count, length in batch.runs for _ in range(count)])
+    boundaries = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
+    return {
+        "position_ids": batch.position_ids,
+        "packed_runs": batch.runs,
+        "packed_boundaries": boundaries.to(batch.input_ids.device, torch.int32),
+    }
 
 
 def resolve_layout(config: LearnerConfig, model_path: str) -> Layout:

@@ -75,6 +75,21 @@ class Completion:
 
 
 @dataclass(frozen=True)
+class PreferencePair:
+    """One prompt with a better and a worse answer, from a data set or made of a group."""
+
+    prompt: Prompt
+    chosen_ids: IntArray
+    rejected_ids: IntArray
+    chosen: str
+    rejected: str
+    probability: float = 1.0
+    """That `chosen` is the better one (soft label); 1: certain."""
+    num_drawn: int | None = None
+    """n, where the two are best and worst of n samples."""
+
+
+@dataclass(frozen=True)
 class Failure:
     """Something that went wrong with one sample, carried as a value instead of an exception."""
 

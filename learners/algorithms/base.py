@@ -6,8 +6,8 @@ The loop, the rollouts and the learner do not know the names of algorithms.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pydantic import BaseModel, Field
@@ -43,7 +43,11 @@ class Example:
     weight: float = 1.0
     """Above 0; multiplies the policy loss of the sequence (importance weight of prioritised sampling)."""
     group: int = -1
-    """Ordinal of its prompt: examples of one group share it; filled by RL algorithms."""
+    """Ordinal of its prompt or row: examples of one group share it."""
+    unit: int = -1
+    """Examples of one unit (from 0) lie in one micro-batch, for losses that compare them: a preference pair."""
+    facts: Mapping[str, float] = field(default_factory=dict)
+    """Numbers that the algorithm's own loss reads (side of a pair, coefficient); the same keys in a whole batch."""
 
     def __post_init__(self) -> None:
         assert self.weight > 0, f"weight is {self.weight}: a sequence that counts nothing has a zero loss_mask"
@@ -100,6 +104,8 @@ class Algorithm(Protocol):
     """True when the loss differentiates entropies."""
     alarm_below: float
     """Effective sample size share under which a run warns; 0: never."""
+    model_kind: Literal["policy", "scorer"]
+    """scorer: a sequence-classification model, whose scores stand where log-probs stand otherwise (reward_model)."""
 
     def accepts(self, group: Group) -> bool:
         """False for a scored group that teaches nothing and is to be replaced."""
@@ -109,6 +115,10 @@ class Algorithm(Protocol):
 
     def complete(self, examples: list[Example]) -> list[Example]:
         """The examples with final advantages, given all of one update, log-probs filled. Same result on every rank."""
+
+    def after_step(self, examples: Sequence[Example], losses: Sequence[float]) -> dict[str, float]:
+        """Learn beside the model (a data selector, say) from the examples of one optimizer step and the `sequence/loss`
+        of each, on every rank the same; gives metrics. Called only where `loss` gives `sequence/loss`."""
 
     def state(self) -> dict[str, Any]:
         """What the algorithm has learned beside the model (a data selector, say), the same on every rank; checkpoints
@@ -126,4 +136,5 @@ class Algorithm(Protocol):
         `logps`, `entropies`: (N,) over the N completion tokens of the micro-batch, in the order of `batch`'s
         flat fields. Metrics are sums over tokens whose key ends in `/sum`, maxima (`/max`) or minima (`/min`); the
         learner combines them over micro-batches and ranks, and divides sums by the number of tokens that it ran.
+        Keys ending in `/unit_sum` are divided by the number of units, and `sequence/loss`, (S,), goes to `after_step`.
         """

@@ -53,6 +53,11 @@ class PolicyConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
         return self
 
     @property
+    def needs_rollouts(self) -> bool:
+        """Engines generate all that is trained on."""
+        return True
+
+    @property
     def kl_place(self) -> Literal["loss", "reward"]:
         """Where the KL counts."""
         return "loss"
@@ -89,6 +94,7 @@ class PolicyAlgorithm(Generic[C]):
     aggregation: Aggregation = "token_mean"
     norm_constant: float | None = None
     dynamic_sampling: DynamicSampling | None = None
+    model_kind: Literal["policy", "scorer"] = "policy"
 
     def __init__(self, config: C, max_staleness: int = 0, reward_weights: Mapping[str, float] | None = None) -> None:
         if problem := config.staleness_problem(max_staleness):
@@ -117,6 +123,9 @@ class PolicyAlgorithm(Generic[C]):
 
     def complete(self, examples: list[Example]) -> list[Example]:
         return examples
+
+    def after_step(self, examples: Sequence[Example], losses: Sequence[float]) -> dict[str, float]:
+        return {}
 
     def state(self) -> dict[str, Any]:
         return {}

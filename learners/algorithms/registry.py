@@ -13,17 +13,34 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field
 
 from raylign.learners.algorithms.base import Algorithm
+from raylign.learners.algorithms.bonbon import Bonbon, BonbonConfig
 from raylign.learners.algorithms.cispo import Cispo, CispoConfig
 from raylign.learners.algorithms.dapo import Dapo, DapoConfig
+from raylign.learners.algorithms.dpo import Dpo, DpoConfig
 from raylign.learners.algorithms.dr_grpo import DrGrpo, DrGrpoConfig
 from raylign.learners.algorithms.grpo import Grpo, GrpoConfig
 from raylign.learners.algorithms.gspo import Gspo, GspoConfig
+from raylign.learners.algorithms.ipo import Ipo, IpoConfig
 from raylign.learners.algorithms.reinforce_plus_plus import ReinforcePlusPlus, ReinforcePlusPlusConfig
+from raylign.learners.algorithms.reward_model import RewardModelTraining, RewardModelTrainingConfig
 from raylign.learners.algorithms.rloo import Rloo, RlooConfig
+from raylign.learners.algorithms.sail import Sail, SailConfig
 from raylign.learners.algorithms.sft import Sft, SftConfig
 
 AnyAlgorithmConfig = (
-    GrpoConfig | DrGrpoConfig | DapoConfig | GspoConfig | RlooConfig | ReinforcePlusPlusConfig | CispoConfig | SftConfig
+    GrpoConfig
+    | DrGrpoConfig
+    | DapoConfig
+    | GspoConfig
+    | RlooConfig
+    | ReinforcePlusPlusConfig
+    | CispoConfig
+    | SftConfig
+    | DpoConfig
+    | IpoConfig
+    | BonbonConfig
+    | SailConfig
+    | RewardModelTrainingConfig
 )
 _ALGORITHMS: dict[str, Any] = {
     "grpo": Grpo,
@@ -34,6 +51,11 @@ _ALGORITHMS: dict[str, Any] = {
     "reinforce_plus_plus": ReinforcePlusPlus,
     "cispo": Cispo,
     "sft": Sft,
+    "dpo": Dpo,
+    "ipo": Ipo,
+    "bonbon": Bonbon,
+    "sail": Sail,
+    "reward_model": RewardModelTraining,
 }
 ALGORITHM_NAMES = tuple(_ALGORITHMS)
 

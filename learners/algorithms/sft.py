@@ -5,15 +5,15 @@ Given (prompt tokens, response tokens) pairs; gives one example for each and the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
-from pydantic import BaseModel
 
-from raylign.learners.algorithms.base import DynamicSampling, Example, Normalizers, Proximal
-from raylign.learners.losses import nll, token_weights
-from raylign.rollout.sample import Group, IntArray
+from raylign.learners.algorithms.base import Example, Normalizers
+from raylign.learners.algorithms.rows import RowAlgorithm, RowConfig, RowKind
+from raylign.learners.losses import Aggregation, nll, token_weights
+from raylign.rollout.sample import IntArray
 
 if TYPE_CHECKING:
     import torch
@@ -21,22 +21,14 @@ if TYPE_CHECKING:
     from raylign.learners.batch import MicroBatch
 
 
-class SftConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
+class SftConfig(RowConfig):
     """Supervised fine-tuning on demonstrations."""
 
+    row_kind: ClassVar[RowKind] = "demonstrations"
     name: Literal["sft"] = "sft"
     """Which algorithm this is."""
-    aggregation: Literal["token_mean", "seq_mean_token_mean"] = "token_mean"
-    """Every token counts the same, or every demonstration."""
-
-    @property
-    def min_group_size(self) -> int:
-        """Nothing is compared."""
-        return 1
-
-    def staleness_problem(self, max_staleness: int) -> str | None:
-        """None: demonstrations were sampled from no weights, so no bound concerns them."""
-        return None
+    aggregation: Literal["token_mean", "seq_mean_token_mean", "seq_mean_token_sum"] = "token_mean"
+    """Every token counts the same, or every demonstration: by the mean or the sum over its tokens."""
 
 
 def demonstration_examples(demonstrations: Iterable[tuple[IntArray, IntArray]]) -> list[Example]:
@@ -50,47 +42,22 @@ def demonstration_examples(demonstrations: Iterable[tuple[IntArray, IntArray]]) 
     return examples
 
 
-class Sft:
+class Sft(RowAlgorithm):
     """See the head of this file; implements `Algorithm`."""
-
-    needs_rollouts = False
-    needs_reference = False
-    num_updates = 1
-    min_group_size = 1
-    dynamic_sampling: DynamicSampling | None = None
-    proximal: Proximal = "recompute"
-    completes_batch = False
-    needs_old_logps = False
-    skips_zero_advantages = False
-    entropy_has_gradient = False
-    alarm_below = 0.0
 
     def __init__(
         self, config: SftConfig, max_staleness: int = 0, reward_weights: Mapping[str, float] | None = None
     ) -> None:
         self.config = config
 
-    def accepts(self, group: Group) -> bool:
-        return True
-
-    def complete(self, examples: list[Example]) -> list[Example]:
-        return examples
-
-    def examples(self, groups: Sequence[Group]) -> list[Example]:
-        raise ValueError("sft learns from demonstrations, not from rollouts: use `demonstration_examples`")
-
-    def state(self) -> dict[str, Any]:
-        return {}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        pass
-
     def loss(
         self, logps: torch.Tensor, entropies: torch.Tensor, batch: MicroBatch, normalizers: Normalizers
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Σ w·(−log π_θ)."""
         token_loss = nll(logps) * batch.sequence_weights[batch.sequence_index]
+        kind = self.config.aggregation
+        aggregation: Aggregation = "seq_mean_token_sum_norm" if kind == "seq_mean_token_sum" else kind
         weights = token_weights(
-            self.config.aggregation, batch.loss_mask, batch.sequence_index, batch.sequence_lengths, normalizers
+            aggregation, batch.loss_mask, batch.sequence_index, batch.sequence_lengths, normalizers, norm_constant=1.0
         )
         return (weights * token_loss).sum(), {"learner/entropy/sum": (entropies * batch.loss_mask).sum()}

@@ -1,0 +1,62 @@
+"""Losses on preference pairs as pure functions.
+
+Given h, the difference of the two answers' summed log-ratios; gives the loss of each pair.
+
+Symbols: y_w the chosen and y_l the rejected answer, π₀ the frozen reference,
+    h = [log π(y_w) − log π₀(y_w)] − [log π(y_l) − log π₀(y_l)],    z = β·h,    F = log σ(z).
+Log-probs of an answer are summed over its tokens, end token included. All losses are minimised.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+
+def logistic_loss(z: torch.Tensor, probability: torch.Tensor, label_smoothing: float = 0.0) -> torch.Tensor:
+    """(P,) −q·log σ(z) − (1−q)·log σ(−z) (DPO, arXiv 2305.18290 eq. 7; soft labels and smoothing as in cDPO).
+
+    `probability`: (P,) that the label is right; smoothing ε turns it into q = (1−ε)·probability + ε·(1−probability).
+    """
+    from torch.nn.functional import logsigmoid
+
+    q = (1 - label_smoothing) * probability + label_smoothing * (1 - probability)
+    return -q * logsigmoid(z) - (1 - q) * logsigmoid(-z)
+
+
+def square_loss(h: torch.Tensor, beta: float) -> torch.Tensor:
+    """(P,) (h − 1/(2β))² (IPO, arXiv 2310.12036 eq. 17)."""
+    return (h - 1 / (2 * beta)).square()
+
+
+def self_label_loss(z: torch.Tensor, coefficient: torch.Tensor) -> torch.Tensor:
+    """(P,) −F − ½·c·F²: labels that the policy itself gave move with it (SAIL, arXiv 2406.15567; its gradient term
+    E[F·∇log P(label)] = ∇E[½F²])."""
+    from torch.nn.functional import logsigmoid
+
+    f = logsigmoid(z)
+    return -f - 0.5 * coefficient * f.square()
+
+
+def response_term(
+    z: torch.Tensor,
+    chosen_logps: torch.Tensor,
+    rejected_logps: torch.Tensor,
+    coefficient: torch.Tensor,
+    baseline: float = 0.0,
+) -> torch.Tensor:
+    """(P,) −c·sg(F − baseline)·(log π(y_w) + log π(y_l)): answers that the policy itself gave move with it (SAIL).
+    Its value means nothing; its gradient is that of the distribution of answers."""
+    from torch.nn.functional import logsigmoid
+
+    return -coefficient * (logsigmoid(z).detach() - baseline) * (chosen_logps + rejected_logps)
+
+
+def best_of_n_beta(num_drawn: int) -> float:
+    """β*_n = 1 / (2·(n−1)·Σ_{k<n} 1/k): the IPO target 1/(2β) is then the mean log-ratio margin of the best-of-n policy
+    between best and worst of n (BoNBoN, arXiv 2406.00832)."""
+    if num_drawn < 2:
+        raise ValueError(f"best and worst of n needs n of at least 2, not {num_drawn}")
+    return 1 / (2 * (num_drawn - 1) * sum(1 / k for k in range(1, num_drawn)))
