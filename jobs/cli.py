@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import sys
 import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,11 @@ COMMANDS = {
         "raylign.jobs.config:EvaluateConfig",
         "raylign.jobs.evaluate:evaluate",
         "accuracy and pass@k of a model or checkpoint",
+    ),
+    "data best-of-n": Command(
+        "raylign.jobs.best_of_n_config:BestOfNConfig",
+        "raylign.jobs.best_of_n:best_of_n",
+        "preference pairs: best and worst of n answers, scored by rewards",
     ),
     "plan": Command(
         "raylign.jobs.simulation_config:PlanConfig",
@@ -102,7 +108,10 @@ def _dispatch(words: list[str]) -> int:
     if words[0] == "--version":
         print(f"raylign {raylign.__version__}")
         return 0
-    name = words[0]
+    name, words = _command_name(words)
+    if members := [command for command in COMMANDS if command.startswith(f"{name} ")]:
+        print(_overview(members))  # `data` alone
+        return 0
     if name not in COMMANDS:
         hint = nearest(name, COMMANDS)
         raise ConfigError(
@@ -111,7 +120,7 @@ def _dispatch(words: list[str]) -> int:
             + f" Commands: {', '.join(COMMANDS)}"
         )
     config_class = _import(COMMANDS[name].config_class)
-    parsed = parse_words(config_class, words[1:], f"raylign {name}")
+    parsed = parse_words(config_class, words, f"raylign {name}")
     config = resolve(config_class, parsed.layers)
     if parsed.print_config:
         print(config_yaml(config), end="")
@@ -120,9 +129,17 @@ def _dispatch(words: list[str]) -> int:
     return result if isinstance(result, int) else 0
 
 
-def _overview() -> str:
+def _command_name(words: list[str]) -> tuple[str, list[str]]:
+    """The command, of one word or two (`data best-of-n`), and the words after it."""
+    is_group = any(command.startswith(f"{words[0]} ") for command in COMMANDS)
+    length = 2 if is_group and len(words) > 1 and not words[1].startswith("-") else 1
+    return " ".join(words[:length]), words[length:]
+
+
+def _overview(commands: Sequence[str] = tuple(COMMANDS)) -> str:
+    width = max(map(len, commands)) + 2
     lines = ["usage: raylign COMMAND [--config RECIPE.yaml ...] [--section.key VALUE ...]", "", "commands:"]
-    lines += [f"  {name:<12}{command.summary}" for name, command in COMMANDS.items()]
+    lines += [f"  {name:<{width}}{COMMANDS[name].summary}" for name in commands]
     lines += [
         "",
         "raylign COMMAND --help lists every key with its default; --print-config prints the resolved config;",

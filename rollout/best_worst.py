@@ -76,11 +76,11 @@ class AnswerSet:
 def check_sizes(sizes: Sequence[int]) -> None:
     """Raise unless the n are at least 2 and rising."""
     if not sizes:
-        raise ValueError("n is empty: give at least one number of answers, such as [8]")
+        raise ValueError("best_of is empty: give at least one number of answers, such as [8]")
     if any(n < 2 for n in sizes):
-        raise ValueError(f"n is {list(sizes)}: a best and a worst need at least 2 answers")
+        raise ValueError(f"best_of is {list(sizes)}: a best and a worst need at least 2 answers")
     if list(sizes) != sorted(set(sizes)):
-        raise ValueError(f"n is {list(sizes)}: write each number once, in rising order: {sorted(set(sizes))}")
+        raise ValueError(f"best_of is {list(sizes)}: write each number once, in rising order: {sorted(set(sizes))}")
 
 
 def best_and_worst(scores: Sequence[float], n: int) -> tuple[int, int]:

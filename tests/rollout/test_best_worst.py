@@ -84,7 +84,12 @@ def test_equal_texts_and_empty_texts_make_no_pair() -> None:
 
 @pytest.mark.parametrize(
     ("sizes", "words"),
-    [([], "n is empty"), ([1, 2], "at least 2"), ([8, 3], r"in rising order: \[3, 8\]"), ([3, 3], "each number once")],
+    [
+        ([], "best_of is empty"),
+        ([1, 2], "at least 2"),
+        ([8, 3], r"in rising order: \[3, 8\]"),
+        ([3, 3], "each number once"),
+    ],
 )
 def test_sizes_that_make_no_sense_are_refused(sizes: list[int], words: str) -> None:
     with pytest.raises(ValueError, match=words):
