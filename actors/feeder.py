@@ -171,9 +171,9 @@ class RolloutFeeder:
     # ---- issuing ---------------------------------------------------------------------------------------
 
     def _num_admissible(self) -> int:
-        accepted = self.num_trained_steps * self._bound.groups_per_step + self._num_waiting
+        accepted = self._bound.num_before(self.num_trained_steps) + self._num_waiting
         count = self._bound.num_admissible(self.version, accepted, len(self.running))
-        left = self._num_steps * self._bound.groups_per_step - accepted - len(self.running)
+        left = self._bound.num_before(self._num_steps) - accepted - len(self.running)
         if self._num_room is not None:
             count = min(count, self._num_room - len(self.running))
         return max(0, min(count, left))

@@ -57,6 +57,8 @@ class LearnerSpec:
     """The bound that the learner asserts at its door."""
     cpu_cores: tuple[int, ...] = ()
     """Cores that all ranks of this machine share; empty: those that Ray gives them."""
+    reference_cache: str = ""
+    """Folder that keeps log-probs of the reference on rows; empty: none."""
     weights_bucket_bytes: int = 256 << 20
     ships_adapters: bool = False
     """Weight updates hold the adapters alone (weights.lora = adapter)."""
@@ -225,6 +227,16 @@ class LearnerGroup:
         import ray
 
         return await self._call("update", ray.put(examples), version)
+
+    async def evaluate(self, examples: list[Example]) -> dict[str, float]:
+        """Loss and metrics of the current model on examples, without a gradient."""
+        result: dict[str, float] = await self._call("evaluate", examples)
+        return result
+
+    async def algorithm_state(self) -> dict[str, Any]:
+        """What the algorithm learned beside the model."""
+        result: dict[str, Any] = await self._call("algorithm_state")
+        return result
 
     async def offload(self) -> None:
         """Leave the GPU to the engine (colocated mode)."""

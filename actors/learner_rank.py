@@ -34,6 +34,7 @@ class LearnerRank:
             spec.seed,
             Path(spec.debug_folder),
             spec.max_staleness,
+            Path(spec.reference_cache) if spec.reference_cache else None,
         )
         if spec.state_folder is not None:
             self._learner.load_state(Path(spec.state_folder))
@@ -44,6 +45,14 @@ class LearnerRank:
     def update(self, examples: Sequence[Example], version: int | None = None) -> dict[str, float]:
         """One batch, this rank's share of it."""
         return self._learner.update(examples, version)
+
+    def evaluate(self, examples: Sequence[Example]) -> dict[str, float]:
+        """Loss and metrics without a gradient."""
+        return self._learner.evaluate(examples)
+
+    def algorithm_state(self) -> dict[str, Any]:
+        """What the algorithm learned beside the model."""
+        return self._learner.algorithm.state()
 
     def offload(self) -> None:
         """See `DeepSpeedEngine.offload`."""

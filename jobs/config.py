@@ -18,6 +18,8 @@ from raylign.jobs.trackers import TrackersConfig
 from raylign.learners.algorithms.grpo import GrpoConfig
 from raylign.learners.algorithms.policy import PolicyConfig
 from raylign.learners.algorithms.registry import AlgorithmConfig
+from raylign.learners.algorithms.rows import RowConfig
+from raylign.learners.algorithms.sail import SailConfig
 from raylign.learners.engine import LearnerConfig
 from raylign.rewards.registry import RewardConfig
 from raylign.rollout.engine import EngineConfig
@@ -108,6 +110,8 @@ class TrainConfig(Section):
     """Decides the order of prompts, the sampling and the initial adapters."""
     num_steps: int = Field(100, ge=1)
     """Steps of the run: one batch of prompts each."""
+    num_epochs: float | None = Field(None, gt=0)
+    """Passes over the data, in place of num_steps; for sail, over the rows that keep the data's answers and label."""
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     sampling: SamplingConfig = SamplingConfig()
@@ -188,8 +192,11 @@ def _train_problems(config: TrainConfig) -> Iterator[str]:
         config.learner,
         config.evaluation,
     )
-    if config.algorithm.name != "sft":
-        if not config.rewards and not config.replay:
+    if isinstance(config.algorithm, SailConfig):
+        yield from _sail_problems(config, config.algorithm)
+    if config.algorithm.needs_rollouts:
+        needs_rewards = not isinstance(config.algorithm, SailConfig) or config.algorithm.dpr.share > 0
+        if needs_rewards and not config.rewards and not config.replay:
             yield f"rewards is empty: {config.algorithm.name} needs at least one"
         if sampling.temperature == 0:
             yield "sampling.temperature is 0: training samples its completions, so it must be above 0"
@@ -236,8 +243,36 @@ def _train_problems(config: TrainConfig) -> Iterator[str]:
     if evaluation.data is not None:
         if evaluation.temperature == 0 and evaluation.num_completions > 1:
             yield _all_the_same("evaluation", evaluation.num_completions)
-        if not (evaluation.rewards or config.rewards):
+        if not (evaluation.rewards or config.rewards or row_kind(config) == "pairs"):
             yield "evaluation.rewards is empty: without training rewards it must say what is measured"
+
+
+def row_kind(config: TrainConfig) -> str | None:
+    """What rows of the data are to the algorithm; None where they are only prompts."""
+    return config.algorithm.row_kind if isinstance(config.algorithm, RowConfig) else None
+
+
+def generates_anything(config: TrainConfig) -> bool:
+    """Whether a run needs engines: for training, or to answer held-out prompts."""
+    evaluates_answers = config.evaluation.data is not None and bool(config.evaluation.rewards or config.rewards)
+    return config.algorithm.needs_rollouts or evaluates_answers
+
+
+def _sail_problems(config: TrainConfig, algorithm: SailConfig) -> Iterator[str]:
+    if not algorithm.needs_rollouts:
+        return
+    if config.sampling.num_completions != 2:
+        yield f"sampling.num_completions is {config.sampling.num_completions}: sail makes a pair of 2 answers"
+    if config.asynchrony.max_staleness > 0 and config.asynchrony.stale != "drop":
+        yield "async.stale is mask: a pair cannot be learned from in part; set async.stale to drop"
+    if algorithm.dpp.share and algorithm.relabel == "at_generation" and config.sampling.temperature != 1:
+        yield (
+            f"sampling.temperature is {config.sampling.temperature:g}: engines then report log-probs that are not "
+            "the policy's own, and no label can be drawn from them; set algorithm.relabel to at_use, or the temperature "
+            "to 1"
+        )
+    if config.replay:
+        yield f"replay is {config.replay}: sail draws from rows and recorded answers together, which is not supported"
 
 
 def _evaluate_problems(config: EvaluateConfig) -> Iterator[str]:

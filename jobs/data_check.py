@@ -34,7 +34,9 @@ class Samples:
     """To be tried on the first rows."""
     max_prompt_tokens: int
     max_sequence_tokens: int | None = None
-    """Set where the rows' demonstrations are learned from."""
+    """Set where the rows' own answers are learned from."""
+    row_kind: str | None = None
+    """What rows are to the algorithm, where more than prompts."""
 
 
 def check_data(samples: Samples, tokenizer: PreTrainedTokenizerBase, seed: int, findings: Findings) -> None:
@@ -43,14 +45,29 @@ def check_data(samples: Samples, tokenizer: PreTrainedTokenizerBase, seed: int, 
 
 
 def _check_rows(samples: Samples, tokenizer: PreTrainedTokenizerBase, seed: int, findings: Findings) -> None:
-    source = PromptSource.open(samples.data, tokenizer, seed, samples.max_prompt_tokens, samples.max_sequence_tokens)
+    if samples.row_kind == "pairs":
+        assert samples.max_sequence_tokens is not None
+        source = PromptSource.open_pairs(
+            samples.data, tokenizer, seed, samples.max_prompt_tokens, samples.max_sequence_tokens
+        )
+    else:
+        source = PromptSource.open(
+            samples.data, tokenizer, seed, samples.max_prompt_tokens, samples.max_sequence_tokens
+        )
     prompts = source.take(0, min(NUM_SAMPLE_PROMPTS, len(source)))
     first = prompts[0]
     skipped = f", {source.num_skipped} left out as too long" if source.num_skipped else ""
+    if source.num_unusable:
+        findings.warnings.append(
+            f"{samples.key}: {source.num_unusable} pairs left out: an empty or twice the same answer"
+        )
     findings.fact(samples.key, f"{samples.data.source}: {len(source)} rows{skipped}")
     findings.fact("  first prompt", repr(first.text))
     findings.fact("  its tokens", f"{len(first.token_ids)} of at most {samples.max_prompt_tokens}")
-    if samples.max_sequence_tokens is not None:
+    if samples.row_kind == "pairs":
+        pair = source.pair(0)
+        findings.fact("  its answers", f"{len(pair.chosen_ids)} tokens chosen, {len(pair.rejected_ids)} rejected")
+    elif samples.max_sequence_tokens is not None:
         findings.fact("  its demonstration", repr(source.demonstration(0)[1]))
     if samples.rewards:
         findings.fact("  its references", ", ".join(map(repr, first.references)) or "none")

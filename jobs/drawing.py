@@ -20,7 +20,6 @@ from raylign.jobs.draw_log import DrawLog
 from raylign.jobs.progress import Progress
 from raylign.jobs.roles import cpus_for_each_role, engine_seed, start_pool
 from raylign.rewards.registry import AnyRewardConfig
-from raylign.rewards.rules import LengthConfig
 from raylign.rollout.best_worst import Answer, AnswerSet
 from raylign.rollout.door import why_refused
 from raylign.rollout.engine import EngineConfig
@@ -29,8 +28,6 @@ from raylign.rollout.sampling import SamplingConfig
 
 PROMPTS_AT_ONCE = 2048
 """Handed to the engines together: enough that waiting for the last of them costs nothing, few enough for memory."""
-STAND_IN_REWARD = LengthConfig(free_tokens=1, max_tokens=2)
-"""A pool always has a reward server; where nothing is asked of it, its scores are not kept."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +73,7 @@ async def draw(drawing: Drawing, prompts: Sequence[Prompt], log: DrawLog, report
                     drawing.model_path,
                     drawing.engine,
                     drawing.num_engines,
-                    drawing.rewards or [STAND_IN_REWARD],
+                    drawing.rewards,
                     weight_backend=None,
                     weight_version=0,
                     seed=_pool_seed(drawing, len(log.drawn)),

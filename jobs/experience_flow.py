@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,10 +17,11 @@ from raylign.actors.feeder import FeederCounts, RolloutFeeder
 from raylign.actors.rollout_pool import RolloutPool
 from raylign.jobs.config import TrainConfig
 from raylign.jobs.step_batches import Leased, StepBatch, StepBatches
-from raylign.learners.algorithms.base import Algorithm
+from raylign.learners.algorithms.base import Algorithm, Routing
 from raylign.rollout.experience import START, ExperienceConfig, ExperienceError, LogPosition
 from raylign.rollout.experience_schema import batch_to_groups, message_to_batch
 from raylign.rollout.prompts import PromptSource
+from raylign.rollout.sample import Prompt
 from raylign.rollout.staleness import StalenessBound
 
 LOG_DEADLINE_S = 120.0
@@ -87,12 +89,13 @@ class LiveFlow:
         opened = await answer(log.start.remote(start), rollout.answer_deadline_s)  # reads the whole log
         for damage in opened.damage:
             print(damage, flush=True)
+        routing = algorithm.routing
         feeder = RolloutFeeder(
             pool,
             log,
-            prompts.prompt,
+            prompts.prompt if routing is None else partial(generated_prompt, prompts, routing),
             config.sampling,
-            StalenessBound(runs_ahead, rollout.prompts_per_step),
+            StalenessBound(runs_ahead, rollout.prompts_per_step, routing.generated_before if routing else None),
             step=step,
             num_steps=config.num_steps,
             missing=opened.missing_ordinals,
@@ -161,6 +164,11 @@ class LiveFlow:
         if self._feeder.failure.done():
             self._feeder.failure.result()
         return waiting.result()
+
+
+def generated_prompt(prompts: PromptSource, routing: Routing, generated_ordinal: int) -> Prompt:
+    """The prompt of a row that the policy answers, numbered among such rows."""
+    return replace(prompts.prompt(routing.row_of(generated_ordinal)), ordinal=generated_ordinal)
 
 
 class LogGroups:

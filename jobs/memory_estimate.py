@@ -105,7 +105,7 @@ def learner_bytes(size: ModelSize, config: TrainConfig, on_gpu: bool) -> dict[st
     # logits, their log-softmax and its gradient, in float32
     pass_tokens = max(resolve_micro_batch_tokens(learner, on_gpu), config.rollout.engine.max_model_len)
     parts["logits chunk"] = 3 * 4 * min(learner.logit_chunk_tokens, pass_tokens) * size.vocabulary_size
-    num_completions = config.sampling.num_completions if config.algorithm.name != "sft" else 1
+    num_completions = config.sampling.num_completions if config.algorithm.needs_rollouts else 1
     step_tokens = config.rollout.prompts_per_step * num_completions * config.rollout.engine.max_model_len
     num_tokens = min(pass_tokens, step_tokens)
     per_layer = num_tokens * (9 * size.width + 4 * size.mlp_width) * dtype_bytes

@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from raylign.jobs.config import EvaluateConfig, TrainConfig
+from raylign.jobs.config import EvaluateConfig, TrainConfig, generates_anything, row_kind
 from raylign.jobs.config_loading import config_yaml
 from raylign.jobs.data_check import Samples, check_data, may_share_rows
 from raylign.jobs.findings import Findings, print_findings
@@ -58,8 +58,8 @@ def examine_training(config: TrainConfig, machine: Machine) -> Findings:
     """All checks of a training run."""
     findings = Findings()
     engine, evaluation = config.rollout.engine, config.evaluation
-    learns_from_samples = config.algorithm.name != "sft"
-    num_engines = config.rollout.num_engines if learns_from_samples or evaluation.data else 0
+    learns_from_samples = config.algorithm.needs_rollouts
+    num_engines = config.rollout.num_engines if generates_anything(config) else 0
     room = engine.max_model_len - config.sampling.max_tokens
     findings.fact("run", f"{config.name}: {config.algorithm.name}, {config.num_steps} steps, seed {config.seed}")
     if learns_from_samples:
@@ -80,12 +80,17 @@ def examine_training(config: TrainConfig, machine: Machine) -> Findings:
     if tokenizer is None:
         return findings
     rewards = config.rewards if learns_from_samples else []
-    longest = None if learns_from_samples else engine.max_model_len
-    check_data(Samples("data", config.data, rewards, room, longest), tokenizer, config.seed, findings)
+    rows = row_kind(config)
+    longest = engine.max_model_len if rows else None
+    room_of_rows = room if learns_from_samples or rows is None else engine.max_model_len
+    check_data(Samples("data", config.data, rewards, room_of_rows, longest, rows), tokenizer, config.seed, findings)
     if evaluation.data is not None:
         # rewards that were tried on the training rows need no second trial
         rewards = evaluation.rewards or ([] if learns_from_samples else config.rewards)
-        check_data(Samples("evaluation.data", evaluation.data, rewards, room), tokenizer, config.seed, findings)
+        held_out = "pairs" if rows == "pairs" else None
+        longest = longest if held_out else None
+        samples = Samples("evaluation.data", evaluation.data, rewards, room, longest, held_out)
+        check_data(samples, tokenizer, config.seed, findings)
         if may_share_rows(config.data, evaluation.data):
             findings.warnings.append(
                 f"evaluation.data.rows {evaluation.data.rows} and data.rows {config.data.rows} of "

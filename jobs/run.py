@@ -18,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from raylign.actors.cores import split_cores
@@ -26,10 +27,11 @@ from raylign.actors.rollout_pool import RolloutPool
 from raylign.actors.weight_update import EngineState
 from raylign.actors.weights import WeightPublisher
 from raylign.jobs.checkpoints import Checkpoint, CheckpointRecord, CheckpointStore
-from raylign.jobs.config import TrainConfig
+from raylign.jobs.config import TrainConfig, generates_anything
 from raylign.jobs.experience_flow import ExperienceFlow, LiveFlow
 from raylign.jobs.experience_replay import ReplayFlow
 from raylign.jobs.metrics import evaluation_metrics, flow_metrics
+from raylign.jobs.pair_evaluation import evaluation_words, pair_metrics
 from raylign.jobs.progress import Progress
 from raylign.jobs.report import write_report
 from raylign.jobs.roles import (
@@ -41,11 +43,13 @@ from raylign.jobs.roles import (
     start_reward_server,
     transport_between_nodes,
 )
+from raylign.jobs.row_examples import RowExamples, num_steps_of, open_rows
 from raylign.jobs.run_folder import RunFolder, read_metrics
 from raylign.jobs.samples import write_samples
 from raylign.jobs.step_batches import StepBatch
 from raylign.jobs.trackers import Trackers
 from raylign.learners.algorithms.base import Algorithm, Example
+from raylign.learners.algorithms.pairs import PairAlgorithm
 from raylign.learners.algorithms.registry import build_algorithm
 from raylign.learners.mismatch import ess_alarm
 from raylign.rewards.scoring import weights_by_name
@@ -69,24 +73,26 @@ class Run:
     """Absent (never started) where nothing is generated: sft without evaluation."""
 
     def __init__(self, config: TrainConfig) -> None:
-        self.config = config
         self.sampling = config.sampling
         self.prompts_per_step = config.rollout.prompts_per_step
         self.deterministic = config.rollout.deterministic
         self.algorithm: Algorithm = build_algorithm(
             config.algorithm, config.asynchrony.max_staleness, weights_by_name(config.rewards)
         )
+        self._learns_from_rows = self.algorithm.learns_from_rows
+        self.algorithm.open(config.seed, self.prompts_per_step)
         tokenizer = load_tokenizer(config.model.path)
-        room = config.rollout.engine.max_model_len - config.sampling.max_tokens
-        self.prompts = PromptSource.open(config.data, tokenizer, config.seed, max_prompt_tokens=room)
+        self.prompts = open_rows(config, tokenizer)
+        self._row_examples = RowExamples(self.prompts, self.algorithm, self.prompts_per_step)
         self._evaluation_prompts = (
-            PromptSource.open(config.evaluation.data, tokenizer, config.seed, max_prompt_tokens=room)
+            open_rows(config, tokenizer, held_out=True)
             if config.evaluation.data and not config.replay  # a replay runs no engine
             else None
         )
         self.folder = RunFolder.create(
             config.folder, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), config.resume
         )
+        self.config = config.model_copy(update={"num_steps": num_steps_of(config, len(self.prompts))})
         self._checkpoints = CheckpointStore(self.folder.checkpoints_path, config.checkpoints.keep_last)
         self._checkpoints.clean()
         self._start_checkpoint = self._checkpoints.latest() if config.resume else None
@@ -109,10 +115,10 @@ class Run:
         self._times_s: dict[str, float] = {}
         self._is_updating = False
         self._saved_step = self.step
-        self.evaluations = [line for line in read_metrics(self.folder.path) if "evaluation/accuracy" in line]
+        self.evaluations = [line for line in read_metrics(self.folder.path) if "evaluation/seconds" in line]
         self._evaluated_step = int(self.evaluations[-1]["step"]) if self.evaluations else -1
         self._trackers = Trackers(config.trackers, self.folder, self.step)
-        self._progress = Progress(config.name, config.num_steps, start=self.step)
+        self._progress = Progress(config.name, self.config.num_steps, start=self.step)
 
     # ---- start and end ---------------------------------------------------------------------------------
 
@@ -143,7 +149,7 @@ class Run:
         checkpoint = self._start_checkpoint if lora is None else None
         model_path = str(checkpoint.path if checkpoint else config.model.path)
         generates = self.algorithm.needs_rollouts and not config.replay
-        needs_engines = generates or self._evaluation_prompts is not None
+        needs_engines = generates or (generates_anything(config) and not config.replay)
         num_engines = config.rollout.num_engines if needs_engines else 0
         cpus = cpus_for_each_role(config.learner.num_ranks + num_engines)
         num_gpus, gpus_per_engine = num_cluster_gpus(), config.rollout.engine.tensor_parallel_size
@@ -158,13 +164,14 @@ class Run:
                 config=config.learner,
                 model_path=config.model.path,
                 algorithm=config.algorithm,
-                temperature=config.sampling.temperature if self.algorithm.needs_rollouts else 1.0,
+                temperature=1.0 if self._learns_from_rows else config.sampling.temperature,
                 total_optimizer_steps=config.num_steps * self.algorithm.num_updates,
                 seed=config.seed,
                 debug_folder=str(self.folder.path.absolute() / "debug"),
                 state_folder=str(self._start_checkpoint.state_path) if self._start_checkpoint else None,
                 weights_bucket_bytes=config.weights.bucket_mib << 20,
                 max_staleness=config.asynchrony.max_staleness,
+                reference_cache=str(self.folder.path.absolute() / "reference") if self._learns_from_rows else "",
                 cpu_cores=tuple(learner_cores),
                 ships_adapters=lora is not None,
                 gpus_per_engine=gpus_per_engine,
@@ -315,6 +322,9 @@ class Run:
         if self._takes_turns:
             await self.rollouts.sleep()
             await self.learner.reload()
+        if self.algorithm.routing is not None:
+            rows = self._row_examples.of_step(step, first_unit=len(batch.groups))
+            batch = replace(batch, examples=batch.examples + rows)
         return batch
 
     async def update(self, examples: list[Example], version: int | None) -> dict[str, float]:
@@ -327,13 +337,14 @@ class Run:
             self._is_updating = False
             self._times_s["learner"] = time.perf_counter() - clock
 
-    def demonstrations(self, start: int, count: int) -> list[Example]:
-        """Examples from the rows' own responses, for the ordinals from `start`."""
-        from raylign.learners.algorithms.sft import demonstration_examples
-
+    def rows(self, step: int) -> list[Example]:
+        """Examples of the rows of `step`, from their own answers."""
         self._step_began_s = time.perf_counter()
-        rows = [self.prompts.demonstration(ordinal) for ordinal in range(start, start + count)]
-        return demonstration_examples([(prompt.token_ids, response_ids) for prompt, _, response_ids in rows])
+        return self._row_examples.of_step(step)
+
+    async def _send_weights_now(self) -> None:
+        """To engines that only evaluate."""
+        await self._publisher.deliver(await self._publisher.export(self.step))
 
     async def publish_weights(self, version: int) -> dict[str, float]:
         """The learner's weights on their way to every engine; the learner may go on at once where η > 0.
@@ -421,37 +432,44 @@ class Run:
         self._progress.advance(step, line)
 
     async def evaluate(self) -> dict[str, float]:
-        """Accuracy on held-out rows, through the same engines; nothing where no evaluation is configured."""
+        """What the model does on held-out rows; nothing where no evaluation is configured."""
         if self._evaluation_prompts is None or self.step == self._evaluated_step:
             return {}
         self._evaluated_step = self.step
-        settings = self.config.evaluation
-        await self._delivered()
         clock = time.perf_counter()
-        count = min(settings.num_prompts, len(self._evaluation_prompts))
-        prompts = [
-            replace(prompt, ordinal=EVALUATION_ORDINAL + prompt.ordinal)
-            for prompt in self._evaluation_prompts.take(0, count)
-        ]
+        count = min(self.config.evaluation.num_prompts, len(self._evaluation_prompts))
+        line = {"step": float(self.step), "seconds": self._seconds()}
+        if isinstance(self.algorithm, PairAlgorithm):
+            pairs = [self._evaluation_prompts.pair(ordinal) for ordinal in range(count)]
+            held_out = self.algorithm.pair_examples(pairs, is_training=False)
+            line |= pair_metrics(await self.learner.evaluate(held_out), count)
+        if hasattr(self, "rollouts"):
+            line |= await self._evaluate_answers(self._evaluation_prompts, count)
+        line["evaluation/seconds"] = time.perf_counter() - clock
+        self.evaluations.append(line)
+        self.folder.append_metrics(line)
+        self._trackers.log(self.step, line)
+        self._progress.say(f"step {self.step}: {evaluation_words(line)}")
+        return line
+
+    async def _evaluate_answers(self, source: PromptSource, count: int) -> dict[str, float]:
+        """Accuracy and mean reward of answers to held-out prompts, through the engines of the run."""
+        settings = self.config.evaluation
+        if self.algorithm.learns_from_rows and not self.algorithm.needs_rollouts and self.step:
+            await self._send_weights_now()
+        await self._delivered()
+        prompts = [replace(prompt, ordinal=EVALUATION_ORDINAL + prompt.ordinal) for prompt in source.take(0, count)]
         sampling = SamplingConfig(
             temperature=settings.temperature,
             num_completions=settings.num_completions,
             max_tokens=self.sampling.max_tokens,
             stop=self.sampling.stop,
         )
-        pool = self._evaluation_pool
-        groups = await pool.collect_all(prompts, sampling, ordered=self.deterministic)
-        line = {"step": float(self.step), "seconds": self._seconds()}
-        line |= evaluation_metrics(groups, settings.correct_from, sorted({1, settings.num_completions}))
-        line["evaluation/seconds"] = time.perf_counter() - clock
+        groups = await self._evaluation_pool.collect_all(prompts, sampling, ordered=self.deterministic)
         self.num_tokens_generated += sum(group.num_tokens for group in groups)
-        self.evaluations.append(line)
-        self.folder.append_metrics(line)
-        self._trackers.log(self.step, line)
-        self._progress.say(
-            f"step {self.step}: held-out accuracy {line['evaluation/accuracy']:.1%} "
-            f"[{line['evaluation/accuracy_low']:.1%}, {line['evaluation/accuracy_high']:.1%}]"
-        )
+        line = evaluation_metrics(groups, settings.correct_from, sorted({1, settings.num_completions}))
+        scores = [group.total_rewards for group in groups if group.total_rewards is not None]
+        line["evaluation/reward"] = float(np.nanmean(np.concatenate(scores))) if scores else math.nan
         return line
 
     async def evaluate_at_start(self) -> None:
@@ -517,7 +535,7 @@ class Run:
 
     def summary(self) -> dict[str, Any]:
         """The end result in a few numbers."""
-        accuracies = [line["evaluation/accuracy"] for line in self.evaluations] or [math.nan]
+        accuracies = [line.get("evaluation/accuracy", math.nan) for line in self.evaluations] or [math.nan]
         latest = self._checkpoints.latest()
         return {
             "name": self.config.name,
@@ -529,6 +547,7 @@ class Run:
             "accuracy_before": None if math.isnan(accuracies[0]) else accuracies[0],
             "accuracy_after": None if math.isnan(accuracies[-1]) else accuracies[-1],
             "checkpoint": str(latest.path) if latest else None,
+            "evaluation": self.evaluations[-1] if self.evaluations else None,
         }
 
     def _seconds(self) -> float:

@@ -17,7 +17,7 @@ from raylign.jobs.config import TrainConfig
 from raylign.jobs.metrics import rollout_metrics
 from raylign.learners.algorithms.base import Algorithm, Example
 from raylign.rollout.sample import Group
-from raylign.rollout.staleness import too_old
+from raylign.rollout.staleness import StalenessBound, too_old
 
 REPORT_S = 30.0
 
@@ -85,7 +85,11 @@ class StepBatches:
     ) -> None:
         """`why_stuck`: words when no group can ever come; `state`: where things stand, for a long wait."""
         self._source, self._algorithm = source, algorithm
-        self._groups_per_step = config.rollout.prompts_per_step
+        self._bound = StalenessBound(
+            config.asynchrony.max_staleness,
+            config.rollout.prompts_per_step,
+            algorithm.routing.generated_before if algorithm.routing else None,
+        )
         self._max_staleness, self._stale = config.asynchrony.max_staleness, config.asynchrony.stale
         self._config, self._deadline_s = config, config.rollout.answer_deadline_s
         self._reissue, self._why_stuck, self._state = reissue, why_stuck, state
@@ -110,8 +114,9 @@ class StepBatches:
         chosen: list[Group] = []
         lease_ids: list[str] = []
         counts = _Counts()
-        while (missing := self._groups_per_step - len(chosen)) > 0:
-            if self._is_exhausted(counts.filtered, step, len(chosen)):
+        needed = self._bound.num_before(step + 1) - self._bound.num_before(step)
+        while (missing := needed - len(chosen)) > 0:
+            if self._is_exhausted(counts.filtered, step, len(chosen), needed):
                 break
             leased = await self._lease(missing, step)
             lease_ids.append(leased.lease_id)
@@ -164,14 +169,14 @@ class StepBatches:
         spans = [span for completion in group.completions for span in completion.version_spans]
         return bool(spans) and judge(span.version < oldest for span in spans)
 
-    def _is_exhausted(self, num_filtered: int, step: int, num_chosen: int) -> bool:
+    def _is_exhausted(self, num_filtered: int, step: int, num_chosen: int, needed: int) -> bool:
         """Whether dynamic sampling ends with what there is; fails where the config says so."""
         dynamic = self._algorithm.dynamic_sampling
-        if dynamic is None or num_filtered < dynamic.max_rounds * self._groups_per_step:
+        if dynamic is None or num_filtered < dynamic.max_rounds * needed:
             return False
         words = (
             f"step {step + 1}: {num_filtered} groups had equal rewards, and only {num_chosen} of "
-            f"{self._groups_per_step} are left to learn from (algorithm.dynamic_sampling.max_rounds)"
+            f"{needed} are left to learn from (algorithm.dynamic_sampling.max_rounds)"
         )
         if dynamic.on_exhausted == "fail" or not num_chosen:
             raise ExhaustedError(f"{words}; the task is too easy or too hard for this policy, or its reward is broken")

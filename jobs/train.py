@@ -57,7 +57,7 @@ async def train_async(config: TrainConfig) -> Run:
     """The same inside a running Ray."""
     async with Run.open(config) as run:
         try:
-            await (learn_from_rollouts(run) if run.algorithm.needs_rollouts else learn_from_demonstrations(run))
+            await (learn_from_rollouts(run) if run.algorithm.needs_rollouts else learn_from_rows(run))
         except LEARNER_STANDS:  # between two steps: what it learned is kept
             await run.save_progress()
             raise
@@ -78,12 +78,11 @@ async def learn_from_rollouts(run: Run) -> None:
             await run.checkpoint_if_due(step + 1)
 
 
-async def learn_from_demonstrations(run: Run) -> None:
-    """Supervised steps on the rows' own responses."""
+async def learn_from_rows(run: Run) -> None:
+    """Steps on the rows' own answers: demonstrations, or preference pairs."""
     await run.evaluate_at_start()
     for step in run.steps():
-        examples = run.demonstrations(step * run.prompts_per_step, run.prompts_per_step)
-        update_metrics = await run.update(examples, version=None)
+        update_metrics = await run.update(run.rows(step), version=None)
         await run.record_step(None, update_metrics)
         await run.evaluate_if_due(step + 1)
         await run.checkpoint_if_due(step + 1)

@@ -79,7 +79,7 @@ class Learner:
         else:
             policy = load_policy(model_path, config, temperature, self.layout, seed)
             policy.token_logps.entropy_has_gradient = algorithm.entropy_has_gradient
-        self._sequence_losses = {}
+        self._sequence_losses: dict[int, float] = {}
         self._reference: Any = None
         self._temperature = temperature
         self._cache: ReferenceCache | None = None
@@ -104,10 +104,10 @@ class Learner:
         examples = [example for example in examples if example.loss_mask.any()]
         if not examples:
             return {"learner/num_tokens": 0.0}
-        if version is not None and self.algorithm.needs_rollouts:
-            staleness = staleness_metrics(examples, version, self.max_staleness)
-        else:
-            staleness = {}
+        sampled = [e for e in examples if e.token_versions is not None or not self.algorithm.learns_from_rows]
+        staleness: dict[str, float] = {}
+        if version is not None and sampled:
+            staleness = staleness_metrics(sampled, version, self.max_staleness)
         parts = self._prepared(self._mini_batches(examples), version)
         metrics = _mean([self._train(part) for part in parts])
         self.num_batches += 1
@@ -143,7 +143,7 @@ class Learner:
         run_normalizers = normalizers_of(run)
         num_units = len(units_of(run))
         batches = self._local_batches(run)
-        self._sequence_losses: dict[int, float] = {}
+        self._sequence_losses = {}
         sums = run_passes(batches, _loss_with_mismatch(self.algorithm, normalizers, self._sequence_losses))
         metrics = {"learner/loss": sums.pop("learner/loss/sum")}
         num_positions = sums.pop("num_positions/sum")

@@ -1,18 +1,25 @@
 """The learning rate as a pure function of the optimizer step.
 
-Given a `LearnerConfig`, a step and the number of steps; gives the learning rate of that step.
+Given a config with a schedule (the learner's, the selector's), a step and the number of steps; gives the learning rate
+of that step.
 """
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from raylign.learners.engine import LearnerConfig
+from typing import Literal, Protocol
 
 
-def learning_rate(config: LearnerConfig, step: int, total_steps: int) -> float:
+class Scheduled(Protocol):
+    """What a config with a schedule has."""
+
+    learning_rate: float
+    schedule: Literal["constant", "linear", "cosine"]
+    final_learning_rate_share: float
+    warmup_steps: int
+
+
+def learning_rate(config: Scheduled, step: int, total_steps: int) -> float:
     """Learning rate of optimizer step `step` (from 0) out of `total_steps`: linear warm-up, then the schedule."""
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps

@@ -57,8 +57,6 @@ class Scorer:
         configs: Sequence[AnyRewardConfig],
         build: Callable[[AnyRewardConfig], Reward] = build_reward,
     ) -> None:
-        if not configs:
-            raise ValueError("a run needs at least one reward; add one under `rewards`")
         self._weights = [config.weight for config in configs]
         self.names = distinct_names(configs)
         self._rewards: list[Reward] = []
@@ -72,12 +70,15 @@ class Scorer:
     def score(self, items: Sequence[Item]) -> list[Scored]:
         """One `Scored` for each item, in order."""
         scores_R = [_scores(reward, items) for reward in self._rewards]  # R rewards
-        return [self._scored([scores[index] for scores in scores_R]) for index in range(len(items))]
+        return [
+            self._scored([scores[index] for scores in scores_R], len(item.completions))
+            for index, item in enumerate(items)
+        ]
 
-    def _scored(self, scores_R: Sequence[list[Score]]) -> Scored:
+    def _scored(self, scores_R: Sequence[list[Score]], num_completions: int) -> Scored:
         rewards: dict[str, NDArray[np.float32]] = {}
         failures: list[tuple[str, RewardFailure]] = []
-        total = np.zeros(len(scores_R[0]), dtype=np.float64)
+        total = np.zeros(num_completions, dtype=np.float64)  # without any reward they stay 0
         for name, weight, scores_G in zip(self.names, self._weights, scores_R, strict=True):
             failures += [(name, score) for score in scores_G if isinstance(score, RewardFailure)]
             values = np.array([np.nan if isinstance(score, RewardFailure) else score for score in scores_G])

@@ -72,7 +72,10 @@ def row_name(index: int) -> str:
 def fingerprint_rows(config: DataConfig, mapped: Iterable[MappedRow]) -> str:
     """Digest of the chosen rows' content, in order, and of how they are mapped. Where the data lies does not count."""
     keys = ("prompt", "reference", "response", "messages", "system", "template", "shuffle")
-    digest = hashlib.sha256(json.dumps([getattr(config, key) for key in keys]).encode())
+    settings = [getattr(config, key) for key in keys]
+    if config.pairs != type(config.pairs)():
+        settings.append(config.pairs.model_dump())
+    digest = hashlib.sha256(json.dumps(settings).encode())
     for item in mapped:
         content = json.dumps([item.index, item.row], default=_stable_text, skipkeys=True, ensure_ascii=True)
         digest.update(content.encode())

@@ -16,7 +16,8 @@ from pydantic import BaseModel, Field, model_validator
 from raylign.rollout.encoding import EncodedTexts, joint_lengths, render_prompts
 from raylign.rollout.mapping import MappedRow, fingerprint_rows, map_rows, row_name
 from raylign.rollout.order import check_range_syntax, epoch_order, select_rows
-from raylign.rollout.sample import IntArray, Prompt
+from raylign.rollout.preferences import AnswerPair, PairEncoder, PairsConfig, expand_rows, usable_pairs
+from raylign.rollout.sample import IntArray, PreferencePair, Prompt
 from raylign.rollout.sources import is_hugging_face_name, read_rows
 from raylign.rollout.templates import Template
 
@@ -49,6 +50,7 @@ class DataConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
     """Column holding a chat (list of role/content), used instead of `prompt`; a last assistant turn is the demonstration."""  # noqa: E501
     system: str | None = None
     """System message put before the prompt."""
+    pairs: PairsConfig = PairsConfig()
     template: str = "chat"
     """`chat` uses the tokenizer's chat template; anything else is a plain template with `{prompt}`."""
     shuffle: bool = True
@@ -95,6 +97,10 @@ class PromptSource:
         self._mapped = mapped
         self._prompts = EncodedTexts(tokenizer, texts)
         self._tokenizer = tokenizer
+        self.num_unusable = 0
+        """Pairs left out because nothing can be learned from them."""
+        self._answers: list[AnswerPair] = []
+        self._pair_encoder: PairEncoder | None = None
 
     @classmethod
     def open(
@@ -125,6 +131,45 @@ class PromptSource:
         num_skipped = len(mapped) - len(chosen)
         return cls(config, tokenizer, seed, [mapped[place] for place in chosen], texts, num_skipped)
 
+    @classmethod
+    def open_pairs(
+        cls,
+        config: DataConfig,
+        tokenizer: PreTrainedTokenizerBase,
+        seed: int,
+        max_prompt_tokens: int,
+        max_sequence_tokens: int,
+    ) -> PromptSource:
+        """The same for preference pairs: the prompt with the longer answer is held to `max_sequence_tokens`, unless
+        `pairs.max_prompt_tokens` says how to cut.
+        """
+        all_mapped = load_mapped_rows(config)
+        places, answers = usable_pairs(config.pairs, all_mapped, config.source)
+        mapped = [all_mapped[place] for place in places]
+        if not mapped:
+            raise ValueError(f"{config.source}: none of {len(all_mapped)} pairs is usable (pairs.skip_unusable)")
+        prompts = EncodedTexts(tokenizer, render_prompts(tokenizer, mapped, config))
+        encoder = PairEncoder(config.pairs, tokenizer, max_sequence_tokens)
+        if config.pairs.max_prompt_tokens is None:
+            kept = keep_short(config, mapped, [prompts], max_prompt_tokens, "prompt")
+            for side in ("chosen", "rejected"):
+                texts = EncodedTexts(tokenizer, [getattr(pair, side) for pair in answers], end_token=True)
+                kept &= keep_short(
+                    config, mapped, [prompts, texts], max_sequence_tokens, f"prompt with its {side} answer"
+                )
+        else:
+            kept = np.ones(len(mapped), bool)
+        chosen = np.flatnonzero(kept).tolist()
+        if not chosen:
+            raise ValueError(f"{config.source}: all {len(mapped)} pairs are too long, so skip_too_long leaves none")
+        texts_of_prompts = [prompts.texts[place] for place in chosen]
+        num_skipped = len(mapped) - len(chosen)
+        source = cls(config, tokenizer, seed, [mapped[place] for place in chosen], texts_of_prompts, num_skipped)
+        source.num_unusable = len(all_mapped) - len(mapped)
+        source._answers = [answers[place] for place in chosen]
+        source._pair_encoder = encoder
+        return source
+
     def __len__(self) -> int:
         """Rows in one epoch."""
         return len(self._mapped)
@@ -145,6 +190,23 @@ class PromptSource:
         response = demonstration_of(self.config, self._mapped[self._place(ordinal)])
         token_ids = EncodedTexts(self._tokenizer, [response], end_token=True).token_ids(0)
         return self.prompt(ordinal), response, token_ids
+
+    def pair(self, ordinal: int) -> PreferencePair:
+        """The preference pair at one place of the run's order; only of a source opened by `open_pairs`."""
+        answers = self._answers[self._place(ordinal)]
+        encoder = self._pair_encoder
+        assert encoder is not None, "opened by open_pairs"
+        return encoder.fit(
+            PreferencePair(
+                self.prompt(ordinal),
+                encoder.encode(answers.chosen, answers.chosen_ends),
+                encoder.encode(answers.rejected, answers.rejected_ends),
+                answers.chosen,
+                answers.rejected,
+                answers.probability,
+                answers.num_drawn,
+            )
+        )
 
     def _prompt(self, ordinal: int, place: int, token_ids: IntArray) -> Prompt:
         item = self._mapped[place]
@@ -170,6 +232,10 @@ def load_mapped_rows(config: DataConfig) -> list[MappedRow]:
     if config.subset is not None and not is_hugging_face_name(config.source):
         raise ValueError(f"`subset` {config.subset!r} is for Hugging Face data sets; {config.source!r} is none")
     rows = read_rows(config.source, config.subset, config.split, config.num_generated, generator_seed=config.split_seed)
+    try:
+        rows = list(expand_rows(config.pairs, rows))
+    except ValueError as error:
+        raise ValueError(f"{config.source}, {error}") from error
     mapped = map_rows(config, rows)
     try:
         chosen = select_rows(config.rows, [str(item.messages) for item in mapped], config.split_seed)

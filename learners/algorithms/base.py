@@ -79,6 +79,19 @@ itself), interpolation between π_roll and π_θ, or π_roll itself.
 """
 
 
+class Routing(Protocol):
+    """Some rows of a step are answered by the policy, and numbered by themselves: generated ordinals, from 0."""
+
+    def generated_before(self, step: int) -> int:
+        """Rows that the policy answers in the steps before `step`."""
+
+    def row_of(self, generated_ordinal: int) -> int:
+        """The ordinal of a generated row in the run's order."""
+
+    def kept_rows(self, step: int) -> list[int]:
+        """Ordinals of the rows of `step` that are learned from with the data's own answers."""
+
+
 class Algorithm(Protocol):
     """One training method."""
 
@@ -106,6 +119,14 @@ class Algorithm(Protocol):
     """Effective sample size share under which a run warns; 0: never."""
     model_kind: Literal["policy", "scorer"]
     """scorer: a sequence-classification model, whose scores stand where log-probs stand otherwise (reward_model)."""
+
+    learns_from_rows: bool
+    """True where answers of the data set are learned from, besides or instead of sampled ones."""
+    routing: Routing | None
+    """Which rows of the data the policy answers; None: all of them (needs_rollouts), or none."""
+
+    def open(self, seed: int, rows_per_step: int) -> None:
+        """Told once where the loop runs, before anything else: the run's seed, and rows of one step."""
 
     def accepts(self, group: Group) -> bool:
         """False for a scored group that teaches nothing and is to be replaced."""

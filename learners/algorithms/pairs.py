@@ -95,7 +95,7 @@ class PairAlgorithm(RowAlgorithm, Generic[C]):
         self, logps: torch.Tensor, entropies: torch.Tensor, batch: MicroBatch, normalizers: Normalizers
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Mean over the pairs of the global batch."""
-        pairs, counts = self._pairs(logps, batch)
+        pairs, counts = pairs_in(logps, batch)
         losses, metrics = self.pair_loss(pairs)
         margins = self.margins(pairs)
         metrics |= {
@@ -110,29 +110,30 @@ class PairAlgorithm(RowAlgorithm, Generic[C]):
         num_pairs = normalizers.num_sequences / 2
         return (losses * counts).sum() / num_pairs, sums
 
-    def _pairs(self, logps: torch.Tensor, batch: MicroBatch) -> tuple[Pairs, torch.Tensor]:
-        """The pairs, and (P,) 1 for each but for a stand-in, 0."""
-        side_S = batch.facts["side"]
-        is_chosen_S, is_rejected_S = (side_S > 0).float(), (side_S < 0).float()
 
-        def of_sequences(values_N: torch.Tensor) -> torch.Tensor:
-            zeros = values_N.new_zeros(len(batch.sequence_lengths))
-            return zeros.index_add(0, batch.sequence_index, values_N * batch.loss_mask)
+def pairs_in(logps: torch.Tensor, batch: MicroBatch) -> tuple[Pairs, torch.Tensor]:
+    """The pairs, and (P,) 1 for each but for a stand-in, 0."""
+    side_S = batch.facts["side"]
+    is_chosen_S, is_rejected_S = (side_S > 0).float(), (side_S < 0).float()
 
-        def of_pairs(values_S: torch.Tensor) -> torch.Tensor:
-            return values_S.new_zeros(batch.num_units).index_add(0, batch.unit_index, values_S)
+    def of_sequences(values_N: torch.Tensor) -> torch.Tensor:
+        zeros = values_N.new_zeros(len(batch.sequence_lengths))
+        return zeros.index_add(0, batch.sequence_index, values_N * batch.loss_mask)
 
-        logps_S = of_sequences(logps)
-        ratios_S = logps_S if batch.reference_logps is None else logps_S - of_sequences(batch.reference_logps)
-        chosen_ratios, rejected_ratios = of_pairs(ratios_S * is_chosen_S), of_pairs(ratios_S * is_rejected_S)
-        pairs = Pairs(
-            h=chosen_ratios - rejected_ratios,
-            chosen_logps=of_pairs(logps_S * is_chosen_S),
-            rejected_logps=of_pairs(logps_S * is_rejected_S),
-            chosen_log_ratios=chosen_ratios,
-            rejected_log_ratios=rejected_ratios,
-            chosen_lengths=of_pairs(batch.sequence_lengths * is_chosen_S),
-            facts={name: of_pairs(value * is_chosen_S) for name, value in batch.facts.items()},
-            rejected_facts={name: of_pairs(value * is_rejected_S) for name, value in batch.facts.items()},
-        )
-        return pairs, of_pairs(is_chosen_S)
+    def of_pairs(values_S: torch.Tensor) -> torch.Tensor:
+        return values_S.new_zeros(batch.num_units).index_add(0, batch.unit_index, values_S)
+
+    logps_S = of_sequences(logps)
+    ratios_S = logps_S if batch.reference_logps is None else logps_S - of_sequences(batch.reference_logps)
+    chosen_ratios, rejected_ratios = of_pairs(ratios_S * is_chosen_S), of_pairs(ratios_S * is_rejected_S)
+    pairs = Pairs(
+        h=chosen_ratios - rejected_ratios,
+        chosen_logps=of_pairs(logps_S * is_chosen_S),
+        rejected_logps=of_pairs(logps_S * is_rejected_S),
+        chosen_log_ratios=chosen_ratios,
+        rejected_log_ratios=rejected_ratios,
+        chosen_lengths=of_pairs(batch.sequence_lengths * is_chosen_S),
+        facts={name: of_pairs(value * is_chosen_S) for name, value in batch.facts.items()},
+        rejected_facts={name: of_pairs(value * is_rejected_S) for name, value in batch.facts.items()},
+    )
+    return pairs, of_pairs(is_chosen_S)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypeVar
 from pydantic import BaseModel, Field, model_validator
 
 from raylign.learners.advantages import group_advantages
-from raylign.learners.algorithms.base import DynamicSampling, Example, Normalizers
+from raylign.learners.algorithms.base import DynamicSampling, Example, Normalizers, Routing
 from raylign.learners.corrections import CorrectionConfig, correction_weights
 from raylign.learners.examples import OverlongConfig, examples_of, total_rewards
 from raylign.learners.losses import Aggregation, KlEstimator, PolicyLoss, kl, policy_loss, token_weights
@@ -95,6 +95,8 @@ class PolicyAlgorithm(Generic[C]):
     norm_constant: float | None = None
     dynamic_sampling: DynamicSampling | None = None
     model_kind: Literal["policy", "scorer"] = "policy"
+    learns_from_rows = False
+    routing: Routing | None = None
 
     def __init__(self, config: C, max_staleness: int = 0, reward_weights: Mapping[str, float] | None = None) -> None:
         if problem := config.staleness_problem(max_staleness):
@@ -111,6 +113,9 @@ class PolicyAlgorithm(Generic[C]):
         self._kl_coef = config.kl_coef if config.kl_place == "loss" else 0.0
         self.needs_old_logps = config.kl_coef > 0 and config.kl_place == "reward"
         self.skips_zero_advantages = self._kl_coef == 0 and config.entropy_coef == 0
+
+    def open(self, seed: int, rows_per_step: int) -> None:
+        pass
 
     def accepts(self, group: Group) -> bool:
         return True

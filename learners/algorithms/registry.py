@@ -13,6 +13,8 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field
 
 from raylign.learners.algorithms.base import Algorithm
+from raylign.learners.algorithms.bdr import Bdr, BdrConfig
+from raylign.learners.algorithms.bdr_online import BdrOnline, BdrOnlineConfig
 from raylign.learners.algorithms.bonbon import Bonbon, BonbonConfig
 from raylign.learners.algorithms.cispo import Cispo, CispoConfig
 from raylign.learners.algorithms.dapo import Dapo, DapoConfig
@@ -40,6 +42,8 @@ AnyAlgorithmConfig = (
     | IpoConfig
     | BonbonConfig
     | SailConfig
+    | BdrConfig
+    | BdrOnlineConfig
     | RewardModelTrainingConfig
 )
 _ALGORITHMS: dict[str, Any] = {
@@ -55,6 +59,8 @@ _ALGORITHMS: dict[str, Any] = {
     "ipo": Ipo,
     "bonbon": Bonbon,
     "sail": Sail,
+    "bdr": Bdr,
+    "bdr_online": BdrOnline,
     "reward_model": RewardModelTraining,
 }
 ALGORITHM_NAMES = tuple(_ALGORITHMS)

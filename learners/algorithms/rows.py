@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel
 
-from raylign.learners.algorithms.base import DynamicSampling, Example, Proximal
+from raylign.learners.algorithms.base import DynamicSampling, Example, Proximal, Routing
 from raylign.rollout.sample import Group
 
 RowKind = Literal["demonstrations", "pairs", "two_levels"]
@@ -30,6 +30,11 @@ class RowConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
     @property
     def needs_rollouts(self) -> bool:
         """Whether engines generate what is trained on."""
+        return False
+
+    @property
+    def answers_rows(self) -> bool:
+        """Whether engines answer questions of the rows beside the training."""
         return False
 
     def staleness_problem(self, max_staleness: int) -> str | None:
@@ -52,6 +57,11 @@ class RowAlgorithm:
     entropy_has_gradient = False
     alarm_below = 0.0
     model_kind: Literal["policy", "scorer"] = "policy"
+    learns_from_rows = True
+    routing: Routing | None = None
+
+    def open(self, seed: int, rows_per_step: int) -> None:
+        pass
 
     def accepts(self, group: Group) -> bool:
         return True

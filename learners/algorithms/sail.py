@@ -20,7 +20,7 @@ from pydantic import BaseModel, Field, model_validator
 
 from raylign.learners.algorithms.base import Example
 from raylign.learners.algorithms.pairs import PAIR_VALUE, PairAlgorithm, PairConfig, Pairs
-from raylign.learners.algorithms.sail_routing import DATA, DDP, DPP, DPR, Routing
+from raylign.learners.algorithms.sail_routing import DATA, DDP, DPP, DPR, RouteDraws
 from raylign.learners.preference_losses import logistic_loss, response_term, self_label_loss
 from raylign.rollout.sample import Group, PreferencePair
 
@@ -98,9 +98,6 @@ class SailConfig(PairConfig):
 class Sail(PairAlgorithm[SailConfig]):
     """Implements `pair_loss`, and the making of pairs from the policy's answers."""
 
-    routing: Routing
-    """Set by `open`, on the driver."""
-
     def __init__(
         self, config: SailConfig, max_staleness: int = 0, reward_weights: Mapping[str, float] | None = None
     ) -> None:
@@ -111,12 +108,13 @@ class Sail(PairAlgorithm[SailConfig]):
 
     def open(self, seed: int, rows_per_step: int) -> None:
         shares = [self.config.ddp.share, self.config.dpp.share, self.config.dpr.share]
-        self.routing = Routing(seed, rows_per_step, shares)
+        self._routes = RouteDraws(seed, rows_per_step, shares)
+        self.routing = self._routes if self.needs_rollouts else None
 
     def facts_of(self, pair: PreferencePair, is_training: bool) -> dict[str, float]:
         route, uniform = (DATA, 0.0)
-        if is_training and (route := self.routing.route(pair.prompt.ordinal)) == DDP:
-            uniform = self.routing.uniform(pair.prompt.ordinal)
+        if is_training and (route := self._routes.route(pair.prompt.ordinal)) == DDP:
+            uniform = self._routes.uniform(pair.prompt.ordinal)
         return {"probability": pair.probability, "route": route, "uniform": uniform, "rollout_logp": 0.0}
 
     def examples(self, groups: Sequence[Group]) -> list[Example]:
@@ -124,15 +122,15 @@ class Sail(PairAlgorithm[SailConfig]):
         count generated rows only."""
         examples: list[Example] = []
         for unit, group in enumerate(groups):
-            row = self.routing.row_of(group.prompt.ordinal)
-            route = self.routing.route(row)
+            row = self._routes.row_of(group.prompt.ordinal)
+            route = self._routes.route(row)
             order = [0, 1]
             if route == DPR:
                 assert group.total_rewards is not None, "scored before it came here"
                 order = [1, 0] if group.total_rewards[0] < group.total_rewards[1] else [0, 1]
             for index, side in zip(order, (1.0, -1.0), strict=True):
                 completion = group.completions[index]
-                facts = {"probability": 1.0, "route": route, "uniform": self.routing.uniform(row), "side": side}
+                facts = {"probability": 1.0, "route": route, "uniform": self._routes.uniform(row), "side": side}
                 facts["rollout_logp"] = float(completion.logps.sum())
                 versions = np.repeat(
                     np.array([span.version for span in completion.version_spans], np.int32),

@@ -6,7 +6,6 @@ and where the rows stand that the policy answers. Drawn in one place, so ranks, 
 
 from __future__ import annotations
 
-import bisect
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,8 +15,9 @@ _ROUTE = 3
 """What this random stream is for, mixed into its seed (rollout/order.py has 1 and 2)."""
 
 
-class Routing:
-    """Ordinals count rows of the run from 0; generated ordinals count only those that the policy answers."""
+class RouteDraws:
+    """Implements `Routing`. Ordinals count rows of the run from 0; generated ordinals only those that the policy
+    answers."""
 
     def __init__(self, seed: int, rows_per_step: int, shares: Sequence[float]) -> None:
         """`shares`: of ddp, dpp, dpr."""
@@ -55,11 +55,6 @@ class Routing:
         routes = self._drawn(step)[0]
         start = step * self._rows_per_step
         return [start + int(place) for place in np.flatnonzero(routes < DPP)]
-
-    def step_of_generated(self, generated_ordinal: int) -> int:
-        """The step that a generated row is for."""
-        self.row_of(generated_ordinal)
-        return bisect.bisect_right(self._before, generated_ordinal) - 1
 
     def _drawn(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         while len(self._steps) <= step:

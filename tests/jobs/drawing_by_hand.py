@@ -17,7 +17,7 @@ from raylign.actors.reward_server import RewardServer
 from raylign.actors.rollout_pool import RolloutPool
 from raylign.actors.rollout_worker import RolloutWorker
 from raylign.jobs.draw_log import DrawIdentity, DrawLog
-from raylign.jobs.drawing import STAND_IN_REWARD, Drawing, DrawReport, draw_missing
+from raylign.jobs.drawing import Drawing, DrawReport, draw_missing
 from raylign.rewards.rules import NumericConfig
 from raylign.rollout.engine import EngineConfig
 from raylign.rollout.fake_engine import FakeEngine
@@ -64,8 +64,7 @@ async def draw_by_hand(
     engine = FakeEngine(answer, token_s)
     await engine.start()
     worker = RolloutWorker.around(engine, seed=settings.seed)
-    rewards = RewardServer(list(settings.rewards) or [STAND_IN_REWARD])
-    pool = RolloutPool([LocalHandle(worker)], LocalHandle(rewards), deadline_s=20)
+    pool = RolloutPool([LocalHandle(worker)], LocalHandle(RewardServer(list(settings.rewards))), deadline_s=20)
     report = DrawReport()
     missing = [prompt for prompt in wanted if prompt.ordinal not in log.drawn]
     if missing:

@@ -13,16 +13,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pair_cases import random_groups, random_pairs  # type: ignore[import-not-found]  # a helper beside this file
 
 from raylign.learners.algorithms.base import Example
+from raylign.learners.algorithms.bonbon import BonbonConfig
 from raylign.learners.algorithms.cispo import CispoConfig
 from raylign.learners.algorithms.dapo import DapoConfig
+from raylign.learners.algorithms.dpo import DpoConfig
 from raylign.learners.algorithms.dr_grpo import DrGrpoConfig
 from raylign.learners.algorithms.grpo import GrpoConfig
 from raylign.learners.algorithms.gspo import GspoConfig
+from raylign.learners.algorithms.ipo import IpoConfig
+from raylign.learners.algorithms.pairs import PairAlgorithm
 from raylign.learners.algorithms.registry import AnyAlgorithmConfig, build_algorithm
 from raylign.learners.algorithms.reinforce_plus_plus import ReinforcePlusPlusConfig
+from raylign.learners.algorithms.reward_model import RewardModelTrainingConfig
 from raylign.learners.algorithms.rloo import RlooConfig
+from raylign.learners.algorithms.sail import RouteConfig, Sail, SailConfig
 from raylign.learners.algorithms.sft import SftConfig
 from raylign.learners.corrections import CorrectionConfig
 from raylign.learners.engine import LearnerConfig, LoraConfig
@@ -51,6 +58,18 @@ ALGORITHMS: dict[str, AnyAlgorithmConfig] = {
     "cispo_icepop": CispoConfig(ratio_cap=1.1, correction=CorrectionConfig(kind="icepop", low=0.8, cap=1.2)),
     "sft_token_mean": SftConfig(),
     "sft_sequence_mean": SftConfig(aggregation="seq_mean_token_mean"),
+}
+PAIR_ALGORITHMS: dict[str, AnyAlgorithmConfig] = {
+    "dpo": DpoConfig(label_smoothing=0.1),
+    "ipo": IpoConfig(beta=0.2),
+    "bonbon": BonbonConfig(n=4, alpha=0.3),
+    "sail_mix": SailConfig(
+        ddp=RouteConfig(share=0.3, coefficient=0.2),
+        dpp=RouteConfig(share=0.3, coefficient=0.2),
+        dpr=RouteConfig(share=0.3, coefficient=0.3),
+        reverse_kl_coef=0.01,
+    ),
+    "reward_model": RewardModelTrainingConfig(),
 }
 SPLITS: list[tuple[str, int]] = [("padded", 10_000), ("padded", 60), ("packed", 10_000), ("packed", 45)]
 """(layout, token budget)."""
@@ -104,6 +123,16 @@ def examples(num_examples: int = 13) -> list[Example]:
     return made
 
 
+def examples_of_pairs(algorithm: PairAlgorithm[Any]) -> list[Example]:
+    """Rows, and for SAIL answers of the policy beside them."""
+    made: list[Example] = []
+    if isinstance(algorithm, Sail):
+        algorithm.open(seed=0, rows_per_step=12)
+        made = algorithm.examples(random_groups(5))
+    first = len(made) // 2
+    return made + [replace(e, unit=e.unit + first) for e in algorithm.pair_examples(random_pairs())]
+
+
 def with_old_policies(made: list[Example], logps: list[np.ndarray]) -> list[Example]:
     """π_old, π_roll and π_ref a little off the policy, so that ratios clip and the KL is not 0."""
     rng = np.random.default_rng(8)
@@ -122,11 +151,17 @@ def gradients(model: str, out: Path) -> None:
     from raylign.learners.learner import Learner
 
     for layout, budget in splits(int(os.environ["WORLD_SIZE"])):
-        for name, config in ALGORITHMS.items():
+        for name, config in (ALGORITHMS | PAIR_ALGORITHMS).items():
             settings = LearnerConfig(layout=layout, micro_batch_tokens=budget, threads_per_rank=1)  # type: ignore[arg-type]
             learner = Learner(settings, model, build_algorithm(config), 0.7, 1, 0, out)
             batch = examples()
-            if not isinstance(config, SftConfig):
+            if isinstance(learner.algorithm, PairAlgorithm):
+                batch = examples_of_pairs(learner.algorithm)
+                if learner.algorithm.needs_reference:
+                    # a reference off the policy, so that no log-ratio is 0
+                    refs = [logps - np.float32(0.1) * (i % 3) for i, logps in enumerate(learner.logprobs(batch))]
+                    batch = [replace(e, reference_logps=logps) for e, logps in zip(batch, refs, strict=True)]
+            elif not isinstance(config, SftConfig):
                 batch = learner.algorithm.complete(with_old_policies(batch, learner.logprobs(batch)))
             metrics = learner.forward_backward([example for example in batch if example.loss_mask.any()])
             flat = torch.cat([p.grad.flatten() for p in learner.engine.trainable if p.grad is not None])

@@ -12,7 +12,13 @@ import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from rank_cases import ALGORITHMS, STAGES, UPDATES, splits  # type: ignore[import-not-found]  # a script beside this file
+from rank_cases import (  # type: ignore[import-not-found]  # a script beside this file
+    ALGORITHMS,
+    PAIR_ALGORITHMS,
+    STAGES,
+    UPDATES,
+    splits,
+)
 
 pytestmark = pytest.mark.ray
 DEADLINE_S = 240
@@ -64,7 +70,7 @@ def relative_difference(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.linalg.norm(a - b) / np.linalg.norm(b))
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", [*ALGORITHMS, *PAIR_ALGORITHMS])
 def test_loss_and_gradient_do_not_depend_on_the_split(algorithm: str, one_rank: Path, two_ranks: Path) -> None:
     whole = load(one_rank, f"{algorithm}-padded-10000")
     worst = 0.0

@@ -114,9 +114,9 @@ def test_rewards_already_built_are_closed_when_a_later_one_fails() -> None:
     assert first.is_closed
 
 
-def test_no_reward_at_all_is_an_error() -> None:
-    with pytest.raises(ValueError, match="at least one reward"):
-        Scorer([])
+def test_without_any_reward_the_total_is_zero() -> None:
+    (scored,) = Scorer([]).score([ITEM])
+    assert scored.rewards == {} and scored.total.tolist() == [0.0] * len(ITEM.completions)
 
 
 def test_typed_scores_accepts_any_sequence_of_numbers() -> None:
