@@ -52,6 +52,11 @@ COMMANDS = {
         "raylign.jobs.best_of_n:best_of_n",
         "preference pairs: best and worst of n answers, scored by rewards",
     ),
+    "compare": Command(
+        "raylign.jobs.compare_config:CompareConfig",
+        "raylign.jobs.compare:compare",
+        "win rate of a model or file of answers against another, by rewards or a judge",
+    ),
     "plan": Command(
         "raylign.jobs.simulation_config:PlanConfig",
         "raylign.jobs.plan:plan",

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import re
-import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -17,70 +13,13 @@ from raylign.rewards.judge import AnswerPair, Judge, JudgeFailure, Verdict
 from raylign.rewards.judge_config import JudgeConfig
 from raylign.rewards.judge_prompt import QUESTION, UnreadableReply, question, read_scores
 from raylign.rewards.request_pace import RequestPace
-
-
-class Handler(BaseHTTPRequestHandler):
-    """Scores an answer by the number in it; the request's prompt says what goes wrong."""
-
-    asked: list[dict[str, Any]] = []  # noqa: RUF012
-    at_once = most_at_once = 0
-    lock = threading.Lock()
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        text = body["messages"][0]["content"]
-        with Handler.lock:
-            Handler.asked.append(body | {"key": self.headers["Authorization"]})
-            number = sum(other["messages"][0]["content"] == text for other in Handler.asked)
-            Handler.at_once += 1
-            Handler.most_at_once = max(Handler.most_at_once, Handler.at_once)
-        task = text.split("task=")[1].split()[0]
-        scores = re.findall(r"worth=(\d+)", text)
-        status, reply = 200, f"The first is fine. [[{scores[0]}, {scores[1]}]]"
-        if task == "nonsense" or (task == "nonsense_once" and number == 1):
-            reply = "I cannot say [[good, bad]]."
-        elif task == "slow":
-            time.sleep(1.0)
-        elif task == "busy":
-            time.sleep(0.1)
-        elif task == "limited" or (task == "limited_once" and number == 1):
-            status = 429
-        elif task == "broken":
-            status = 503
-        elif task == "unknown_key":
-            status = 401
-        elif task == "too_long":
-            status = 400
-        answer = {"id": "1", "object": "chat.completion", "created": 1, "model": "m"}
-        answer["choices"] = [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": reply}}]
-        sent = b"<html>" if task == "html" else json.dumps(answer if status == 200 else {"error": {}}).encode()
-        try:
-            self.send_response(status)
-            self.send_header("Content-Type", "text/html" if task == "html" else "application/json")
-            self.send_header("Content-Length", str(len(sent)))
-            if status == 429:
-                self.send_header("Retry-After", "0.2")
-            self.end_headers()
-            self.wfile.write(sent)
-        except (BrokenPipeError, ConnectionResetError):
-            pass
-        with Handler.lock:
-            Handler.at_once -= 1
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
+from tests.rewards.judge_server import Handler, judge_server
 
 
 @pytest.fixture
 def address() -> Iterator[str]:
-    Handler.asked, Handler.at_once, Handler.most_at_once = [], 0, 0
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}/v1"
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with judge_server() as address:
+        yield address
 
 
 def judge(address: str, endpoint: dict[str, Any] | None = None, **values: Any) -> Judge:
