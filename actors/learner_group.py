@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from raylign.learners.algorithms.base import Example
+from raylign.learners.algorithms.level_rows import WeighedRows
 from raylign.learners.algorithms.registry import AlgorithmConfig
 from raylign.learners.engine import LearnerConfig
 
@@ -57,6 +58,8 @@ class LearnerSpec:
     """The bound that the learner asserts at its door."""
     cpu_cores: tuple[int, ...] = ()
     """Cores that all ranks of this machine share; empty: those that Ray gives them."""
+    weighed_rows: WeighedRows | None = None
+    """What the algorithm's selector weighs (bdr, bdr_online)."""
     reference_cache: str = ""
     """Folder that keeps log-probs of the reference on rows; empty: none."""
     weights_bucket_bytes: int = 256 << 20

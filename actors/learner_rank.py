@@ -14,6 +14,7 @@ from raylign.actors.learner_group import LearnerSpec
 from raylign.learners import export
 from raylign.learners.algorithms.base import Example
 from raylign.learners.algorithms.registry import build_algorithm
+from raylign.learners.algorithms.two_levels import TwoLevelAlgorithm
 from raylign.learners.distributed import rank
 from raylign.learners.learner import Learner
 from raylign.rollout.weight_buckets import SharedMemorySender
@@ -25,10 +26,14 @@ class LearnerRank:
     def __init__(self, spec: LearnerSpec) -> None:
         if cores := set(spec.cpu_cores) & os.sched_getaffinity(0):
             os.sched_setaffinity(0, cores)  # before torch starts its threads, which inherit it
+        algorithm = build_algorithm(spec.algorithm, spec.max_staleness)
+        if isinstance(algorithm, TwoLevelAlgorithm):
+            assert spec.weighed_rows is not None, "the loop tells what there is to weigh"
+            algorithm.weigh(spec.weighed_rows)
         self._learner = Learner(
             spec.config,
             spec.model_path,
-            build_algorithm(spec.algorithm, spec.max_staleness),
+            algorithm,
             spec.temperature,
             spec.total_optimizer_steps,
             spec.seed,

@@ -20,6 +20,7 @@ from raylign.learners.algorithms.policy import PolicyConfig
 from raylign.learners.algorithms.registry import AlgorithmConfig
 from raylign.learners.algorithms.rows import RowConfig
 from raylign.learners.algorithms.sail import SailConfig
+from raylign.learners.algorithms.two_levels import TwoLevelConfig
 from raylign.learners.engine import LearnerConfig
 from raylign.rewards.registry import RewardConfig
 from raylign.rollout.engine import EngineConfig
@@ -71,9 +72,13 @@ class EvaluationConfig(Section):
     """Measuring the policy on held-out rows during a training run."""
 
     data: DataConfig | None = None
-    """Rows that the run never trains on; empty: no evaluation."""
+    """Prompts that the run never trains on, to be answered; empty: none."""
+    pairs: DataConfig | None = None
+    """Preference pairs that the run never trains on (dpo, ipo, bonbon, sail, reward_model); empty: none."""
+    trusted: DataConfig | None = None
+    """Trusted rows that the run never trains on (bdr, bdr_online); empty: none."""
     num_prompts: int = Field(200, ge=1)
-    """Rows to evaluate on; all of them where there are fewer."""
+    """Prompts, and pairs, to evaluate on; all of them where there are fewer."""
     num_completions: int = Field(1, ge=1)
     """Completions for each prompt."""
     temperature: float = Field(0.0, ge=0.0)
@@ -114,6 +119,8 @@ class TrainConfig(Section):
     """Passes over the data, in place of num_steps; for sail, over the rows that keep the data's answers and label."""
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
+    trusted_data: DataConfig | None = None
+    """Rows known to be good, which decide the weights of those of `data` (bdr, bdr_online)."""
     sampling: SamplingConfig = SamplingConfig()
     rollout: RolloutConfig = RolloutConfig()
     # the section `async`: a word of Python, which cannot be written as a field (read it as `asynchrony`)
@@ -194,6 +201,7 @@ def _train_problems(config: TrainConfig) -> Iterator[str]:
     )
     if isinstance(config.algorithm, SailConfig):
         yield from _sail_problems(config, config.algorithm)
+    yield from _level_problems(config)
     if config.algorithm.needs_rollouts:
         needs_rewards = not isinstance(config.algorithm, SailConfig) or config.algorithm.dpr.share > 0
         if needs_rewards and not config.rewards and not config.replay:
@@ -240,10 +248,12 @@ def _train_problems(config: TrainConfig) -> Iterator[str]:
         )
     if learner.warmup_steps > config.num_steps:
         yield f"learner.warmup_steps is {learner.warmup_steps}: more than num_steps = {config.num_steps}"
+    if evaluation.pairs is not None and row_kind(config) != "pairs":
+        yield f"evaluation.pairs is set: {config.algorithm.name} does not learn from preference pairs"
     if evaluation.data is not None:
         if evaluation.temperature == 0 and evaluation.num_completions > 1:
             yield _all_the_same("evaluation", evaluation.num_completions)
-        if not (evaluation.rewards or config.rewards or row_kind(config) == "pairs"):
+        if not (evaluation.rewards or config.rewards):
             yield "evaluation.rewards is empty: without training rewards it must say what is measured"
 
 
@@ -252,10 +262,34 @@ def row_kind(config: TrainConfig) -> str | None:
     return config.algorithm.row_kind if isinstance(config.algorithm, RowConfig) else None
 
 
+def trusted_kind(config: TrainConfig) -> str | None:
+    """What rows of `trusted_data` are to the algorithm; None where it reads none."""
+    if not isinstance(config.algorithm, TwoLevelConfig):
+        return None
+    return "demonstrations" if config.algorithm.upper == "sft" else "pairs"
+
+
+def answers_rows(config: TrainConfig) -> bool:
+    """Whether engines answer questions of rows beside the training (bdr_online)."""
+    return isinstance(config.algorithm, RowConfig) and config.algorithm.answers_rows
+
+
 def generates_anything(config: TrainConfig) -> bool:
     """Whether a run needs engines: for training, or to answer held-out prompts."""
-    evaluates_answers = config.evaluation.data is not None and bool(config.evaluation.rewards or config.rewards)
-    return config.algorithm.needs_rollouts or evaluates_answers
+    return config.algorithm.needs_rollouts or answers_rows(config) or config.evaluation.data is not None
+
+
+def _level_problems(config: TrainConfig) -> Iterator[str]:
+    is_needed, name = row_kind(config) == "two_levels", config.algorithm.name
+    if is_needed and config.trusted_data is None:
+        yield (
+            f"trusted_data is empty: {name} weighs the rows of `data` by those of `trusted_data`, the small, clean set"
+        )
+    for key, value in (("trusted_data", config.trusted_data), ("evaluation.trusted", config.evaluation.trusted)):
+        if value is not None and not is_needed:
+            yield f"{key} is set: {name} does not read it; only bdr and bdr_online do"
+    if answers_rows(config) and config.sampling.temperature == 0:
+        yield "sampling.temperature is 0: answers of the policy are sampled, so it must be above 0"
 
 
 def _sail_problems(config: TrainConfig, algorithm: SailConfig) -> Iterator[str]:
@@ -268,8 +302,8 @@ def _sail_problems(config: TrainConfig, algorithm: SailConfig) -> Iterator[str]:
     if algorithm.dpp.share and algorithm.relabel == "at_generation" and config.sampling.temperature != 1:
         yield (
             f"sampling.temperature is {config.sampling.temperature:g}: engines then report log-probs that are not "
-            "the policy's own, and no label can be drawn from them; set algorithm.relabel to at_use, or the temperature "
-            "to 1"
+            "the policy's own, and no label can be drawn from them; set algorithm.relabel to at_use, or the "
+            "temperature to 1"
         )
     if config.replay:
         yield f"replay is {config.replay}: sail draws from rows and recorded answers together, which is not supported"

@@ -10,10 +10,11 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from raylign.jobs.config import EvaluateConfig, TrainConfig, generates_anything, row_kind
+from raylign.jobs.config import EvaluateConfig, TrainConfig, answers_rows, generates_anything, row_kind, trusted_kind
 from raylign.jobs.config_loading import config_yaml
 from raylign.jobs.data_check import Samples, check_data, may_share_rows
 from raylign.jobs.findings import Findings, print_findings
+from raylign.jobs.level_check import check_levels
 from raylign.jobs.machine import GIB, Machine, this_machine
 from raylign.jobs.memory_estimate import (
     ACTIVATIONS,
@@ -26,6 +27,7 @@ from raylign.jobs.memory_estimate import (
 from raylign.jobs.roles import beside_a_learner, shares_gpu
 from raylign.jobs.run_folder import RunFolder
 from raylign.jobs.simulation_config import PlanConfig
+from raylign.learners.algorithms.two_levels import TwoLevelConfig
 from raylign.rollout.engine import EngineConfig
 from raylign.rollout.model_folder import check_model_folder, find_model_folder, load_tokenizer
 
@@ -82,19 +84,39 @@ def examine_training(config: TrainConfig, machine: Machine) -> Findings:
     rewards = config.rewards if learns_from_samples else []
     rows = row_kind(config)
     longest = engine.max_model_len if rows else None
-    room_of_rows = room if learns_from_samples or rows is None else engine.max_model_len
+    room_of_rows = room if learns_from_samples or answers_rows(config) or rows is None else engine.max_model_len
     check_data(Samples("data", config.data, rewards, room_of_rows, longest, rows), tokenizer, config.seed, findings)
+    if isinstance(config.algorithm, TwoLevelConfig) and config.trusted_data is not None:
+        kind = trusted_kind(config)
+        samples = Samples("trusted_data", config.trusted_data, [], engine.max_model_len, longest, kind)
+        check_data(samples, tokenizer, config.seed + 1, findings)
+        if not findings.problems:
+            algorithm = config.algorithm
+            warnings = findings.attempt("trusted_data", lambda: check_levels(config, algorithm, tokenizer))
+            findings.warnings += warnings or []
     if evaluation.data is not None:
         # rewards that were tried on the training rows need no second trial
         rewards = evaluation.rewards or ([] if learns_from_samples else config.rewards)
-        held_out = "pairs" if rows == "pairs" else None
-        longest = longest if held_out else None
-        samples = Samples("evaluation.data", evaluation.data, rewards, room, longest, held_out)
-        check_data(samples, tokenizer, config.seed, findings)
+        check_data(Samples("evaluation.data", evaluation.data, rewards, room), tokenizer, config.seed, findings)
         if may_share_rows(config.data, evaluation.data):
             findings.warnings.append(
                 f"evaluation.data.rows {evaluation.data.rows} and data.rows {config.data.rows} of "
                 f"{config.data.source} overlap: the run is evaluated on rows that it trains on"
+            )
+    if evaluation.trusted is not None:
+        kind, longest = trusted_kind(config), engine.max_model_len
+        held_out = Samples("evaluation.trusted", evaluation.trusted, [], longest, longest, kind)
+        check_data(held_out, tokenizer, config.seed, findings)
+        if config.trusted_data and may_share_rows(config.trusted_data, evaluation.trusted):
+            findings.warnings.append("evaluation.trusted and trusted_data overlap: rows are trained on and held out")
+    if evaluation.pairs is not None:
+        context = engine.max_model_len
+        pairs = Samples("evaluation.pairs", evaluation.pairs, [], context, context, "pairs")
+        check_data(pairs, tokenizer, config.seed, findings)
+        if may_share_rows(config.data, evaluation.pairs):
+            findings.warnings.append(
+                f"evaluation.pairs.rows {evaluation.pairs.rows} and data.rows {config.data.rows} of "
+                f"{config.data.source} overlap: the run is evaluated on pairs that it trains on"
             )
     return findings
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from raylign.actors.cores import share_of
 from raylign.actors.placement import reserve
-from raylign.actors.reward_server import RewardServer
+from raylign.actors.reward_server import RESTARTS, RewardServer
 from raylign.actors.rollout_pool import RolloutError, RolloutPool
 from raylign.actors.rollout_worker import RolloutWorker
 from raylign.actors.weight_transport import choose_transport
@@ -155,7 +155,8 @@ async def start_reward_server(rewards: Sequence[RewardConfig]) -> Any:
     """Handle of a reward server whose rewards are loaded."""
     import ray
 
-    server: Any = ray.remote(RewardServer).options(num_cpus=0).remote(list(rewards))
+    options = {"num_cpus": 0, "max_concurrency": 1000, "max_restarts": RESTARTS, "max_task_retries": RESTARTS}
+    server: Any = ray.remote(RewardServer).options(**options).remote(list(rewards))
     try:
         await asyncio.wait_for(server.ready.remote(), REWARD_SERVER_START_S)
     except TimeoutError:

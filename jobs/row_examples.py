@@ -20,19 +20,31 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-def open_rows(config: TrainConfig, tokenizer: PreTrainedTokenizerBase, held_out: bool = False) -> PromptSource:
-    """The run's rows, or its held-out ones, as what the algorithm takes them for."""
-    data = config.evaluation.data if held_out else config.data
-    assert data is not None
-    context, room = (
-        config.rollout.engine.max_model_len,
-        config.rollout.engine.max_model_len - config.sampling.max_tokens,
-    )
+def open_rows(config: TrainConfig, tokenizer: PreTrainedTokenizerBase) -> PromptSource:
+    """The run's rows, as what the algorithm takes them for."""
+    context = config.rollout.engine.max_model_len
+    room = context - config.sampling.max_tokens
     if row_kind(config) == "pairs":
         # a prompt that engines answer needs room for the answer
-        prompt_room = room if config.algorithm.needs_rollouts or held_out else context
-        return PromptSource.open_pairs(data, tokenizer, config.seed, prompt_room, context)
-    return PromptSource.open(data, tokenizer, config.seed, max_prompt_tokens=room)
+        prompt_room = room if config.algorithm.needs_rollouts else context
+        return PromptSource.open_pairs(config.data, tokenizer, config.seed, prompt_room, context)
+    return PromptSource.open(config.data, tokenizer, config.seed, max_prompt_tokens=room)
+
+
+def open_held_out_prompts(config: TrainConfig, tokenizer: PreTrainedTokenizerBase) -> PromptSource | None:
+    """Prompts to be answered in evaluations; a replay runs no engine that could."""
+    if config.evaluation.data is None or config.replay:
+        return None
+    room = config.rollout.engine.max_model_len - config.sampling.max_tokens
+    return PromptSource.open(config.evaluation.data, tokenizer, config.seed, max_prompt_tokens=room)
+
+
+def open_held_out_pairs(config: TrainConfig, tokenizer: PreTrainedTokenizerBase) -> PromptSource | None:
+    """Pairs to be ranked in evaluations."""
+    if config.evaluation.pairs is None:
+        return None
+    context = config.rollout.engine.max_model_len
+    return PromptSource.open_pairs(config.evaluation.pairs, tokenizer, config.seed, context, context)
 
 
 def num_steps_of(config: TrainConfig, num_rows: int) -> int:

@@ -18,7 +18,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
 from raylign.actors.cores import split_cores
@@ -27,7 +26,7 @@ from raylign.actors.rollout_pool import RolloutPool
 from raylign.actors.weight_update import EngineState
 from raylign.actors.weights import WeightPublisher
 from raylign.jobs.checkpoints import Checkpoint, CheckpointRecord, CheckpointStore
-from raylign.jobs.config import TrainConfig, generates_anything
+from raylign.jobs.config import TrainConfig, answers_rows, generates_anything
 from raylign.jobs.experience_flow import ExperienceFlow, LiveFlow
 from raylign.jobs.experience_replay import ReplayFlow
 from raylign.jobs.metrics import evaluation_metrics, flow_metrics
@@ -43,14 +42,22 @@ from raylign.jobs.roles import (
     start_reward_server,
     transport_between_nodes,
 )
-from raylign.jobs.row_examples import RowExamples, num_steps_of, open_rows
+from raylign.jobs.row_examples import (
+    RowExamples,
+    num_steps_of,
+    open_held_out_pairs,
+    open_held_out_prompts,
+    open_rows,
+)
 from raylign.jobs.run_folder import RunFolder, read_metrics
 from raylign.jobs.samples import write_samples
 from raylign.jobs.step_batches import StepBatch
 from raylign.jobs.trackers import Trackers
+from raylign.jobs.two_levels import TwoLevelRows
 from raylign.learners.algorithms.base import Algorithm, Example
 from raylign.learners.algorithms.pairs import PairAlgorithm
 from raylign.learners.algorithms.registry import build_algorithm
+from raylign.learners.algorithms.two_levels import TwoLevelConfig
 from raylign.learners.mismatch import ess_alarm
 from raylign.rewards.scoring import weights_by_name
 from raylign.rollout.model_folder import load_tokenizer
@@ -82,13 +89,15 @@ class Run:
         self._learns_from_rows = self.algorithm.learns_from_rows
         self.algorithm.open(config.seed, self.prompts_per_step)
         tokenizer = load_tokenizer(config.model.path)
-        self.prompts = open_rows(config, tokenizer)
-        self._row_examples = RowExamples(self.prompts, self.algorithm, self.prompts_per_step)
-        self._evaluation_prompts = (
-            open_rows(config, tokenizer, held_out=True)
-            if config.evaluation.data and not config.replay  # a replay runs no engine
+        self._levels = (
+            TwoLevelRows(config, config.algorithm, tokenizer, self)
+            if isinstance(config.algorithm, TwoLevelConfig)
             else None
         )
+        self.prompts = self._levels.weighed if self._levels else open_rows(config, tokenizer)
+        self._row_examples = self._levels or RowExamples(self.prompts, self.algorithm, self.prompts_per_step)
+        self._evaluation_prompts = open_held_out_prompts(config, tokenizer)
+        self._evaluation_pairs = open_held_out_pairs(config, tokenizer)
         self.folder = RunFolder.create(
             config.folder, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), config.resume
         )
@@ -149,7 +158,7 @@ class Run:
         checkpoint = self._start_checkpoint if lora is None else None
         model_path = str(checkpoint.path if checkpoint else config.model.path)
         generates = self.algorithm.needs_rollouts and not config.replay
-        needs_engines = generates or (generates_anything(config) and not config.replay)
+        needs_engines = generates or answers_rows(config) or self._evaluation_prompts is not None
         num_engines = config.rollout.num_engines if needs_engines else 0
         cpus = cpus_for_each_role(config.learner.num_ranks + num_engines)
         num_gpus, gpus_per_engine = num_cluster_gpus(), config.rollout.engine.tensor_parallel_size
@@ -157,7 +166,7 @@ class Run:
         self._takes_turns = share_gpu and generates
         engine_cores: list[int] | None = None
         learner_cores: list[int] = []
-        if not num_gpus and generates and config.asynchrony.max_staleness > 0:
+        if not num_gpus and (generates or answers_rows(config)) and config.asynchrony.max_staleness > 0:
             engine_cores, learner_cores = split_cores(os.sched_getaffinity(0), config.rollout.engine.cpu_cores)
         self.learner = LearnerGroup(
             LearnerSpec(
@@ -171,6 +180,7 @@ class Run:
                 state_folder=str(self._start_checkpoint.state_path) if self._start_checkpoint else None,
                 weights_bucket_bytes=config.weights.bucket_mib << 20,
                 max_staleness=config.asynchrony.max_staleness,
+                weighed_rows=self._levels.about_rows(config.num_steps) if self._levels else None,
                 reference_cache=str(self.folder.path.absolute() / "reference") if self._learns_from_rows else "",
                 cpu_cores=tuple(learner_cores),
                 ships_adapters=lora is not None,
@@ -230,9 +240,16 @@ class Run:
             engines_are_current=not lora_rank,
         )
 
+    @property
+    def publisher(self) -> WeightPublisher:
+        """Brings weights to the engines; only where there are engines."""
+        return self._publisher
+
     async def _end(self) -> None:
         """Reverse order, each part with a deadline, and the rest whatever happens to one."""
         try:
+            if self._levels is not None:
+                await self._levels.stop()
             if hasattr(self, "_publisher"):
                 with suppress(Exception):  # the learner may be what failed; its memory goes with its process
                     await self._publisher.close()
@@ -263,6 +280,8 @@ class Run:
                 f"the data changed since {checkpoint.path} was written (fingerprint {record.data_fingerprint}, "
                 f"now {self.prompts.fingerprint}): rows could be trained twice or never; restore them or use a new name"
             )
+        if self._levels is not None:
+            self._levels.load(checkpoint.path)
         self.step = record.step
         self._seconds_before = record.seconds
         self.num_tokens_generated = record.tokens_generated
@@ -337,14 +356,27 @@ class Run:
             self._is_updating = False
             self._times_s["learner"] = time.perf_counter() - clock
 
+    async def refresh_answers(self, step: int) -> dict[str, float]:
+        """The policy's answers to rows, asked for where due and put in place once they are there (bdr_online); gives
+        metrics of those put in place."""
+        self._step_began_s = time.perf_counter()
+        if self._levels is None:
+            return {}
+        metrics = await self._levels.before_step(step)
+        self.num_tokens_generated += int(metrics.get("refresh/tokens", 0))
+        self._times_s["wait"] = time.perf_counter() - self._step_began_s
+        return metrics
+
     def rows(self, step: int) -> list[Example]:
         """Examples of the rows of `step`, from their own answers."""
-        self._step_began_s = time.perf_counter()
         return self._row_examples.of_step(step)
 
     async def _send_weights_now(self) -> None:
-        """To engines that only evaluate."""
-        await self._publisher.deliver(await self._publisher.export(self.step))
+        """To engines that answer beside the training."""
+        if self._levels is not None:
+            await self._levels.engines_free()
+        if self._publisher.version < self.step:
+            await self._publisher.publish(self.step)
 
     async def publish_weights(self, version: int) -> dict[str, float]:
         """The learner's weights on their way to every engine; the learner may go on at once where η > 0.
@@ -433,18 +465,19 @@ class Run:
 
     async def evaluate(self) -> dict[str, float]:
         """What the model does on held-out rows; nothing where no evaluation is configured."""
-        if self._evaluation_prompts is None or self.step == self._evaluated_step:
+        nothing = self._evaluation_prompts is None and self._evaluation_pairs is None
+        nothing = nothing and not (self._levels and self._levels.evaluates)
+        if nothing or self.step == self._evaluated_step:
             return {}
         self._evaluated_step = self.step
         clock = time.perf_counter()
-        count = min(self.config.evaluation.num_prompts, len(self._evaluation_prompts))
         line = {"step": float(self.step), "seconds": self._seconds()}
-        if isinstance(self.algorithm, PairAlgorithm):
-            pairs = [self._evaluation_prompts.pair(ordinal) for ordinal in range(count)]
-            held_out = self.algorithm.pair_examples(pairs, is_training=False)
-            line |= pair_metrics(await self.learner.evaluate(held_out), count)
-        if hasattr(self, "rollouts"):
-            line |= await self._evaluate_answers(self._evaluation_prompts, count)
+        if self._evaluation_pairs is not None and isinstance(self.algorithm, PairAlgorithm):
+            line |= await self._evaluate_pairs(self.algorithm, self._evaluation_pairs)
+        if self._levels is not None:
+            line |= await self._levels.evaluate()
+        if self._evaluation_prompts is not None:
+            line |= await self._evaluate_answers(self._evaluation_prompts)
         line["evaluation/seconds"] = time.perf_counter() - clock
         self.evaluations.append(line)
         self.folder.append_metrics(line)
@@ -452,9 +485,16 @@ class Run:
         self._progress.say(f"step {self.step}: {evaluation_words(line)}")
         return line
 
-    async def _evaluate_answers(self, source: PromptSource, count: int) -> dict[str, float]:
+    async def _evaluate_pairs(self, algorithm: PairAlgorithm[Any], source: PromptSource) -> dict[str, float]:
+        """Loss, accuracy and margin on held-out pairs, through the learner."""
+        count = min(self.config.evaluation.num_prompts, len(source))
+        examples = algorithm.pair_examples([source.pair(ordinal) for ordinal in range(count)], is_training=False)
+        return pair_metrics(await self.learner.evaluate(examples), count)
+
+    async def _evaluate_answers(self, source: PromptSource) -> dict[str, float]:
         """Accuracy and mean reward of answers to held-out prompts, through the engines of the run."""
         settings = self.config.evaluation
+        count = min(settings.num_prompts, len(source))
         if self.algorithm.learns_from_rows and not self.algorithm.needs_rollouts and self.step:
             await self._send_weights_now()
         await self._delivered()
@@ -467,10 +507,7 @@ class Run:
         )
         groups = await self._evaluation_pool.collect_all(prompts, sampling, ordered=self.deterministic)
         self.num_tokens_generated += sum(group.num_tokens for group in groups)
-        line = evaluation_metrics(groups, settings.correct_from, sorted({1, settings.num_completions}))
-        scores = [group.total_rewards for group in groups if group.total_rewards is not None]
-        line["evaluation/reward"] = float(np.nanmean(np.concatenate(scores))) if scores else math.nan
-        return line
+        return evaluation_metrics(groups, settings.correct_from, sorted({1, settings.num_completions}))
 
     async def evaluate_at_start(self) -> None:
         """What the run began with; a resumed run has it already."""
@@ -508,6 +545,8 @@ class Run:
 
         def write(folder: Path) -> None:
             asyncio.run_coroutine_threadsafe(self.learner.save(folder.absolute()), loop).result()
+            if self._levels is not None:
+                self._levels.save(folder)
             if not any(folder.glob("*.safetensors")):
                 raise RuntimeError(
                     f"the learner saved its weights, but {folder.absolute()} has none: on several nodes the run folder "
@@ -515,6 +554,8 @@ class Run:
                 )
 
         await asyncio.to_thread(self._checkpoints.save, record, write)
+        if self._levels is not None:
+            await self._levels.write_selection(self.folder.path)
         if self._takes_turns:
             await self.learner.offload()
         if self._flow is not None:

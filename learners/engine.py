@@ -54,8 +54,10 @@ class LearnerConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
     """Last learning rate of a decaying schedule, as a share of the peak."""
     warmup_steps: int = Field(0, ge=0)
     """Optimizer steps of linear warm-up."""
+    optimizer: Literal["adamw", "rmsprop"] = "adamw"
+    """rmsprop keeps one average instead of two; the published preference recipes use it."""
     weight_decay: float = Field(0.0, ge=0)
-    """AdamW's decoupled weight decay."""
+    """AdamW's decoupled weight decay; added to the gradient with rmsprop."""
     adam_betas: tuple[float, float] = (0.9, 0.999)
     """AdamW's averaging constants."""
     adam_epsilon: float = Field(1e-8, gt=0)
@@ -107,14 +109,12 @@ class DeepSpeedEngine:
         bf16 = resolve_dtype(config) == "bfloat16"
         self.zero_stage = max(1, config.zero_stage) if bf16 else config.zero_stage
         self.trainable = [parameter for parameter in policy.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.AdamW(
-            self.trainable,
-            lr=config.learning_rate,
-            betas=config.adam_betas,
-            eps=config.adam_epsilon,
-            weight_decay=config.weight_decay,
-            fused=True,
-        )
+        shared = {"lr": config.learning_rate, "eps": config.adam_epsilon, "weight_decay": config.weight_decay}
+        optimizer: torch.optim.Optimizer
+        if config.optimizer == "adamw":
+            optimizer = torch.optim.AdamW(self.trainable, betas=config.adam_betas, fused=True, **shared)
+        else:
+            optimizer = torch.optim.RMSprop(self.trainable, **shared)
         if self.zero_stage == 0:
             optimizer.register_step_pre_hook(lambda *_: self._check_and_clip())
         self._engine = _initialize(policy, self._deepspeed_config(bf16), optimizer)

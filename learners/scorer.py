@@ -21,6 +21,9 @@ from raylign.learners.model import packed_arguments
 if TYPE_CHECKING:
     from peft import PeftModel
 
+SCORED_AS_TRAINED = "raylign_scorer"
+"""Key in the model's config: prompt and answer are encoded apart, and a finished answer ends in the end token (rewards/
+reward_model.py reads it)."""
 HEAD_NAMES = ("score", "classifier")
 
 
@@ -59,6 +62,7 @@ def load_scorer(model_path: str, config: LearnerConfig, layout: Layout, seed: in
     model_config = AutoConfig.from_pretrained(model_path, num_labels=1)
     if layout == "packed":
         register_packed_attention()
+    setattr(model_config, SCORED_AS_TRAINED, True)
     torch.manual_seed(seed)  # every rank draws the same head
     model = AutoModelForSequenceClassification.from_pretrained(
         model_path,

@@ -1,4 +1,4 @@
-"""The selector: one logit for each row of a data set, learned so that rows which agree with the trusted data gain weight.
+"""The selector: one logit for each row of a data set, learned so that rows which fit the trusted ones gain weight.
 
 Given the losses of a batch of rows; gives every row's weight after an Adam step on S(ω) = (1/B) Σ w_i(ω)·ℓ_i. Equal on
 every rank: each holds the whole selector and steps it on the same numbers. N rows, B entries of a batch.

@@ -1,7 +1,8 @@
 """The `reward_model` reward: a sequence-classification model with one output.
 
 Given prompts and completions, renders each pair with the tokenizer's chat template (prompt and completion joined
-where it has none) and gives the model's score. Texts are batched by length, so that little padding is computed.
+where it has none; a model that we trained is fed as in training) and gives the model's score. Texts are batched by
+length, so that little padding is computed.
 """
 
 from __future__ import annotations
@@ -12,6 +13,10 @@ from typing import Any, Literal
 from pydantic import Field
 
 from raylign.rewards.base import Item, Reward, Score, WeightedConfig, typed_scores
+
+TRAINED_BY_US = "raylign_scorer"
+"""Key in the config of a model that `algorithm: {name: reward_model}` trained: it reads what it was trained on, the
+rendered prompt and the answer, encoded apart, with the end token after a finished answer."""
 
 
 class RewardModelConfig(WeightedConfig):
@@ -46,6 +51,7 @@ class RewardModel(Reward):
             raise ValueError(
                 f"reward model {config.model!r} has {model_config.num_labels} labels, not one: it is no reward model"
             )
+        self._as_trained = bool(getattr(model_config, TRAINED_BY_US, False))
         has_gpu = torch.cuda.is_available()
         self._device = config.device if config.device != "auto" else "cuda" if has_gpu else "cpu"
         default_dtype = "bfloat16" if self._device == "cuda" else "float32"
@@ -65,7 +71,11 @@ class RewardModel(Reward):
         self._model = model.to(self._device).eval()
 
     def score(self, items: Sequence[Item]) -> list[list[Score]]:
-        token_ids = [self._encode(item, text) for item in items for text in item.completions]
+        token_ids = [
+            self._encode(item, text, not item.finished or item.finished[index])
+            for item in items
+            for index, text in enumerate(item.completions)
+        ]
         values = self._forward(token_ids)
         scores: list[list[Score]] = []
         for item in items:
@@ -73,8 +83,11 @@ class RewardModel(Reward):
             values = values[len(item.completions) :]
         return scores
 
-    def _encode(self, item: Item, completion: str) -> list[int]:
-        if self._tokenizer.chat_template:
+    def _encode(self, item: Item, completion: str, finished: bool) -> list[int]:
+        if self._as_trained:
+            parts = [self._tokenizer(text, add_special_tokens=False)["input_ids"] for text in (item.prompt, completion)]
+            token_ids = parts[0] + parts[1] + ([self._tokenizer.eos_token_id] if finished else [])
+        elif self._tokenizer.chat_template:
             chat = list(item.messages) or [{"role": "user", "content": item.prompt}]
             chat.append({"role": "assistant", "content": completion})
             text = self._tokenizer.apply_chat_template(chat, tokenize=False)

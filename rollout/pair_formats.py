@@ -14,13 +14,23 @@ from raylign.rollout.mapping import row_name
 from raylign.rollout.sources import Row
 from raylign.rollout.templates import check_messages
 
-PairFormat = Literal["columns", "dialogues", "messages", "best_worst"]
+PairFormat = Literal[
+    "columns",
+    "dialogues",
+    "messages",
+    "best_worst",
+    "pku_better",
+    "pku_safer",
+    "ultrafeedback",
+    "webgpt",
+    "summarize",
+]
 ASSISTANT_TAG = "\n\nAssistant:"
 
 
 def pair_rows(format: PairFormat, rows: Sequence[Row]) -> list[Row]:
     """Rows with the columns; an error names the row that does not fit."""
-    read = {"dialogues": _dialogues, "messages": _messages, "best_worst": _best_worst}[format]
+    read = _READERS[format]
     expanded: list[Row] = []
     for index, row in enumerate(rows):
         try:
@@ -60,3 +70,60 @@ def _best_worst(row: Row) -> list[Row]:
         for best, worst in entry["pairs"]:
             rows.append({"prompt": prompt, "chosen": str(responses[best]), "rejected": str(responses[worst])})
     return rows
+
+
+def _pku_better(row: Row) -> list[Row]:
+    return _pku(row, "better_response_id")
+
+
+def _pku_safer(row: Row) -> list[Row]:
+    return _pku(row, "safer_response_id")
+
+
+def _pku(row: Row, label: str) -> list[Row]:
+    """PKU-SafeRLHF: prompt, response_0, response_1 and the number of the better or the safer one."""
+    number = int(row[label])
+    return [{**row, "chosen": row[f"response_{number}"], "rejected": row[f"response_{1 - number}"]}]
+
+
+def _ultrafeedback(row: Row) -> list[Row]:
+    """UltraFeedback: four completions with overall scores; the best and the worst, the first ones on ties."""
+    completions = row["completions"]
+    if len(completions) != 4:
+        return []
+    scores = [float(completion["overall_score"]) for completion in completions]
+    best, worst = scores.index(max(scores)), scores.index(min(scores))
+    if best == worst:
+        return []
+    answers = {"chosen": completions[best]["response"], "rejected": completions[worst]["response"]}
+    return [{"prompt": row["instruction"], **answers, "chosen_score": scores[best], "rejected_score": scores[worst]}]
+
+
+def _webgpt(row: Row) -> list[Row]:
+    """WebGPT comparisons: two answers with scores; equal scores say nothing."""
+    scores = float(row["score_0"]), float(row["score_1"])
+    if scores[0] == scores[1]:
+        return []
+    better = int(scores[1] > scores[0])
+    question = row["question"]["full_text"]
+    return [{"prompt": question, "chosen": row[f"answer_{better}"], "rejected": row[f"answer_{1 - better}"]}]
+
+
+def _summarize(row: Row) -> list[Row]:
+    """Summarize-from-feedback comparisons: a post, two summaries, the number of the chosen one."""
+    info, choice = row["info"], int(row["choice"])
+    prompt = f"SUBREDDIT: r/{info['subreddit']}\nTITLE: {info['title']}\nPOST: {info['post']}\nTL;DR:"
+    summaries = [summary["text"] for summary in row["summaries"]]
+    return [{"prompt": prompt, "chosen": summaries[choice], "rejected": summaries[1 - choice]}]
+
+
+_READERS = {
+    "dialogues": _dialogues,
+    "messages": _messages,
+    "best_worst": _best_worst,
+    "pku_better": _pku_better,
+    "pku_safer": _pku_safer,
+    "ultrafeedback": _ultrafeedback,
+    "webgpt": _webgpt,
+    "summarize": _summarize,
+}

@@ -28,7 +28,8 @@ class PairsConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
 
     format: PairFormat = "columns"
     """columns: as `prompt`, `chosen`, `rejected` say. dialogues: chosen and rejected hold the whole dialogue up to the
-    answer (HH). messages: they hold chats. best_worst: objects of the best-and-worst-of-n files of the BoNBoN code."""
+    answer (HH). messages: they hold chats. best_worst: objects of the best-and-worst-of-n files of the BoNBoN code.
+    pku_better, pku_safer, ultrafeedback, webgpt, summarize: rows as those data sets have them."""
     chosen: str = "{chosen}"
     """The better answer, a template over the columns."""
     rejected: str = "{rejected}"

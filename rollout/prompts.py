@@ -185,6 +185,22 @@ class PromptSource:
         encoded = self._prompts.batch(places)
         return [self._prompt(*item) for item in zip(ordinals, places, encoded, strict=True)]
 
+    def row(self, ordinal: int) -> int:
+        """Which row stands at one place of the run's order: its number among the kept ones, from 0."""
+        return self._place(ordinal)
+
+    def prompt_of_row(self, row: int, ordinal: int) -> Prompt:
+        """A row's prompt outside the run's order, under an ordinal of the caller's."""
+        return self._prompt(ordinal, row, self._prompts.token_ids(row))
+
+    def texts_of_row(self, row: int) -> tuple[str, str]:
+        """A row's prompt and demonstration, as text."""
+        return self._prompts.texts[row], demonstration_of(self.config, self._mapped[row])
+
+    def mapped_row(self, row: int) -> MappedRow:
+        """A row as it stands in the data."""
+        return self._mapped[row]
+
     def demonstration(self, ordinal: int) -> tuple[Prompt, str, IntArray]:
         """A prompt, the response to learn for it, and that response's token ids with the end token."""
         response = demonstration_of(self.config, self._mapped[self._place(ordinal)])

@@ -1,7 +1,7 @@
 """The rows of both levels of BDR as examples, with the facts that its loss reads.
 
-Given trusted rows, or rows to weigh; gives examples. An entry is a weighed row's place in a batch: it has one sequence, or
-several answers of the policy whose losses are averaged.
+Given trusted rows, or rows to weigh; gives examples. An entry is a weighed row's place in a batch: it has one sequence,
+or several answers of the policy whose losses are averaged.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What BDR and BDR_Online share: trusted rows above, weighed rows below, and a selector that learns the weights.
 
-Given the examples of one step; gives the penalty form of the bilevel problem (Xiao & Chen 2025, arXiv 2511.21056; public
-code BIPOST). λ falls with each pass over the weighed rows, never below 0 (there it turned negative).
+Given the examples of one step; gives the penalty form of the bilevel problem (Xiao & Chen 2025, arXiv 2511.21056;
+public code BIPOST). λ falls with each pass over the weighed rows, never below 0 (there it turned negative).
 
     model     min_θ   λ·U(θ) + (1−λ)·(1/B)·Σ_i sg(factor_i)·ℓ_i(θ)          U: SFT, DPO or IPO on the trusted rows
     selector  min_ω   (1/B)·Σ_i w_i(ω)·sg(ℓ_i(θ))                           ℓ_i: mean NLL over the tokens of row i
@@ -177,8 +177,8 @@ class TwoLevelAlgorithm(RowAlgorithm, Generic[C]):
         if (state["fingerprint"], state["num_rows"]) != (here.fingerprint, here.num_rows):
             raise ValueError(
                 f"the selector of this checkpoint weighs {state['num_rows']} rows with fingerprint "
-                f"{state['fingerprint']}, and `data` has {here.num_rows} with {here.fingerprint}: its weights belong to "
-                "other rows; give the data set (and mapping, range, context length) that it was learned on"
+                f"{state['fingerprint']}, and `data` has {here.num_rows} with {here.fingerprint}: its weights belong "
+                "to other rows; give the data set (and mapping, range, context length) that it was learned on"
             )
         self.selector.load_state(state)
         self._num_steps = int(state["num_batches"])
