@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 from raylign.jobs.best_of_n import MAY_CHANGE_ON_RESUME, examine_best_of_n, open_prompts, write_results
 from raylign.jobs.best_of_n_config import BestOfNConfig
 from raylign.jobs.cli import run_command_line
+from raylign.jobs.compare_config import CompareConfig, SideConfig
+from raylign.jobs.config_keys import models_in
 from raylign.jobs.config_loading import ConfigError, load_config
 from raylign.jobs.draw_log import DrawLog
 from raylign.jobs.drawing import DrawReport
 from raylign.jobs.init_model import InitModelConfig, init_model
 from raylign.jobs.job_folder import job_folder
 from raylign.jobs.machine import GIB, Machine
+from raylign.rewards.judge_config import JudgeConfig, JudgeEndpoint
 from raylign.rollout.prompts import DataConfig
 from raylign.rollout.sample import Failure
 from tests.jobs.drawing_by_hand import IDENTITY, draw_by_hand, drawing, prompts
@@ -186,3 +192,19 @@ def test_the_command_is_of_two_words(capsys: pytest.CaptureFixture[str]) -> None
     with pytest.raises(SystemExit):
         run_command_line(["data", "best-of-n", "--help"])
     assert "--sampling.max_tokens" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("config_class", [BestOfNConfig, CompareConfig, SideConfig, JudgeConfig, JudgeEndpoint])
+def test_every_key_of_the_jobs_that_draw_has_a_sentence(config_class: type[BaseModel]) -> None:
+    assert config_class.model_config.get("extra") == "forbid"
+    for name, info in config_class.model_fields.items():
+        if name != "name" and (not models_in(info.annotation) or "list" in str(info.annotation)):
+            assert info.description and len(info.description) > 8, f"{config_class.__name__}.{name} has no sentence"
+
+
+@pytest.mark.parametrize("module", ["best_of_n_config", "compare_config", "best_of_n", "compare"])
+def test_their_modules_import_no_heavy_library(module: str) -> None:
+    heavy = ("torch", "vllm", "deepspeed", "ray", "transformers", "datasets", "plotly", "openai")
+    program = f"import sys, raylign.jobs.{module}; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "[]", done.stderr
