@@ -115,8 +115,10 @@ def test_the_gate_divides_by_the_batch_and_not_by_the_rows_that_pass(algorithm: 
 
 @pytest.mark.parametrize(
     ("size", "filter_rate", "expected"),
-    [(1, 0.1, 1), (4, 0.1, 3), (8, 0.1, 7), (10, 0.1, 9), (32, 0.1, 28), (10, 0.7, 3), (10, 0.9, 1), (5, 0.4, 3)]
-    + [(8, 1.0, 1)],
+    [
+        *[(1, 0.1, 1), (4, 0.1, 3), (8, 0.1, 7), (10, 0.1, 9), (32, 0.1, 28)],
+        *[(10, 0.7, 3), (10, 0.9, 1), (5, 0.4, 3), (8, 1.0, 1)],
+    ],
 )
 def test_how_many_rows_pass(size: int, filter_rate: float, expected: int) -> None:  # 6
     assert num_passing(size, filter_rate) == expected
@@ -254,7 +256,7 @@ def test_the_upper_share_falls_with_each_pass_over_the_rows() -> None:
 
 
 def test_a_filter_without_a_gate_is_refused() -> None:
-    with pytest.raises(ValueError, match="filter_rate is 0.3: bdr does not filter; set gate: true"):
+    with pytest.raises(ValueError, match=r"filter_rate is 0\.3: bdr does not filter; set gate: true"):
         BdrConfig(filter_rate=0.3)
 
 
