@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
+
 from raylign.jobs.answer_files import SingleAnswer, answer_of_draw, check_aligned, read_answers
 from raylign.jobs.compare_config import CompareConfig
 from raylign.jobs.draw_log import DrawIdentity, DrawLog
@@ -123,7 +125,7 @@ def _from_model(config: CompareConfig, key: str, index: int) -> Side:
         ],
         model_path=model_path,
         prompt_ids={place: prompt.token_ids for place, prompt in enumerate(prompts)},
-        answer_ids={place: _ids(token_ids) for place, token_ids in said.items()},
+        answer_ids={place: np.array(token_ids, np.int32) for place, token_ids in said.items()},
     )
 
 
@@ -137,9 +139,3 @@ def prompts_of(config: CompareConfig, model_path: str) -> tuple[list[Prompt], st
 def draws_path(config: CompareConfig, key: str) -> Path:
     """The raw answers of a side that is a model."""
     return config.folder / f"draws_{key}.jsonl"
-
-
-def _ids(token_ids: Sequence[int]) -> IntArray:
-    import numpy as np
-
-    return np.array(token_ids, np.int32)

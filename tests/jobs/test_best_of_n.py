@@ -25,7 +25,9 @@ from raylign.jobs.init_model import InitModelConfig, init_model
 from raylign.jobs.job_folder import job_folder
 from raylign.jobs.machine import GIB, Machine
 from raylign.rewards.judge_config import JudgeConfig, JudgeEndpoint
-from raylign.rollout.prompts import DataConfig
+from raylign.rollout.model_folder import load_tokenizer
+from raylign.rollout.preferences import PairsConfig
+from raylign.rollout.prompts import DataConfig, PromptSource
 from raylign.rollout.sample import Failure
 from tests.jobs.drawing_by_hand import IDENTITY, draw_by_hand, drawing, prompts
 
@@ -69,6 +71,23 @@ def test_every_n_has_its_file_in_the_order_of_the_prompts(tmp_path: Path) -> Non
     assert original[0] == {
         "say 0:": {"responses": [of_4[0]["chosen"], of_4[0]["rejected"]], "pairs": [[0, 1]], "sft_target": "0"}
     }
+
+
+def test_training_reads_the_files_without_edits(working: Callable[..., BestOfNConfig], tmp_path: Path) -> None:
+    drawn_by_hand(tmp_path, configured(tmp_path, best_of=[4], original_format=True))
+    tokenizer = load_tokenizer(working(tmp_path / "new").model)
+    plain = {"prompt": "{prompt}", "reference": None, "template": "{prompt}", "shuffle": False}
+    ours = DataConfig(source=str(tmp_path / "best_of_4.jsonl"), **plain)
+    pairs = PromptSource.open_pairs(ours, tokenizer, 0, max_prompt_tokens=56, max_sequence_tokens=64)
+    original = tmp_path / "best-of-4" / "bon_maxlen_256.jsonl"
+    published = DataConfig(source=str(original), pairs=PairsConfig(format="best_worst"), **plain)
+    same_pairs = PromptSource.open_pairs(published, tokenizer, 0, max_prompt_tokens=56, max_sequence_tokens=64)
+    for ordinal, row in enumerate(read(tmp_path / "best_of_4.jsonl")):
+        pair, same = pairs.pair(ordinal), same_pairs.pair(ordinal)
+        assert (pair.prompt.text, pair.chosen, pair.rejected) == (row["prompt"], row["chosen"], row["rejected"])
+        assert (same.prompt.text, same.chosen, same.rejected) == (row["prompt"], row["chosen"], row["rejected"])
+        assert pair.num_drawn == 4
+        assert pair.chosen_ids[-1] == tokenizer.eos_token_id
 
 
 def test_files_are_the_same_after_a_resumed_draw(tmp_path: Path) -> None:
