@@ -18,6 +18,7 @@ from raylign.jobs.progress import duration
 from raylign.jobs.report_charts import COLOURS, Line, caption, figures, values_of
 from raylign.jobs.report_page import folded, number, page, percent, table, tiles
 from raylign.jobs.report_samples import samples_html
+from raylign.jobs.report_selection import selection_html
 from raylign.jobs.run_folder import read_metrics, write_atomically
 
 PHASES = {"wait": "waiting for groups", "learner": "learning", "weights": "sending weights"}
@@ -192,7 +193,7 @@ def _stage(stage: Stage, index: int, alone: bool, drawn: dict[str, Any]) -> str:
             f"<figure><figcaption>{escape(chart.title)}<small>{escape(caption(chart))}</small></figcaption>"
             f'<div class="plot" id="{chart_id}"></div></figure>'
         )
-    samples = samples_html(stage.path)
+    samples, selection = samples_html(stage.path), selection_html(stage.path)
     title = "" if alone else f'<h2 class="stage" id="stage-{index}">{escape(stage.name)}</h2>'
     return "\n".join(
         [
@@ -202,6 +203,7 @@ def _stage(stage: Stage, index: int, alone: bool, drawn: dict[str, Any]) -> str:
             "<h3>Charts</h3>" if charts else '<p class="soft">No step has finished yet.</p>',
             f'<div class="charts">{"".join(parts)}</div>',
             f'<p class="soft small">Not measured here: {escape(", ".join(missing))}.</p>' if missing else "",
+            "<h3>Selection of rows</h3>" + selection if selection else "",
             "<h3>Samples</h3>" + samples if samples else "",
             "<h3>Config</h3>" + folded("config.yaml", f"<pre>{escape(stage.config_yaml)}</pre>"),
         ]

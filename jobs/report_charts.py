@@ -57,6 +57,27 @@ CHARTS: tuple[Chart, ...] = (
         ".0%",
     ),
     Chart("Loss", (("learner/loss", "loss"),), "nats", always_shown=()),
+    Chart(
+        "Losses of both levels",
+        (
+            ("selection/upper_loss", "trusted rows"),
+            ("selection/lower_loss", "weighed rows"),
+            ("selection/weighted_lower_loss", "weighed rows, times their weights"),
+        ),
+        "nats",
+        always_shown=(),
+    ),
+    Chart(
+        "Weights of all rows",
+        (
+            ("selection/weight_min", "least"),
+            ("selection/weight_low_quarter", "a quarter below"),
+            ("selection/weight_median", "median"),
+            ("selection/weight_high_quarter", "a quarter above"),
+            ("selection/weight_max", "largest"),
+        ),
+        "weight",
+    ),
     Chart("KL to the reference", (("learner/kl", "KL"),), "nats per token"),
     Chart("Entropy", (("learner/entropy", "entropy"),), "nats per token"),
     Chart("Gradient norm", (("learner/grad_norm", "before clipping"),), ""),

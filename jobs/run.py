@@ -26,7 +26,7 @@ from raylign.actors.rollout_pool import RolloutPool
 from raylign.actors.weight_update import EngineState
 from raylign.actors.weights import WeightPublisher
 from raylign.jobs.checkpoints import Checkpoint, CheckpointRecord, CheckpointStore
-from raylign.jobs.config import TrainConfig, answers_rows, generates_anything
+from raylign.jobs.config import TrainConfig, answers_rows
 from raylign.jobs.experience_flow import ExperienceFlow, LiveFlow
 from raylign.jobs.experience_replay import ReplayFlow
 from raylign.jobs.metrics import evaluation_metrics, flow_metrics

@@ -79,10 +79,12 @@ async def learn_from_rollouts(run: Run) -> None:
 
 
 async def learn_from_rows(run: Run) -> None:
-    """Steps on the rows' own answers: demonstrations, or preference pairs."""
+    """Steps on the rows' own answers: demonstrations, preference pairs, or rows that a selector weighs; engines may
+    answer some of them meanwhile."""
     await run.evaluate_at_start()
     for step in run.steps():
+        refresh_metrics = await run.refresh_answers(step)
         update_metrics = await run.update(run.rows(step), version=None)
-        await run.record_step(None, update_metrics)
+        await run.record_step(None, refresh_metrics | update_metrics)
         await run.evaluate_if_due(step + 1)
         await run.checkpoint_if_due(step + 1)
