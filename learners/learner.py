@@ -79,7 +79,8 @@ class Learner:
         else:
             policy = load_policy(model_path, config, temperature, self.layout, seed)
             policy.token_logps.entropy_has_gradient = algorithm.entropy_has_gradient
-        self._sequence_losses: dict[int, float] = {}
+        self._sequence_losses: list[dict[int, float]] = []
+        """Of each micro-batch that was run, where the algorithm's loss gives them; stand-ins have none."""
         self._reference: Any = None
         self._temperature = temperature
         self._cache: ReferenceCache | None = None
@@ -120,7 +121,8 @@ class Learner:
         """One optimizer step on prepared examples, and what the algorithm learns from it beside the model."""
         metrics = self.forward_backward(examples) | self.engine.step()
         if self._sequence_losses:
-            losses = {index: loss for share in gather_objects(self._sequence_losses) for index, loss in share.items()}
+            shares = [part for parts in gather_objects(self._sequence_losses) for part in parts]
+            losses = {index: loss for part in shares for index, loss in part.items()}
             metrics |= self.algorithm.after_step(examples, [losses[index] for index in range(len(examples))])
         return metrics
 
@@ -143,7 +145,7 @@ class Learner:
         run_normalizers = normalizers_of(run)
         num_units = len(units_of(run))
         batches = self._local_batches(run)
-        self._sequence_losses = {}
+        self._sequence_losses = []
         sums = run_passes(batches, _loss_with_mismatch(self.algorithm, normalizers, self._sequence_losses))
         metrics = {"learner/loss": sums.pop("learner/loss/sum")}
         num_positions = sums.pop("num_positions/sum")
@@ -272,7 +274,7 @@ class Learner:
             return [self._reference(batch.to(self.engine.device))[0].cpu() for batch in batches]
 
 
-def _loss_with_mismatch(algorithm: Algorithm, normalizers: Normalizers, sequence_losses: dict[int, float]) -> Any:
+def _loss_with_mismatch(algorithm: Algorithm, normalizers: Normalizers, sequence_losses: list[dict[int, float]]) -> Any:
     """The algorithm's loss, with the mismatch meter and the padding added to its metrics; fills `sequence_losses`."""
 
     def loss(
@@ -281,7 +283,7 @@ def _loss_with_mismatch(algorithm: Algorithm, normalizers: Normalizers, sequence
         share, metrics = algorithm.loss(logps, entropies, batch, normalizers)
         if "sequence/loss" in metrics:
             losses = metrics.pop("sequence/loss").tolist()
-            sequence_losses.update(zip(batch.example_indices, losses, strict=False))  # a stand-in has no index
+            sequence_losses.append(dict(zip(batch.example_indices, losses, strict=False)))  # a stand-in has no index
         num_positions = batch.input_ids.numel() if batch.example_indices else 0
         metrics["num_positions/sum"] = share.new_tensor(num_positions, dtype=torch.float64)
         metrics["num_input_tokens/sum"] = share.new_tensor(batch.num_input_tokens, dtype=torch.float64)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from level_cases import LEVEL_ALGORITHMS, level_examples, weigh  # type: ignore[import-not-found]
 from pair_cases import random_groups, random_pairs  # type: ignore[import-not-found]  # a helper beside this file
 
 from raylign.learners.algorithms.base import Example
@@ -200,6 +201,58 @@ def updates(model: str, out: Path) -> None:
             save(out / f"update-{name}-{layout}-{budget}", {"weights": weights, **metrics})
 
 
+def levels(model: str, out: Path) -> None:
+    """BDR: loss and gradient, two updates with the selector's steps, and the same again from a saved state."""
+    import torch
+    import torch.distributed as dist
+
+    from raylign.learners.learner import Learner
+
+    for layout, budget in splits(int(os.environ["WORLD_SIZE"])):
+        for name, config in LEVEL_ALGORITHMS.items():
+
+            def learner_of(config: Any = config, layout: Any = layout, budget: int = budget) -> Learner:
+                algorithm = build_algorithm(config)
+                weigh(algorithm)
+                optimizer = {"learning_rate": 0.3, "adam_epsilon": 1.0}
+                settings = LearnerConfig(layout=layout, micro_batch_tokens=budget, threads_per_rank=1, **optimizer)
+                return Learner(settings, model, algorithm, 1.0, 4, 0, out)
+
+            learner = learner_of()
+            algorithm: Any = learner.algorithm
+            batch = algorithm.complete(level_examples(algorithm))
+            if learner.algorithm.needs_reference:
+                refs = [logps - np.float32(0.1) * (i % 3) for i, logps in enumerate(learner.logprobs(batch))]
+                batch = [replace(e, reference_logps=logps) for e, logps in zip(batch, refs, strict=True)]
+            numbers: dict[str, Any] = {"loss": learner.forward_backward(batch)["learner/loss"]}
+            flat = torch.cat([p.grad.flatten() for p in learner.engine.trainable if p.grad is not None])
+            dist.all_reduce(flat)
+            numbers["gradient"] = (flat / dist.get_world_size()).numpy()
+
+            learner = learner_of()
+            learner.update(level_examples(algorithm))
+            learner.save_state(out / f"{name}-{layout}-{budget}-state")
+            last = learner.update(level_examples(algorithm)[:-1])
+            resumed = learner_of()
+            resumed.load_state(out / f"{name}-{layout}-{budget}-state")
+            again = resumed.update(level_examples(algorithm)[:-1])
+            same = [key for key in last if key.startswith(("selection/", "learner/loss"))]
+            assert [last[key] for key in same] == [again[key] for key in same], f"{name} does not resume bit for bit"
+            for key, value in learner.algorithm.state().items():
+                assert np.array_equal(value, resumed.algorithm.state()[key]), (name, key)
+            numbers["logits"] = learner.algorithm.state()["logits"]
+            numbers["weights"] = np.concatenate([t.float().flatten().numpy() for _, t in learner.weights()])
+            save(out / f"levels-{name}-{layout}-{budget}", numbers | {key: last[key] for key in same})
+
+    # fewer sequences than ranks: the rank that has none steps its selector too
+    learner = learner_of()
+    learner.update(level_examples(algorithm)[:1] + level_examples(algorithm)[-1:])
+    losses = torch.from_numpy(learner.algorithm.state()["logits"])
+    others = [torch.empty_like(losses) for _ in range(dist.get_world_size())]
+    dist.all_gather(others, losses)
+    assert all(torch.equal(other, losses) for other in others), "selectors of the ranks have come apart"
+
+
 def steps(model: str, out: Path) -> None:
     """Two updates at every ZeRO stage, with a reference model; the weights after them."""
     import torch
@@ -247,4 +300,6 @@ def save(path: Path, values: dict[str, Any]) -> None:
 if __name__ == "__main__":
     model_path, out_folder, parts = sys.argv[1:]
     for part in parts.split(","):
-        {"gradients": gradients, "updates": updates, "steps": steps}[part](model_path, Path(out_folder))
+        {"gradients": gradients, "updates": updates, "steps": steps, "levels": levels}[part](
+            model_path, Path(out_folder)
+        )

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
+from level_cases import LEVEL_ALGORITHMS  # type: ignore[import-not-found]  # a helper beside this file
 from rank_cases import (  # type: ignore[import-not-found]  # a script beside this file
     ALGORITHMS,
     PAIR_ALGORITHMS,
@@ -50,14 +51,14 @@ def run_ranks(model: Path, out: Path, parts: str, world_size: int) -> None:
 @pytest.fixture(scope="module")
 def one_rank(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("one_rank")
-    run_ranks(tiny_model, out, "gradients,updates,steps", 1)
+    run_ranks(tiny_model, out, "gradients,updates,steps,levels", 1)
     return out
 
 
 @pytest.fixture(scope="module")
 def two_ranks(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("two_ranks")
-    run_ranks(tiny_model, out, "gradients,updates,steps", 2)
+    run_ranks(tiny_model, out, "gradients,updates,steps,levels", 2)
     return out
 
 
@@ -82,6 +83,25 @@ def test_loss_and_gradient_do_not_depend_on_the_split(algorithm: str, one_rank: 
                 worst = max(
                     worst, relative_difference(value, whole[key]) if np.any(whole[key]) else float(np.any(value))
                 )
+    print(f"{algorithm}: worst relative difference {worst:.1e}")
+    assert np.linalg.norm(whole["gradient"]) > 1e-3
+    assert worst <= 1e-5
+
+
+@pytest.mark.parametrize("algorithm", LEVEL_ALGORITHMS)
+def test_both_levels_and_the_selector_do_not_depend_on_ranks_and_split(
+    algorithm: str, one_rank: Path, two_ranks: Path
+) -> None:
+    """Loss and gradient of the model; logits of the selector and weights of the model after two steps of both."""
+    whole = load(one_rank, f"levels-{algorithm}-padded-10000")
+    worst = 0.0
+    for world_size, folder in ((1, one_rank), (2, two_ranks)):
+        for layout, budget in splits(world_size):
+            other = load(folder, f"levels-{algorithm}-{layout}-{budget}")
+            for key in ("loss", "gradient", "logits"):
+                worst = max(worst, relative_difference(other[key], whole[key]))
+            for key, value in other.items():
+                np.testing.assert_allclose(value, whole[key], rtol=2e-4, atol=2e-5, err_msg=key)
     print(f"{algorithm}: worst relative difference {worst:.1e}")
     assert np.linalg.norm(whole["gradient"]) > 1e-3
     assert worst <= 1e-5
