@@ -1,0 +1,291 @@
+"""What the preference algorithms learn, on two cores: from one sft model, the same pairs, the same number of steps.
+
+Given a task and seeds; trains sft, then DPO, IPO, BoNBoN, SAIL DDP, DPP, DPR from it, and writes a Markdown table.
+
+    oracle   sums whose answers a scripted oracle scores (benchmarks/oracle.py): pairs are best and worst of n answers
+             of the sft model, so the truth is known. Held-out prompts; the reward is the oracle's.
+    pairs    a file of {prompt, chosen, rejected} rows: a reward model is trained on a part of them; it labels for DPR
+             and measures held-out prompts.
+
+    .venv/bin/python -m benchmarks.preferences oracle --seeds 0 1 2
+    .venv/bin/python -m benchmarks.preferences pairs --source pairs.jsonl --seeds 0 1 2
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from pathlib import Path
+from typing import Any, ClassVar
+
+from raylign.actors.cluster import ClusterConfig, ray_cluster
+from raylign.jobs.best_of_n import best_of_n
+from raylign.jobs.best_of_n_config import BestOfNConfig
+from raylign.jobs.compare import compare
+from raylign.jobs.compare_config import CompareConfig
+from raylign.jobs.config import TrainConfig
+from raylign.jobs.config_loading import load_config
+from raylign.jobs.init_model import InitModelConfig, init_model
+from raylign.jobs.run_folder import read_metrics
+from raylign.jobs.train import train
+
+Values = dict[str, Any]
+N_OF_BONBON = 8
+SAIL = {
+    "sail_ddp": {"ddp": {"share": 0.4, "coefficient": 0.2}},
+    "sail_dpp": {"dpp": {"share": 0.3, "coefficient": 0.2}},
+    "sail_dpr": {"dpr": {"share": 0.3, "coefficient": 0.3}},
+}
+"""Shares and coefficients of the published task file."""
+ALGORITHMS: dict[str, Values] = {
+    "dpo": {"name": "dpo", "beta": 0.1},
+    "ipo": {"name": "ipo", "beta": 0.1},
+    "bonbon": {"name": "bonbon", "n": N_OF_BONBON, "alpha": 0.05},
+    **{name: {"name": "sail", "beta": 0.1, **routes} for name, routes in SAIL.items()},
+}
+
+
+class Oracle:
+    """The task whose truth is known."""
+
+    sums: ClassVar[Values] = {
+        "source": "reasoning_gym:chain_sum?min_terms=2&max_terms=3&min_digits=1&max_digits=1",
+        "num_generated": 20000,
+        "prompt": "{metadata.expression} =",
+        "template": "{prompt}",
+    }
+    reward: ClassVar[Values] = {"name": "function", "path": f"{Path(__file__).with_name('oracle.py')}:closeness"}
+    max_tokens, context = 8, 64
+    pair_keys: ClassVar[Values] = {"prompt": "{prompt}", "reference": None, "template": "{prompt}"}
+
+    def __init__(self, folder: Path, seed: int, num_steps: int, pairs_per_step: int) -> None:
+        self.folder, self.seed = folder, seed
+        self.num_steps, self.pairs_per_step = num_steps, pairs_per_step
+        self.rewards = [self.reward]
+
+    @property
+    def prompts(self) -> Values:
+        """Prompts of training; the first tenth is held out."""
+        return {**self.sums, "rows": "10%:100%"}
+
+    @property
+    def held_out(self) -> Values:
+        return {**self.sums, "rows": "0%:10%"}
+
+    def prepare(self) -> Path:
+        """Model, sft, and the pairs that the sft model's own answers make; gives the sft checkpoint."""
+        sft = load_config(
+            TrainConfig, ["sft_arithmetic"], {"folder": str(self.folder / "sft"), "seed": self.seed,
+                                              "model": {"path": str(self.folder / "model")}},
+        )  # fmt: skip
+        init_model(InitModelConfig(output=self.folder / "model", data=sft.data, seed=self.seed))
+        checkpoint = Path(train(sft).summary()["checkpoint"])
+        best_of_n(
+            BestOfNConfig.model_validate(
+                {
+                    "folder": self.folder / "draws",
+                    "seed": self.seed,
+                    "model": str(checkpoint),
+                    "data": self.prompts,
+                    "num_prompts": 6000,
+                    "best_of": [2, N_OF_BONBON],
+                    "sampling": {"max_tokens": self.max_tokens},
+                    "rewards": self.rewards,
+                    "engine": {"max_model_len": self.context, "kv_cache_gib": 0.25},
+                }
+            )
+        )
+        return checkpoint
+
+    def data(self, algorithm: str) -> tuple[Values, Values]:
+        """Training and held-out pairs."""
+        n = N_OF_BONBON if algorithm == "bonbon" else 2
+        source = {"source": str(self.folder / "draws" / f"best_of_{n}.jsonl"), **self.pair_keys}
+        return {**source, "rows": "20%:100%"}, {**source, "rows": "0%:20%"}
+
+    learning_rate = 3e-4
+    num_evaluated = 400
+
+
+class PairsFile(Oracle):
+    """Real preferences: sft on chosen answers, a reward model on part of the pairs."""
+
+    max_tokens, context = 64, 384
+    learning_rate = 1e-4
+    num_evaluated = 200
+    source = Path("pairs.jsonl")
+
+    def rows(self, share: str) -> Values:
+        return {
+            "source": str(self.source),
+            "prompt": "{prompt}",
+            "reference": None,
+            "response": "{chosen}",
+            "template": "{prompt}",
+            "rows": share,
+            "pairs": {"skip_unusable": True, "max_prompt_tokens": 256},
+            "skip_too_long": True,
+        }
+
+    @property
+    def prompts(self) -> Values:
+        return self.rows("20%:100%")
+
+    @property
+    def held_out(self) -> Values:
+        return self.rows("0%:20%")
+
+    def prepare(self) -> Path:
+        prompts = self.prompts
+        init_model(
+            InitModelConfig(output=self.folder / "model", data=prompts, vocabulary_size=2048, seed=self.seed)  # type: ignore[arg-type]
+        )
+        shared = {
+            "seed": self.seed,
+            "model": {"path": str(self.folder / "model")},
+            "rollout": {"prompts_per_step": 32, "engine": {"max_model_len": self.context}},
+            "sampling": {"max_tokens": self.max_tokens},
+            "checkpoints": {"every_steps": 0},
+        }
+        sft = {"data": prompts, "algorithm": {"name": "sft"}, "learner": {"learning_rate": 1e-3, "warmup_steps": 20}}
+        run = train(
+            load_config(TrainConfig, [], {**shared, **sft, "folder": str(self.folder / "sft"), "num_steps": 300})
+        )
+        checkpoint = Path(run.summary()["checkpoint"])
+        scorer = {
+            **shared,
+            "folder": str(self.folder / "reward_model"),
+            "num_steps": 120,
+            "model": {"path": str(checkpoint)},
+            "data": prompts,
+            "algorithm": {"name": "reward_model"},
+            "learner": {"learning_rate": 1e-4, "warmup_steps": 10, "schedule": "linear"},
+            "evaluation": {"pairs": self.held_out, "num_prompts": 1000, "every_steps": 40},
+        }
+        self.reward_model = train(load_config(TrainConfig, [], scorer)).summary()
+        self.rewards = [{"name": "reward_model", "model": self.reward_model["checkpoint"]}]
+        return checkpoint
+
+    def data(self, algorithm: str) -> tuple[Values, Values]:
+        return self.prompts, self.held_out
+
+
+def train_one(task: Oracle, name: str, checkpoint: Path) -> dict[str, float]:
+    """One algorithm from the sft model; what its evaluations and a comparison with the sft model found."""
+    data, held_out = task.data(name)
+    algorithm = ALGORITHMS[name]
+    values = {
+        "name": name,
+        "folder": str(task.folder / name),
+        "seed": task.seed,
+        "num_steps": task.num_steps,
+        "model": {"path": str(checkpoint)},
+        "data": data,
+        "sampling": {"max_tokens": task.max_tokens, "num_completions": 2},
+        "rollout": {
+            "prompts_per_step": task.pairs_per_step,
+            "engine": {"max_model_len": task.context, "kv_cache_gib": 0.25},
+        },
+        "async": {"stale": "drop"},
+        "rewards": task.rewards,
+        "algorithm": algorithm,
+        "learner": {"learning_rate": task.learning_rate, "schedule": "linear", "warmup_steps": 10},
+        "evaluation": {
+            "data": task.held_out,
+            "pairs": held_out,
+            "num_prompts": task.num_evaluated,
+            "num_completions": 4,
+            "temperature": 1.0,
+        },
+        "checkpoints": {"every_steps": 0},
+    }
+    run = train(load_config(TrainConfig, [], values))
+    lines = read_metrics(run.folder.path)
+    first, last = (line for line in lines if "evaluation/seconds" in line)
+    steps = [line for line in lines if "time/step_s" in line]
+    steady = steps[len(steps) // 5 :]
+    trained = run.summary()["checkpoint"]
+    found = compare(
+        CompareConfig.model_validate(
+            {
+                "folder": task.folder / f"{name}-against-sft",
+                "seed": task.seed,
+                "new": {"model": trained},
+                "reference": {"model": str(checkpoint)},
+                "data": task.held_out,
+                "num_prompts": task.num_evaluated,
+                "sampling": {"temperature": 1.0, "max_tokens": task.max_tokens},
+                "rewards": task.rewards,
+                "kl": True,
+                "engine": {"max_model_len": task.context, "kv_cache_gib": 0.25},
+            }
+        )
+    )
+    return {
+        "reward_before": first["evaluation/reward_mean"],
+        "reward": last["evaluation/reward_mean"],
+        "reward_accuracy": last["evaluation/reward_accuracy"],
+        "reward_margin": last["evaluation/reward_margin"],
+        "tokens": sum(line.get("rollout/tokens", 0.0) for line in steps),
+        "step_s": statistics.mean(line["time/step_s"] for line in steady),
+        "seconds": steps[-1]["seconds"] - steps[0]["seconds"],
+        "comparison": found,
+    }  # type: ignore[dict-item]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("task", choices=["oracle", "pairs"])
+    parser.add_argument("--source", type=Path, help="pairs: the file")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, default=120)
+    parser.add_argument("--only", nargs="+", choices=list(ALGORITHMS), default=list(ALGORITHMS))
+    parser.add_argument("--folder", type=Path, default=Path("runs/preferences"))
+    arguments = parser.parse_args()
+    results: dict[int, dict[str, Any]] = {}
+    for seed in arguments.seeds:
+        folder = (arguments.folder / f"{arguments.task}-{seed}").absolute()
+        if arguments.task == "pairs":
+            PairsFile.source = arguments.source
+            task: Oracle = PairsFile(folder, seed, arguments.steps, 32)
+        else:
+            task = Oracle(folder, seed, arguments.steps, 64)
+        with ray_cluster(ClusterConfig(address="local")):
+            checkpoint = task.prepare()
+            found = {name: train_one(task, name, checkpoint) for name in arguments.only if usable(name, arguments.task)}
+        results[seed] = {**found, "reward_model": getattr(task, "reward_model", None)}
+        (folder / "results.json").write_text(json.dumps(results[seed], indent=1))
+    print(table(results))
+    return 0
+
+
+def usable(name: str, task: str) -> bool:
+    """BoNBoN learns from best and worst of n, which a file of pairs is not."""
+    return task == "oracle" or name != "bonbon"
+
+
+def table(results: dict[int, dict[str, Any]]) -> str:
+    """Markdown, a row an algorithm and seed."""
+    lines = [
+        "| algorithm | seed | held-out reward, sft | after | held-out pairs ranked right | margin | "
+        "win rate against sft, ties half | KL, nats | tokens generated | s a step |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name in ALGORITHMS:
+        for seed, found in results.items():
+            if name not in found:
+                continue
+            one, kl, wins = found[name], found[name]["comparison"]["kl"], found[name]["comparison"]["by_reward"]
+            lines.append(
+                f"| {name} | {seed} | {one['reward_before']:.3f} | {one['reward']:.3f} | "
+                f"{one['reward_accuracy']:.1%} | "
+                f"{one['reward_margin']:.3f} | {wins['win_rate']:.1%} | {kl['mean']:.2f} | "
+                f"{one['tokens']:.0f} | {one['step_s']:.3f} |"
+            )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
