@@ -31,6 +31,7 @@ HERE = Path(__file__).resolve().parent
 RESULTS, README, TRIED = HERE / "results.json", HERE / "README.md", HERE / "tried.md"
 BENCHMARKS = {
     "async_share": 2400.0,
+    "simulator_here": 600.0,
     "trl_comparison": 3600.0,
     "rollout_throughput": 600.0,
     "learner_tokens": 900.0,
