@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.resources
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from raylign.jobs.config_loading import ConfigError, config_yaml, load_config, p
 from raylign.jobs.doctor import DoctorConfig
 from raylign.jobs.init_model import InitModelConfig
 from raylign.jobs.quickstart import QuickstartConfig
+from tests.jobs.stand_ins import config_of_recipe, shipped_recipes
 
 REWARDS = ["--rewards", '[{"name": "exact"}]']
 
@@ -95,12 +95,10 @@ def test_the_run_folder_takes_name_and_seed() -> None:
 
 
 def test_every_shipped_recipe_is_valid() -> None:
-    folder = importlib.resources.files("raylign.jobs") / "recipes"
-    names = [entry.name for entry in folder.iterdir() if entry.name.endswith(".yaml")]
+    names = shipped_recipes()
     assert names
     for name in names:
-        config_class: Any = EvaluateConfig if name.startswith("evaluate") else TrainConfig
-        assert load_config(config_class, [name.removesuffix(".yaml")]).name
+        assert config_of_recipe(name).name
 
 
 def configs_within(config_class: type[BaseModel]) -> set[type[BaseModel]]:

@@ -1,0 +1,204 @@
+"""Local stand-ins for the models and data sets of recipes, so that they can be planned anywhere.
+
+Given the words of a `raylign` command; gives what its checks before the start find, with one tiny model and small files
+in place of everything that would have to be downloaded or trained first.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.resources
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from raylign.jobs import plan
+from raylign.jobs.best_of_n import examine_best_of_n
+from raylign.jobs.best_of_n_config import BestOfNConfig
+from raylign.jobs.cli import COMMANDS, _command_name
+from raylign.jobs.compare import examine_compare
+from raylign.jobs.compare_config import CompareConfig
+from raylign.jobs.config import EvaluateConfig, TrainConfig
+from raylign.jobs.config_loading import Layer, find_recipe, parse_words, read_recipe, resolve
+from raylign.jobs.findings import Findings
+from raylign.jobs.init_model import InitModelConfig, init_model
+from raylign.jobs.machine import GIB, Gpu, Machine
+from raylign.rollout.prompts import DataConfig
+from raylign.rollout.templates import Template
+
+TWO_CORES = Machine(2, 32 * GIB, 24 * GIB, 8 * GIB, ())
+EIGHT_GPUS = Machine(64, 512 * GIB, 480 * GIB, 64 * GIB, (Gpu("a GPU", 80 * GIB, 79 * GIB, "600.1"),) * 8)
+NUM_ROWS = 40
+NUM_GENERATED = 200
+COMMAND_OF_PREFIX = {"evaluate": "evaluate", "best_of_n": "data best-of-n", "compare": "compare"}
+"""Which command a recipe is for, by how its name begins; all others are for `train`."""
+
+
+def shipped_recipes() -> list[str]:
+    """Names of the recipes that come with raylign."""
+    folder = importlib.resources.files("raylign.jobs") / "recipes"
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def command_of_recipe(name: str) -> str:
+    """The command that a recipe is written for."""
+    found = (command for prefix, command in COMMAND_OF_PREFIX.items() if name.startswith(prefix))
+    return next(found, "train")
+
+
+def config_class_of(command: str) -> type[BaseModel]:
+    """What a command reads."""
+    module, _, name = COMMANDS[command].config_class.partition(":")
+    config_class: type[BaseModel] = getattr(importlib.import_module(module), name)
+    return config_class
+
+
+def config_of_recipe(name: str) -> Any:
+    """A shipped recipe by itself."""
+    return resolve(config_class_of(command_of_recipe(name)), [read_recipe(find_recipe(name))])
+
+
+class StandIns:
+    """One tiny model, and a small file for each data set."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        questions = folder / "questions.jsonl"
+        questions.write_text(
+            "".join(json.dumps({"question": f"{n} + {n}", "answer": str(2 * n)}) + "\n" for n in range(99))
+        )
+        self._model = init_model(
+            InitModelConfig(
+                output=folder / "model",
+                data=DataConfig(source=str(questions)),
+                num_layers=1,
+                width=32,
+                num_heads=1,
+                num_kv_heads=1,
+                max_positions=4096,
+            )
+        )
+        self._answers = folder / "answers.jsonl"
+        lines = ({"prompt": f"what is {n} + {n}?", "response": str(2 * n)} for n in range(NUM_ROWS))
+        self._answers.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        self._files: dict[Any, Path] = {}
+
+    def examine(self, words: Sequence[str]) -> Findings:
+        """The checks of `raylign <words>` before its start; ConfigError where a key or a value is refused."""
+        name, rest = _command_name(list(words))
+        config_class = config_class_of(name)
+        layers = parse_words(config_class, rest, f"raylign {name}").layers
+        config = resolve(config_class, [*layers, Layer(self._values(resolve(config_class, layers)))])
+        if isinstance(config, TrainConfig):
+            is_large = config.learner.num_ranks + config.rollout.num_engines > TWO_CORES.num_cores
+            return plan.examine_training(config, EIGHT_GPUS if is_large else TWO_CORES)
+        if isinstance(config, EvaluateConfig):
+            return plan.examine_evaluation(config, TWO_CORES)
+        if isinstance(config, BestOfNConfig):
+            return examine_best_of_n(config, TWO_CORES)
+        if isinstance(config, CompareConfig):
+            return examine_compare(config, TWO_CORES)
+        return Findings()  # a command that checks nothing beyond its config
+
+    def _values(self, config: BaseModel) -> dict[str, Any]:
+        """What takes the place of models, data and folders."""
+        values: dict[str, Any] = {}
+        if "cluster" in type(config).model_fields:
+            values = {"folder": str(self._folder / "nothing-yet"), "cluster": {"address": "local"}}
+        if isinstance(config, TrainConfig):
+            values |= {"model": {"path": str(self._model)}}
+            if config.learner.reference_path is not None:
+                values["learner"] = {"reference_path": str(self._model)}
+        elif isinstance(config, EvaluateConfig | BestOfNConfig):
+            values |= {"model": str(self._model)}
+        elif isinstance(config, CompareConfig):
+            for key, side in config.sides.items():
+                is_model = side.model is not None
+                values[key] = {"model": str(self._model)} if is_model else {"answers": str(self._answers)}
+        for path, data in data_sections(config):
+            section = values
+            for key in path[:-1]:
+                section = section.setdefault(key, {})
+            section[path[-1]] = self._data(data)
+        return values
+
+    def _data(self, data: DataConfig) -> dict[str, Any]:
+        """Equal sources share a file, so that rows which overlap are found."""
+        if data.source.startswith("reasoning_gym:"):
+            return {"num_generated": NUM_GENERATED}
+        key = data.source, data.subset, data.split, data.pairs.format, *templates_of(data)
+        if key not in self._files:
+            self._files[key] = self._folder / f"data-{len(self._files)}.jsonl"
+            rows = [row_of(data, number, len(self._files)) for number in range(NUM_ROWS)]
+            self._files[key].write_text("".join(json.dumps(row) + "\n" for row in rows))
+        # a range of counted rows is of the real data set; all that can be said of it here is that it is well formed
+        rows_of_stand_in = data.rows if "%" in data.rows else "0%:100%"
+        return {"source": str(self._files[key]), "subset": None, "rows": rows_of_stand_in}
+
+
+def data_sections(config: BaseModel) -> Iterator[tuple[tuple[str, ...], DataConfig]]:
+    """Every data section of a config with its keys."""
+    for key in type(config).model_fields:
+        value = getattr(config, key)
+        if isinstance(value, DataConfig):
+            yield (key,), value
+        elif isinstance(value, BaseModel):
+            yield from (((key, *path), data) for path, data in data_sections(value))
+
+
+def templates_of(data: DataConfig) -> list[str | None]:
+    """What says which columns the rows must have."""
+    pairs = data.pairs
+    return [data.prompt, data.reference, data.response, pairs.chosen, pairs.rejected, data.messages, pairs.probability]
+
+
+def row_of(data: DataConfig, number: int, data_set: int) -> dict[str, Any]:
+    """A row as the format and the templates of a data section want it."""
+    question, better, worse = f"{number} + {data_set}?", f"{number + data_set}", f"{number - data_set} or so"
+    if data.pairs.format == "best_worst":
+        return {question: {"responses": [better, worse], "pairs": [[0, 1]]}}
+    row = row_of_format(data.pairs.format, question, better, worse)
+    asked, answered = {"role": "user", "content": question}, {"role": "assistant", "content": better}
+    if data.messages is not None:
+        row[data.messages] = [asked, answered]
+    if data.pairs.probability is not None:
+        row[data.pairs.probability] = 0.75
+    for template in (data.prompt, data.reference, data.response):
+        text = question if template == data.prompt else better
+        row = {column: text for column in Template(template or "").columns} | row
+    for template, text in ((data.pairs.chosen, better), (data.pairs.rejected, worse)):
+        row = {column: text for column in Template(template).columns} | row
+    return row
+
+
+def row_of_format(format: str, question: str, better: str, worse: str) -> dict[str, Any]:
+    """As the data sets have them."""
+    if format == "dialogues":
+        start = f"\n\nHuman: {question}\n\nAssistant:"
+        return {"chosen": f"{start} {better}", "rejected": f"{start} {worse}"}
+    if format == "messages":
+        asked = {"role": "user", "content": question}
+        answers = {"chosen": better, "rejected": worse}
+        return {side: [asked, {"role": "assistant", "content": text}] for side, text in answers.items()}
+    if format in ("pku_better", "pku_safer"):
+        return {
+            "prompt": question,
+            "response_0": worse,
+            "response_1": better,
+            "better_response_id": 1,
+            "safer_response_id": 1,
+        }
+    if format == "ultrafeedback":
+        scores = {better: 9, worse: 2, f"{worse}?": 3, f"{worse}!": 4}
+        completions = [{"response": text, "overall_score": score} for text, score in scores.items()]
+        return {"instruction": question, "completions": completions}
+    if format == "webgpt":
+        answers = {"answer_0": better, "answer_1": worse}
+        return {"question": {"full_text": question}, **answers, "score_0": 1, "score_1": -1}
+    if format == "summarize":
+        info = {"subreddit": "sums", "title": question, "post": question}
+        return {"info": info, "summaries": [{"text": better}, {"text": worse}], "choice": 0}
+    return {"prompt": question, "chosen": better, "rejected": worse, "n": 8}
