@@ -24,10 +24,10 @@ pytestmark = pytest.mark.ray
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """A data section: sums with the right answer and one that is off by one."""
+    """A data section: sums with the right answer and one that is off by fifty."""
     file = tmp_path_factory.mktemp("pairs") / "pairs.jsonl"
     rows = [
-        {"prompt": f"{a} + {b} =", "chosen": f" {a + b}", "rejected": f" {a + b + 1}"}
+        {"prompt": f"{a} + {b} =", "chosen": f" {a + b}", "rejected": f" {a + b + 50}"}
         for a in range(8)
         for b in range(8)
     ]
@@ -64,9 +64,9 @@ def test_a_reward_model_learns_to_rank_and_serves_as_a_reward(reward_model: Run)
     assert 0 <= held_out[-1]["evaluation/calibration_error"] <= 1
     assert held_out[-1]["evaluation/num_pairs"] == 16
     served = RewardModel(RewardModelConfig(model=str(checkpoint_of(reward_model))))
-    item = Item("1 + 1 =", (" 2", " 3"), num_tokens=(2, 2), finished=(True, True))
+    item = Item("1 + 1 =", (" 2", " 52"), num_tokens=(2, 2), finished=(True, True))
     (scores,) = served.score([item])
-    again = served.score([Item("1 + 1 =", (" 3",), num_tokens=(2,), finished=(True,))])[0]
+    again = served.score([Item("1 + 1 =", (" 52",), num_tokens=(2,), finished=(True,))])[0]
     assert scores[1] == pytest.approx(again[0], abs=1e-5), "batching does not change a score"
 
 
@@ -154,6 +154,6 @@ def test_dpo_resumes_number_for_number_and_the_reference_is_not_run_again(
 
     with sqlite3.connect(whole / "reference" / "rank0.sqlite") as database:
         (count,) = database.execute("select count(*) from logps").fetchone()
-    answers = {(f"{a} + {b} =", text) for a in range(8) for b in range(8) for text in (a + b, a + b + 1)}
+    answers = {(f"{a} + {b} =", text) for a in range(8) for b in range(8) for text in (a + b, a + b + 50)}
     assert count == len(answers), "each answer once, over all epochs"
     assert np.isfinite([line["learner/loss"] for line in one if line["learner/loss"] is not None]).all()
