@@ -54,6 +54,8 @@ class MicroBatch:
     """(S,) float: `Example.weight`."""
     example_indices: tuple[int, ...]
     """(S,) where each sequence stands in the list it was made from; empty for a stand-in batch."""
+    rows: tuple[int, ...]
+    """(S,) `Example.group`: ordinals of prompts or rows, for words about them."""
     num_input_tokens: int
     """Positions fed that are no padding."""
     unit_index: torch.Tensor
@@ -231,6 +233,7 @@ def make_micro_batch(examples: Sequence[Example], indices: Sequence[int], layout
         sequence_lengths=torch.tensor([float(mask.sum()) for mask in masks]),
         sequence_weights=torch.tensor([float(example.weight) for example in chosen]),
         example_indices=tuple(indices),
+        rows=tuple(example.group for example in chosen),
         num_input_tokens=int(lengths_S.sum()),
         unit_index=torch.from_numpy(unit_index),
         num_units=len(units),

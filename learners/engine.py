@@ -87,6 +87,9 @@ class LearnerConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
     """How long one update may take."""
 
 
+NUM_NAMED_ROWS = 8
+
+
 class NonFiniteError(RuntimeError):
     """A loss or gradient was NaN or infinite; the optimizer has not moved and the batch lies on disk."""
 
@@ -232,6 +235,9 @@ class DeepSpeedEngine:
             merged: dict[str, Any] = {name: array for part in arrays for name, array in part.items()}
             np.savez(path, **merged)
         where = f"saved as {path}" if batches else f"another rank saved it beside {path}"
+        rows = sorted({row for batch in batches for row in batch.rows if row >= 0})
+        named = f" (rows {', '.join(map(str, rows[:NUM_NAMED_ROWS]))}{', …' if rows[NUM_NAMED_ROWS:] else ''})"
+        where += named if rows else ""
         return NonFiniteError(
             f"{what} not finite at optimizer step {self.num_steps}, before the optimizer moved; micro-batch {where}. "
             "Look there for extreme log-probs or advantages; a lower learning rate or max_grad_norm often helps."

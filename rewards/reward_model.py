@@ -51,6 +51,12 @@ class RewardModel(Reward):
             raise ValueError(
                 f"reward model {config.model!r} has {model_config.num_labels} labels, not one: it is no reward model"
             )
+        size = model_config.get_text_config().vocab_size
+        if len(self._tokenizer) > size:
+            raise ValueError(
+                f"reward model {config.model!r} knows {size} tokens and its tokenizer has {len(self._tokenizer)}: they "
+                "do not belong together; give a folder with the tokenizer that the model was trained with"
+            )
         self._as_trained = bool(getattr(model_config, TRAINED_BY_US, False))
         has_gpu = torch.cuda.is_available()
         self._device = config.device if config.device != "auto" else "cuda" if has_gpu else "cpu"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from raylign.learners.algorithms.reward_model import RewardModelTrainingConfig
 from raylign.learners.algorithms.sail import SailConfig
 from raylign.learners.algorithms.sail_routing import DATA, DDP, DPP, DPR, RouteDraws
 from raylign.learners.batch import micro_batches, plan_for, shard, units_of
-from raylign.learners.engine import LearnerConfig
+from raylign.learners.engine import LearnerConfig, NonFiniteError
 from raylign.learners.learner import Learner
 
 SETTINGS = LearnerConfig(learning_rate=1e-2, threads_per_rank=1)
@@ -69,6 +70,19 @@ def test_the_reference_runs_once_a_row_and_never_again(tiny_model: Path, tmp_pat
     assert again._reference is None, "all rows are known, so the reference was never loaded"
     assert np.array_equal(first, second)
     assert [line["learner/loss"] for line in first_metrics] == [line["learner/loss"] for line in again_metrics]
+
+
+def test_a_loss_that_overflows_names_the_rows_and_stops_before_the_optimizer_moves(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    learner = learner_of(DpoConfig(), tiny_model, tmp_path / "debug")
+    before = np.concatenate([tensor.flatten().numpy().copy() for _, tensor in learner.weights()])
+    pairs = random_pairs()
+    pairs[4] = replace(pairs[4], probability=float("inf"))
+    with pytest.raises(NonFiniteError, match=r"loss not finite at optimizer step 0.*\(rows .*\b4\b"):
+        learner.update(pair_algorithm(learner).pair_examples(pairs))
+    assert np.array_equal(before, np.concatenate([tensor.flatten().numpy() for _, tensor in learner.weights()]))
+    assert list((tmp_path / "debug").iterdir()), "the batch is saved"
 
 
 def test_held_out_pairs_are_evaluated_without_a_step(tiny_model: Path, tmp_path: Path) -> None:

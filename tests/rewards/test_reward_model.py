@@ -90,6 +90,15 @@ def test_model_without_a_scalar_head_is_refused(tmp_path: Path) -> None:
         RewardModel(RewardModelConfig(model=str(tmp_path / "nowhere")))
 
 
+def test_a_tokenizer_that_does_not_belong_to_the_model_is_refused(tmp_path: Path) -> None:
+    model = make_model(tmp_path / "a", None)
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer.add_tokens([f"<more {number}>" for number in range(5)])
+    tokenizer.save_pretrained(model)
+    with pytest.raises(ValueError, match="they do not belong together"):
+        RewardModel(RewardModelConfig(model=model))
+
+
 def test_buckets_hold_each_row_once_within_the_budget() -> None:
     lengths = [5, 1, 9, 3, 9, 30, 2]
     batches = list(length_buckets(lengths, 20))
