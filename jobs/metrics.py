@@ -101,6 +101,8 @@ METRICS: tuple[Metric, ...] = (
     Metric("selection/weight_<quantile>", "weight", "Least, quartiles and largest of the weights of all rows."),
     Metric("selection/passed_share", "share", "Rows of the step that the gate lets into the model's loss."),
     Metric("selection/sampled_share", "share", "Rows of the step that are learned from by answers of the policy."),
+    Metric("selection/max_ratio", "ratio", "Largest π_θ / π_old of a token of such answers, capped at 10; 1: fresh."),
+    Metric("selection/min_ratio", "ratio", "Smallest of them."),
     Metric("refresh/rows", "rows", "Rows that the policy has answered anew, in use from this step on."),
     Metric("refresh/failed_rows", "rows", "Of those, rows that no engine could answer: they keep what they had."),
     Metric("refresh/unusable_share", "share", "Answers without text: left out."),

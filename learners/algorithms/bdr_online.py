@@ -57,11 +57,13 @@ class BdrOnline(TwoLevelAlgorithm[BdrOnlineConfig]):
     def factors(self, weights: Sequence[float]) -> list[float]:
         return gate(weights, self.config.filter_rate)
 
-    def token_losses(self, logps: torch.Tensor, batch: MicroBatch) -> torch.Tensor:
+    def token_losses(self, logps: torch.Tensor, batch: MicroBatch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         assert batch.old_logps is not None, "every example carries them"
         is_sampled = batch.facts["sampled"][batch.sequence_index] > 0
         ratios = importance_ratios(logps, batch.old_logps)
-        return nll(logps) * ratios.where(is_sampled, ratios.new_ones(()))
+        ratios = ratios.where(is_sampled, ratios.new_ones(()))
+        extremes = {"selection/max_ratio/max": ratios.max(), "selection/min_ratio/min": ratios.min()}
+        return nll(logps) * ratios, extremes
 
 
 def importance_ratios(logps: torch.Tensor, old_logps: torch.Tensor) -> torch.Tensor:

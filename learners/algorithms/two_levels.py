@@ -82,9 +82,9 @@ class TwoLevelAlgorithm(RowAlgorithm, Generic[C]):
         """What multiplies the loss of each row of a batch, given their weights."""
         raise NotImplementedError
 
-    def token_losses(self, logps: torch.Tensor, batch: MicroBatch) -> torch.Tensor:
-        """(N,)"""
-        return nll(logps)
+    def token_losses(self, logps: torch.Tensor, batch: MicroBatch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """(N,) and metrics."""
+        return nll(logps), {}
 
     @property
     def upper_share_now(self) -> float:
@@ -112,14 +112,15 @@ class TwoLevelAlgorithm(RowAlgorithm, Generic[C]):
         self, logps: torch.Tensor, entropies: torch.Tensor, batch: MicroBatch, normalizers: Normalizers
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Σ coefficient·ℓ over sequences; a pair above is one term."""
-        token_losses = self.token_losses(logps, batch) * batch.loss_mask
+        token_losses, metrics = self.token_losses(logps, batch)
+        token_losses = token_losses * batch.loss_mask
         sums_S = token_losses.new_zeros(len(batch.sequence_lengths)).index_add(0, batch.sequence_index, token_losses)
         losses_S = sums_S / batch.sequence_lengths.clamp(min=1)
         if self.config.upper != "sft":
             pairs, _ = pairs_in(logps, batch)
             losses_P = self._pair_losses(pairs.h, pairs.facts["probability"])
             losses_S = losses_S.where(batch.facts["side"] == 0, losses_P[batch.unit_index])
-        metrics = {"learner/entropy/sum": (entropies * batch.loss_mask).sum(), "sequence/loss": losses_S.detach()}
+        metrics |= {"learner/entropy/sum": (entropies * batch.loss_mask).sum(), "sequence/loss": losses_S.detach()}
         return (batch.facts["coefficient"] * losses_S).sum(), metrics
 
     def _pair_losses(self, h: torch.Tensor, probability: torch.Tensor) -> torch.Tensor:
