@@ -31,7 +31,7 @@ from raylign.rollout.templates import Template
 
 TWO_CORES = Machine(2, 32 * GIB, 24 * GIB, 8 * GIB, ())
 EIGHT_GPUS = Machine(64, 512 * GIB, 480 * GIB, 64 * GIB, (Gpu("a GPU", 80 * GIB, 79 * GIB, "600.1"),) * 8)
-NUM_ROWS = 40
+NUM_ROWS, ROWS_STOOD_FOR = 40, 20_000
 NUM_GENERATED = 200
 COMMAND_OF_PREFIX = {"evaluate": "evaluate", "best_of_n": "data best-of-n", "compare": "compare"}
 """Which command a recipe is for, by how its name begins; all others are for `train`."""
@@ -134,9 +134,8 @@ class StandIns:
             self._files[key] = self._folder / f"data-{len(self._files)}.jsonl"
             rows = [row_of(data, number, len(self._files)) for number in range(NUM_ROWS)]
             self._files[key].write_text("".join(json.dumps(row) + "\n" for row in rows))
-        # a range of counted rows is of the real data set; all that can be said of it here is that it is well formed
-        rows_of_stand_in = data.rows if "%" in data.rows else "0%:100%"
-        return {"source": str(self._files[key]), "subset": None, "rows": rows_of_stand_in}
+        share = ":".join(map(as_percentage, data.rows.split(":")))
+        return {"source": str(self._files[key]), "subset": None, "rows": share}
 
 
 def data_sections(config: BaseModel) -> Iterator[tuple[tuple[str, ...], DataConfig]]:
@@ -147,6 +146,11 @@ def data_sections(config: BaseModel) -> Iterator[tuple[tuple[str, ...], DataConf
             yield (key,), value
         elif isinstance(value, BaseModel):
             yield from (((key, *path), data) for path, data in data_sections(value))
+
+
+def as_percentage(bound: str) -> str:
+    """Rows are counted in the real data set."""
+    return f"{min(100, 100 * int(bound) // ROWS_STOOD_FOR)}%" if bound.strip().isdigit() else bound
 
 
 def templates_of(data: DataConfig) -> list[str | None]:

@@ -1,0 +1,109 @@
+"""docs/from_the_originals.md: every command and key of ours on that page is one that `raylign plan` accepts."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from raylign.jobs.config_loading import ConfigError
+from tests.jobs.stand_ins import StandIns
+
+pytestmark = pytest.mark.usefixtures("one_tokenizer")
+PAGE = Path(__file__).parents[2] / "docs" / "from_the_originals.md"
+WITHOUT_KEY = ("none", "always")
+CODE = re.compile(r"`([^`]+)`")
+FLAGS_OF_TRAIN_SELECTOR = """
+    save_path save_steps logging_steps eval_steps ckpt_path max_ckpt_num max_ckpt_mem load_checkpoint
+    train_batch_size micro_train_batch_size max_norm gradient_checkpointing gradient_checkpointing_use_reentrant seed
+    disable_fast_tokenizer local_rank zero_stage bf16 ref_offload zpg adam_offload flash_attn grad_accum_dtype
+    disable_trace_cache pretrain load_in_4bit lora_rank lora_alpha target_modules lora_dropout
+    max_epochs lambd eps lr_scheduler learning_rate l2 adam_betas
+    obj_1 aux_loss_coef_1 obj_opt_1 ref_pareto_1 obj_2 max_len_2 aux_loss_coef_2 obj_opt_2 ref_pareto_2
+    dataset_1 dataset_probs_1 train_split_1 eval_split_1 input_template_1 max_samples_1 max_len_1 apply_chat_template_1
+    tokenizer_chat_template_1 dataset_2 dataset_probs_2 train_split_2 eval_split_2 input_template_2 max_samples_2
+    apply_chat_template_2 tokenizer_chat_template_2 input_key output_key input_key_2 output_key_2
+    pref_prompt_key pref_chosen_key pref_rejected_key pref_prompt_key_2 pref_chosen_key_2 pref_rejected_key_2
+    ref_model ref_model_2 dpo_beta dpo_ipo dpo_label_smoothing dpo_nll_loss_coef
+    dpo_beta_2 dpo_ipo_2 dpo_label_smoothing_2 dpo_nll_loss_coef_2
+    selector_learning_rate selector_activation selector_name selector_lr_scheduler selector_mode selector_temperature
+    selector_weight_decay online_sample_ratio online_generation_freq online_sample_size online_temperature
+    generation_batch_size dynamic_mode filter_rate ref_constant upperlevel_weight upperlevel_weight_decay
+    use_wandb wandb_org wandb_group wandb_project wandb_run_name use_tensorboard
+"""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a table of the page."""
+
+    line: int
+    original: str
+    ours: str
+    base: str | None
+    """The command that keys are added to; None in a table of whole commands."""
+
+    @property
+    def command(self) -> str | None:
+        """What to plan; None where the row says that there is nothing."""
+        spans = CODE.findall(self.ours)
+        if self.base is None:
+            return spans[0] if spans else None
+        keys = " ".join(spans)
+        if "--config " in keys:
+            return f"{self.base.split(' --')[0]} {keys}"
+        return f"{self.base} {keys}" if keys else None
+
+
+def rows_of_page(text: str) -> Iterator[Row]:
+    base, in_table = None, False
+    for number, line in enumerate(text.splitlines(), 1):
+        cells = [cell.strip() for cell in line.strip().strip("|").split(" | ")]
+        if not line.startswith("|"):
+            in_table = False
+            commands = [code for code in CODE.findall(line) if code.startswith("raylign ")]
+            base = commands[-1] if commands else base
+        elif not in_table:
+            in_table = True
+            assert cells[0] in ("original", "original command"), f"line {number}: what is this table?"
+            has_whole_commands = cells[0] == "original command"
+        elif not line.startswith("|---"):
+            assert line.count(" | ") == 2 or line.endswith(" | |"), f"line {number}: three cells"
+            yield Row(number, cells[0], cells[1], None if has_whole_commands else base)
+
+
+ROWS = list(rows_of_page(PAGE.read_text(encoding="utf-8")))
+
+
+@pytest.mark.parametrize(
+    "row", [row for row in ROWS if row.command], ids=lambda row: f"line {row.line}: {row.original}"
+)
+def test_what_the_page_says_is_ours_passes_plan(row: Row, stand_ins: StandIns, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "of a judge that is not asked here")
+    assert row.command is not None
+    words = shlex.split(row.command)
+    assert words.pop(0) == "raylign", row.command
+    findings = stand_ins.examine(words)
+    assert findings.problems == []
+    assert [warning for warning in findings.warnings if "overlap" in warning] == []
+
+
+def test_a_row_has_a_command_or_says_that_there_is_none() -> None:
+    assert len(ROWS) > 200
+    assert [row.line for row in ROWS if not row.command and row.ours not in WITHOUT_KEY] == []
+
+
+def test_every_flag_of_the_published_selector_is_on_the_page() -> None:
+    names = {name for row in ROWS for name in CODE.findall(row.original)}
+    assert [flag for flag in FLAGS_OF_TRAIN_SELECTOR.split() if flag not in names] == []
+
+
+def test_a_key_that_does_not_exist_is_found(stand_ins: StandIns) -> None:
+    row = Row(0, "`r`", "`--algorithm.ddp.shares 0.4`", "raylign train --config sail_ddp")
+    assert row.command is not None
+    with pytest.raises(ConfigError, match="did you mean"):
+        stand_ins.examine(shlex.split(row.command)[1:])
