@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
+BISECTIONS = 60
+
 
 def logistic_loss(z: torch.Tensor, probability: torch.Tensor, label_smoothing: float = 0.0) -> torch.Tensor:
     """(P,) −q·log σ(z) − (1−q)·log σ(−z) (DPO, arXiv 2305.18290 eq. 7; soft labels and smoothing as in cDPO).
@@ -52,6 +54,37 @@ def response_term(
     from torch.nn.functional import logsigmoid
 
     return -coefficient * (logsigmoid(z).detach() - baseline) * (chosen_logps + rejected_logps)
+
+
+def published_response_term(
+    z: torch.Tensor,
+    chosen_logps: torch.Tensor,
+    rejected_logps: torch.Tensor,
+    coefficient: torch.Tensor,
+    num_pairs: float,
+) -> torch.Tensor:
+    """(P,) a term with the gradient that SAIL's published code adds in place of `response_term`: −c·F/log π(y) to each
+    answer's log-prob, not divided by the batch. F and log π are negative, so it raises both answers."""
+    from torch.nn.functional import logsigmoid
+
+    f = logsigmoid(z).detach()
+    slopes = f / chosen_logps.detach() * chosen_logps + f / rejected_logps.detach() * rejected_logps
+    return -coefficient * num_pairs * slopes
+
+
+def robust_probability(probability: torch.Tensor, z: torch.Tensor, radius: float) -> torch.Tensor:
+    """(P,) the label probability p within KL(Bern(p)‖Bern(q)) ≤ radius that makes the loss largest: the smallest one
+    where z > 0, else the largest. By bisection, without a gradient."""
+    import torch
+
+    q = probability.detach().double().clamp(1e-12, 1 - 1e-12)
+    inside, outside = q.clone(), torch.where(z.detach() > 0, torch.zeros_like(q), torch.ones_like(q))
+    for _ in range(BISECTIONS):
+        middle = (inside + outside) / 2
+        divergence = torch.special.xlogy(middle, middle / q) + torch.special.xlogy(1 - middle, (1 - middle) / (1 - q))
+        fits = divergence <= radius
+        inside, outside = torch.where(fits, middle, inside), torch.where(fits, outside, middle)
+    return inside.to(probability.dtype)
 
 
 def best_of_n_beta(num_drawn: int) -> float:

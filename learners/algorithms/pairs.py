@@ -53,6 +53,8 @@ class Pairs:
     """(P,) each: `Example.facts` of y_w."""
     rejected_facts: dict[str, torch.Tensor]
     """(P,) each: of y_l."""
+    num_pairs: float
+    """Of the global batch, which the mean of the loss is over."""
 
 
 C = TypeVar("C", bound=PairConfig)
@@ -95,7 +97,8 @@ class PairAlgorithm(RowAlgorithm, Generic[C]):
         self, logps: torch.Tensor, entropies: torch.Tensor, batch: MicroBatch, normalizers: Normalizers
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Mean over the pairs of the global batch."""
-        pairs, counts = pairs_in(logps, batch)
+        num_pairs = normalizers.num_sequences / 2
+        pairs, counts = pairs_in(logps, batch, num_pairs)
         losses, metrics = self.pair_loss(pairs)
         margins = self.margins(pairs)
         metrics |= {
@@ -107,12 +110,11 @@ class PairAlgorithm(RowAlgorithm, Generic[C]):
         sums = {f"{key}/unit_sum": (value * counts).sum() for key, value in metrics.items() if key != PAIR_VALUE}
         if PAIR_VALUE in metrics:
             sums["sequence/loss"] = metrics[PAIR_VALUE][batch.unit_index]
-        num_pairs = normalizers.num_sequences / 2
         return (losses * counts).sum() / num_pairs, sums
 
 
-def pairs_in(logps: torch.Tensor, batch: MicroBatch) -> tuple[Pairs, torch.Tensor]:
-    """The pairs, and (P,) 1 for each but for a stand-in, 0."""
+def pairs_in(logps: torch.Tensor, batch: MicroBatch, num_pairs: float = 1.0) -> tuple[Pairs, torch.Tensor]:
+    """The pairs, and (P,) 1 for each but for a stand-in, 0. `num_pairs`: of the global batch."""
     side_S = batch.facts["side"]
     is_chosen_S, is_rejected_S = (side_S > 0).float(), (side_S < 0).float()
 
@@ -135,5 +137,6 @@ def pairs_in(logps: torch.Tensor, batch: MicroBatch) -> tuple[Pairs, torch.Tenso
         chosen_lengths=of_pairs(batch.sequence_lengths * is_chosen_S),
         facts={name: of_pairs(value * is_chosen_S) for name, value in batch.facts.items()},
         rejected_facts={name: of_pairs(value * is_rejected_S) for name, value in batch.facts.items()},
+        num_pairs=num_pairs,
     )
     return pairs, of_pairs(is_chosen_S)

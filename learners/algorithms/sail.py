@@ -21,7 +21,13 @@ from pydantic import BaseModel, Field, model_validator
 from raylign.learners.algorithms.base import Example
 from raylign.learners.algorithms.pairs import PAIR_VALUE, PairAlgorithm, PairConfig, Pairs
 from raylign.learners.algorithms.sail_routing import DATA, DDP, DPP, DPR, RouteDraws
-from raylign.learners.preference_losses import logistic_loss, response_term, self_label_loss
+from raylign.learners.preference_losses import (
+    logistic_loss,
+    published_response_term,
+    response_term,
+    robust_probability,
+    self_label_loss,
+)
 from raylign.rollout.sample import Group, PreferencePair
 
 if TYPE_CHECKING:
@@ -50,6 +56,8 @@ class SailConfig(PairConfig):
     """Strength of the pull to the reference."""
     label_smoothing: float = Field(0.0, ge=0, lt=0.5)
     """Share of the data's labels taken for wrong."""
+    robust_radius: float | None = Field(None, gt=0)
+    """Take the worst label probability within this KL of the given one (distributionally robust); empty: off."""
     ddp: RouteConfig = RouteConfig()
     """Answers of the data, labelled by the policy (r and rho in the paper's code)."""
     dpp: RouteConfig = RouteConfig()
@@ -60,6 +68,9 @@ class SailConfig(PairConfig):
     """Draw the label of policy-labelled pairs from the policy; false keeps the order of the data."""
     label_term: bool = True
     """Keep the term of the label distribution, −½·c·F²."""
+    response_term: Literal["exact", "published"] = "exact"
+    """exact: the gradient of the distribution of answers. published: what the paper's code adds, which has another sign
+    and size; for comparison only."""
     relabel: Literal["at_generation", "at_use"] = "at_generation"
     """Which policy labels its own answers (dpp): the one that gave them, or the one being trained."""
     baseline: Literal["none", "mean"] = "none"
@@ -173,11 +184,12 @@ class Sail(PairAlgorithm[SailConfig]):
         config = self.config
         route = pairs.facts["route"]
         is_data, is_generated = route == DATA, route >= DPP
-        losses = logistic_loss(z, pairs.facts["probability"], config.label_smoothing)
+        probability = pairs.facts["probability"]
+        if config.robust_radius is not None:
+            probability = robust_probability(probability, z, config.robust_radius)
+        losses = logistic_loss(z, probability, config.label_smoothing)
         losses = losses.where(is_data, self_label_loss(z, of_label))
-        losses = losses + response_term(
-            z, pairs.chosen_logps, pairs.rejected_logps, of_response, baseline=self._baseline
-        )
+        losses = losses + self._response_term(z, pairs, of_response)
         if config.reverse_kl_coef:
             # ∇½(log π − log π₀)² on the policy's own answers is the gradient of KL(π‖π₀)
             squares = 0.5 * (pairs.chosen_log_ratios.square() + pairs.rejected_log_ratios.square())
@@ -191,6 +203,12 @@ class Sail(PairAlgorithm[SailConfig]):
             **{f"sail/{name}_share": (route == code).float() for name, code in ROUTES.items()},
             PAIR_VALUE: f,
         }
+
+    def _response_term(self, z: torch.Tensor, pairs: Pairs, coefficient: torch.Tensor) -> torch.Tensor:
+        logps = pairs.chosen_logps, pairs.rejected_logps
+        if self.config.response_term == "published":
+            return published_response_term(z, *logps, coefficient, pairs.num_pairs)
+        return response_term(z, *logps, coefficient, baseline=self._baseline)
 
     def _swapped(self, z: torch.Tensor, pairs: Pairs) -> torch.Tensor:
         """(P,) bool: the label that the policy drew, given a uniform number that belongs to the row."""

@@ -39,6 +39,7 @@ def pairs_of(
         chosen_lengths=torch.ones(len(chosen), dtype=torch.float64),
         facts={name: torch.tensor(values, dtype=torch.float64) for name, values in given.items()},
         rejected_facts={},
+        num_pairs=len(chosen),
     )
 
 

@@ -16,9 +16,10 @@ from pair_cases import fixture_a, gradients, pairs_of  # type: ignore[import-not
 from raylign.learners.algorithms.bonbon import Bonbon, BonbonConfig
 from raylign.learners.algorithms.dpo import Dpo, DpoConfig
 from raylign.learners.algorithms.ipo import Ipo, IpoConfig
+from raylign.learners.algorithms.pairs import Pairs
 from raylign.learners.algorithms.sail import Sail, SailConfig
 from raylign.learners.algorithms.sail_routing import DATA, DDP, DPP, DPR
-from raylign.learners.preference_losses import best_of_n_beta
+from raylign.learners.preference_losses import best_of_n_beta, logistic_loss, robust_probability
 
 SWAPPED, KEPT = [1.0] * 4, [0.0] * 4
 """Uniform numbers that always and never swap."""
@@ -98,6 +99,59 @@ def test_the_response_term_has_the_published_gradients() -> None:
     chosen, rejected = gradients(pairs, losses)
     assert chosen == pytest.approx([0.019999, 0.027184, 0.022465, 0.036174], abs=1e-6)
     assert rejected == pytest.approx([0.039815, 0.049912, 0.043411, 0.061234], abs=1e-6)
+
+
+def test_the_published_codes_response_term_only_comes_by_its_switch() -> None:
+    pairs, losses = sail_losses(DPR, response_term="published")
+    chosen, _ = gradients(pairs, losses)
+    assert chosen == pytest.approx([-0.026208, -0.025000, -0.036766, -0.025302], abs=1e-6)
+
+
+def test_soft_and_robust_labels_have_the_published_numbers() -> None:
+    q, half = torch.tensor([0.8], dtype=torch.float64), torch.tensor([0.5], dtype=torch.float64)
+    assert logistic_loss(half, q).item() == pytest.approx(0.574077, abs=1e-6)
+    for z, radius, probability, loss in (
+        (half, 0.1, 0.604789, 0.671682),
+        (half, 1.0, 0.143260, 0.902447),
+        (-half, 0.1, 0.953788, 0.950971),
+    ):
+        found = robust_probability(q, z, radius)
+        assert found.item() == pytest.approx(probability, abs=1e-6)
+        assert logistic_loss(z, found).item() == pytest.approx(loss, abs=1e-6)
+
+
+def test_epochs_stretch_as_published() -> None:
+    assert 5 * SailConfig.model_validate({"ddp": {"share": 0.4}}).epoch_stretch == pytest.approx(8.333333)
+    assert 5 * SailConfig.model_validate({"dpp": {"share": 0.3}}).epoch_stretch == pytest.approx(7.142857)
+
+
+def test_bonbon_with_likelihood_alone_finds_the_best_of_n_law() -> None:
+    """16 answers, uniform base policy, n = 4: a tabular softmax policy comes to ((r+1)/16)^4 − (r/16)^4."""
+    random = np.random.default_rng(0)
+    draws = random.integers(0, 16, (40_000, 4))
+    best, worst = torch.from_numpy(draws.max(1)), torch.from_numpy(draws.min(1))
+    kept = best != worst
+    theta = torch.zeros(16, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.Adam([theta], lr=0.1)
+    algorithm = Bonbon(BonbonConfig(n=4, alpha=1.0))
+    uniform = torch.full((), -np.log(16.0), dtype=torch.float64)
+    for _ in range(400):
+        logps = theta.log_softmax(0)
+        chosen, rejected = logps[best], logps[worst]
+        ones = torch.ones(len(best), dtype=torch.float64)
+        pairs = Pairs(
+            h=chosen - rejected, chosen_logps=chosen, rejected_logps=rejected, chosen_log_ratios=chosen - uniform,
+            rejected_log_ratios=rejected - uniform, chosen_lengths=ones, facts={}, rejected_facts={},
+            num_pairs=len(best),
+        )  # fmt: skip
+        optimizer.zero_grad()
+        algorithm.pair_loss(pairs)[0].mean().backward()
+        optimizer.step()
+    ranks = np.arange(16)
+    law = ((ranks + 1) / 16) ** 4 - (ranks / 16) ** 4
+    distance = 0.5 * np.abs(theta.detach().softmax(0).numpy() - law).sum()
+    print(f"total variation {distance:.4f}; {int((~kept).sum())} groups of four equal answers")
+    assert distance < 0.02
 
 
 def test_a_baseline_is_subtracted_in_the_response_term_only() -> None:
