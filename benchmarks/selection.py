@@ -7,7 +7,7 @@ writes a Markdown table. `origin` names the truth; no run reads it.
     .venv/bin/python -m benchmarks.selection given --clean blue.jsonl --contaminated red.jsonl --bad hh_rejected
 
 AUC: chance that a clean row has more weight than a contaminated one; rows that the policy answered anew (online) are
-left out, since their weight speaks of the answers. Kept and dropped: by weight at least 1, or by the gate's share (online).
+left out, since their weight speaks of the answers. Kept and dropped: by weight at least 1; online by the gate's share.
 """
 
 from __future__ import annotations
