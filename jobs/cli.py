@@ -57,6 +57,11 @@ COMMANDS = {
         "raylign.jobs.compare:compare",
         "win rate of a model or file of answers against another, by rewards or a judge",
     ),
+    "sweep": Command(
+        "raylign.jobs.sweep_config:SweepConfig",
+        "raylign.jobs.sweep:sweep",
+        "a grid of training runs from one file, and a table of what they found",
+    ),
     "plan": Command(
         "raylign.jobs.simulation_config:PlanConfig",
         "raylign.jobs.plan:plan",
