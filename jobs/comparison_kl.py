@@ -53,7 +53,7 @@ def _logps_of(
     import ray
     from ray.exceptions import GetTimeoutError
 
-    task = ray.remote(answer_logps).options(
+    task: Any = ray.remote(answer_logps).options(
         num_cpus=cpus_for_each_role(1), num_gpus=1 if num_cluster_gpus() else 0, max_retries=0
     )
     pending = task.remote(side.model_path, prompts, answers, temperature)
