@@ -45,6 +45,36 @@ CHARTS: tuple[Chart, ...] = (
         "share of completions",
         ".0%",
     ),
+    Chart(
+        "Pairs ranked right",
+        (("preference/accuracy", "training pairs"), ("evaluation/reward_accuracy", "held-out pairs")),
+        "share of pairs",
+        ".0%",
+    ),
+    Chart(
+        "Margin between chosen and rejected",
+        (("preference/margin", "training pairs"), ("evaluation/reward_margin", "held-out pairs")),
+        "nats",
+    ),
+    Chart("Held-out reward", (("evaluation/reward_mean", "mean"),), "reward", always_shown=()),
+    Chart(
+        "Log-probs of answers",
+        (("preference/chosen_logp", "chosen"), ("preference/rejected_logp", "rejected")),
+        "nats an answer",
+        always_shown=(),
+    ),
+    Chart(
+        "Parts of BoNBoN's loss",
+        (("bonbon/sft_loss", "likelihood of the best"), ("bonbon/contrastive_loss", "contrast with the worst")),
+        "loss",
+        log=True,
+    ),
+    Chart(
+        "Pairs turned around",
+        (("sail/swapped_share", "label drawn the other way"), ("sail/reversed_share", "gradient reversed, F < −1/c")),
+        "share of pairs",
+        ".0%",
+    ),
     Chart("Completion length", (("rollout/completion_length_mean", "mean"),), "tokens"),
     Chart(
         "Share without signal",
