@@ -36,7 +36,13 @@ def line(step: int) -> dict[str, float]:
 
 def evaluation(step: int, accuracy: float) -> dict[str, float]:
     interval = {"evaluation/accuracy_low": accuracy - 0.05, "evaluation/accuracy_high": accuracy + 0.05}
-    return {"step": step, "evaluation/accuracy": accuracy, "evaluation/num_prompts": 200, **interval}
+    return {
+        "step": step,
+        "evaluation/accuracy": accuracy,
+        "evaluation/reward_mean": accuracy,
+        "evaluation/num_prompts": 200,
+        **interval,
+    }
 
 
 def fill(path: Path, num_steps: int) -> None:
