@@ -7,6 +7,7 @@ equally often (the public loop ends an epoch with the shorter set, and so leaves
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -160,7 +161,10 @@ class TwoLevelRows:
         """`selection.parquet` and, where asked, `selected.jsonl`."""
         state = await self._parts.learner.algorithm_state()
         groups = self._refresh.groups if self._refresh else {}
-        write_selection(run_folder, self.weighed, self._algorithm, state, groups, self._parts.step)
+        # in a thread: answers under way must not wait for thousands of rows to be written
+        await asyncio.to_thread(
+            write_selection, run_folder, self.weighed, self._algorithm, state, dict(groups), self._parts.step
+        )
 
 
 async def nothing() -> None:
