@@ -64,7 +64,7 @@ CHARTS: tuple[Chart, ...] = (
         always_shown=(),
     ),
     Chart(
-        "Parts of BoNBoN's loss",
+        "Parts of the loss of BoNBoN",
         (("bonbon/sft_loss", "likelihood of the best"), ("bonbon/contrastive_loss", "contrast with the worst")),
         "loss",
         log=True,

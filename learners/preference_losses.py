@@ -85,11 +85,3 @@ def robust_probability(probability: torch.Tensor, z: torch.Tensor, radius: float
         fits = divergence <= radius
         inside, outside = torch.where(fits, middle, inside), torch.where(fits, outside, middle)
     return inside.to(probability.dtype)
-
-
-def best_of_n_beta(num_drawn: int) -> float:
-    """β*_n = 1 / (2·(n−1)·Σ_{k<n} 1/k): the IPO target 1/(2β) is then the mean log-ratio margin of the best-of-n policy
-    between best and worst of n (BoNBoN, arXiv 2406.00832)."""
-    if num_drawn < 2:
-        raise ValueError(f"best and worst of n needs n of at least 2, not {num_drawn}")
-    return 1 / (2 * (num_drawn - 1) * sum(1 / k for k in range(1, num_drawn)))

@@ -77,7 +77,9 @@ def render_prompts(tokenizer: PreTrainedTokenizerBase, mapped: Sequence[MappedRo
         texts = _render_chats(tokenizer, mapped, config.source)
     else:
         start = start_of_text(tokenizer)
-        texts = [start + config.template.replace("{prompt}", item.messages[-1]["content"]) for item in mapped]
+        texts = [config.template.replace("{prompt}", item.messages[-1]["content"]) for item in mapped]
+        # rows that we wrote ourselves (best of n) hold prompts as they were fed
+        texts = [text if start and text.startswith(start) else start + text for text in texts]
     for text, item in zip(texts, mapped, strict=True):
         if not text:
             raise ValueError(f"{config.source}, {row_name(item.index)}: the prompt is empty")

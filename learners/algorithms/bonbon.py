@@ -12,7 +12,8 @@ from pydantic import Field
 
 from raylign.learners.algorithms.base import Example
 from raylign.learners.algorithms.pairs import PairAlgorithm, PairConfig, Pairs
-from raylign.learners.preference_losses import best_of_n_beta, logistic_loss, square_loss
+from raylign.learners.best_of_n_theory import best_of_n_beta
+from raylign.learners.preference_losses import logistic_loss, square_loss
 from raylign.rollout.sample import PreferencePair
 
 if TYPE_CHECKING:

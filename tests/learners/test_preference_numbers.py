@@ -19,7 +19,7 @@ from raylign.learners.algorithms.ipo import Ipo, IpoConfig
 from raylign.learners.algorithms.pairs import Pairs
 from raylign.learners.algorithms.sail import Sail, SailConfig
 from raylign.learners.algorithms.sail_routing import DATA, DDP, DPP, DPR
-from raylign.learners.preference_losses import best_of_n_beta, logistic_loss, robust_probability
+from raylign.learners.preference_losses import logistic_loss, robust_probability
 
 SWAPPED, KEPT = [1.0] * 4, [0.0] * 4
 """Uniform numbers that always and never swap."""
@@ -247,14 +247,6 @@ def test_the_published_codes_logistic_contrast_only_comes_by_its_switch() -> Non
         pairs_of([-10.0], [-12.0], [-11.0], [-11.5])
     )
     assert two.item() == pytest.approx(5.193436, abs=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("n", "beta"),
-    [(2, 0.5), (3, 0.1666666667), (4, 0.0909090909), (8, 0.0275482094), (16, 0.0100455193), (32, 0.0040049790)],
-)
-def test_beta_of_best_and_worst_of_n(n: int, beta: float) -> None:
-    assert best_of_n_beta(n) == pytest.approx(beta, abs=1e-10)
 
 
 @pytest.mark.parametrize(
