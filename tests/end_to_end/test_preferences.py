@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import ray
 
 from raylign.jobs.checkpoints import CheckpointStore
 from raylign.jobs.metrics import deterministic_view, undocumented
@@ -157,3 +161,27 @@ def test_dpo_resumes_number_for_number_and_the_reference_is_not_run_again(
     answers = {(f"{a} + {b} =", text) for a in range(8) for b in range(8) for text in (a + b, a + b + 50)}
     assert count == len(answers), "each answer once, over all epochs"
     assert np.isfinite([line["learner/loss"] for line in one if line["learner/loss"] is not None]).all()
+
+
+def test_a_reward_server_that_is_killed_is_started_again_and_answers(ray_session: None) -> None:
+    from raylign.jobs.roles import start_reward_server
+    from raylign.rewards.rules import ExactConfig
+    from raylign.rollout.sample import Completion, Group, Prompt
+
+    ids = np.zeros(1, np.int32)
+    completion = Completion(ids, np.zeros(1, np.float32), (), "stop", "right")
+    group = Group(Prompt("p", 0, "q", ids, ("right",)), (completion,))
+
+    async def run() -> None:
+        server = await start_reward_server([ExactConfig()])
+        try:
+            pid = await server.__ray_call__.remote(lambda self: os.getpid())
+            os.kill(pid, signal.SIGKILL)
+            (scored,) = await asyncio.wait_for(server.score.remote([group]), 60)
+            assert scored.total_rewards is not None
+            assert scored.total_rewards.tolist() == [1.0]
+            assert await server.__ray_call__.remote(lambda self: os.getpid()) != pid
+        finally:
+            ray.kill(server)
+
+    asyncio.run(run())
