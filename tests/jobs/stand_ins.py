@@ -26,6 +26,8 @@ from raylign.jobs.config_loading import Layer, find_recipe, parse_words, read_re
 from raylign.jobs.findings import Findings
 from raylign.jobs.init_model import InitModelConfig, init_model
 from raylign.jobs.machine import GIB, Gpu, Machine
+from raylign.jobs.sweep import expand
+from raylign.jobs.sweep_config import SweepConfig
 from raylign.rollout.prompts import DataConfig
 from raylign.rollout.templates import Template
 
@@ -33,7 +35,7 @@ TWO_CORES = Machine(2, 32 * GIB, 24 * GIB, 8 * GIB, ())
 EIGHT_GPUS = Machine(64, 512 * GIB, 480 * GIB, 64 * GIB, (Gpu("a GPU", 80 * GIB, 79 * GIB, "600.1"),) * 8)
 NUM_ROWS, ROWS_STOOD_FOR = 40, 20_000
 NUM_GENERATED = 200
-COMMAND_OF_PREFIX = {"evaluate": "evaluate", "best_of_n": "data best-of-n", "compare": "compare"}
+COMMAND_OF_PREFIX = {"evaluate": "evaluate", "best_of_n": "data best-of-n", "compare": "compare", "sweep": "sweep"}
 """Which command a recipe is for, by how its name begins; all others are for `train`."""
 
 
@@ -101,7 +103,18 @@ class StandIns:
             return examine_best_of_n(config, TWO_CORES)
         if isinstance(config, CompareConfig):
             return examine_compare(config, TWO_CORES)
+        if isinstance(config, SweepConfig):
+            return self._all_of(config)
         return Findings()  # a command that checks nothing beyond its config
+
+    def _all_of(self, config: SweepConfig) -> Findings:
+        """Every command of a sweep."""
+        findings = Findings()
+        for run in expand(config):
+            found = self.examine(run.words)
+            findings.problems += [f"{run.name}: {problem}" for problem in found.problems]
+            findings.warnings += [f"{run.name}: {warning}" for warning in found.warnings]
+        return findings
 
     def _values(self, config: BaseModel) -> dict[str, Any]:
         """What takes the place of models, data and folders."""

@@ -51,7 +51,7 @@ class Row:
     def command(self) -> str | None:
         """What to plan; None where the row says that there is nothing."""
         spans = CODE.findall(self.ours)
-        if self.base is None:
+        if self.base is None or (spans and spans[0].startswith("raylign ")):
             return spans[0] if spans else None
         keys = " ".join(spans)
         if "--config " in keys:
