@@ -30,6 +30,7 @@ from raylign.rollout.sample import Completion, FloatArray, Group
 
 _MASK = 4
 """What this random stream is for, mixed into its seed (rollout/order.py has 1 and 2, SAIL's routes 3)."""
+STOP_DEADLINE_S = 10.0
 ANSWERS_FILE, STATE_FILE = "answers.arrow", "refresh.json"
 
 
@@ -114,7 +115,7 @@ class Refresh:
         """Give up what is under way; a resumed run asks again."""
         if self._under_way is not None:
             self._under_way.cancel()
-            await asyncio.wait({self._under_way}, timeout=10)
+            await asyncio.wait({self._under_way}, timeout=STOP_DEADLINE_S)
             self._under_way = None
 
     async def _start(self, step: int) -> asyncio.Task[Answers]:
