@@ -34,8 +34,7 @@ from raylign.jobs.train import train
 Values = dict[str, Any]
 N_OF_BONBON = 8
 BETA = 0.5
-"""Of DPO and SAIL; with the published 0.1, whose models are ten thousand times larger, a tiny model leaves its reference
-at once (docs/results.md)."""
+"""Of DPO and SAIL; with the published 0.1 a tiny model leaves its reference at once (docs/results.md)."""
 SAIL = {
     "sail_ddp": {"ddp": {"share": 0.4, "coefficient": 0.2}},
     "sail_dpp": {"dpp": {"share": 0.3, "coefficient": 0.2}},
