@@ -45,7 +45,7 @@ ALGORITHMS: dict[str, Values] = {
     "dpo": {"name": "dpo", "beta": BETA},
     "ipo": {"name": "ipo", "beta": 0.1},
     "bonbon": {"name": "bonbon", "n": N_OF_BONBON, "alpha": 0.05},
-    **{name: {"name": "sail", "beta": BETA, **routes} for name, routes in SAIL.items()},
+    **{name: {"name": "sail", "beta": BETA, "baseline": "mean", **routes} for name, routes in SAIL.items()},
 }
 
 
@@ -84,22 +84,25 @@ class Oracle:
         )  # fmt: skip
         init_model(InitModelConfig(output=self.folder / "model", data=sft.data, seed=self.seed))
         checkpoint = Path(train(sft).summary()["checkpoint"])
+        self.draw(checkpoint, "draws", self.prompts, [2, N_OF_BONBON])
+        return checkpoint
+
+    def draw(self, checkpoint: Path, name: str, prompts: Values, sizes: list[int]) -> None:
+        """Answers of the sft model, and the pairs of their best and worst."""
         best_of_n(
             BestOfNConfig.model_validate(
                 {
-                    "folder": self.folder / "draws",
+                    "folder": self.folder / name,
                     "seed": self.seed,
                     "model": str(checkpoint),
-                    "data": self.prompts,
-                    "num_prompts": 6000,
-                    "best_of": [2, N_OF_BONBON],
+                    "data": prompts,
+                    "best_of": sizes,
                     "sampling": {"max_tokens": self.max_tokens},
                     "rewards": self.rewards,
                     "engine": {"max_model_len": self.context, "kv_cache_gib": 0.25},
                 }
             )
         )
-        return checkpoint
 
     def data(self, algorithm: str) -> tuple[Values, Values]:
         """Training and held-out pairs."""
@@ -209,22 +212,7 @@ def train_one(task: Oracle, name: str, checkpoint: Path) -> dict[str, float]:
     steps = [line for line in lines if "time/step_s" in line]
     steady = steps[len(steps) // 5 :]
     trained = run.summary()["checkpoint"]
-    found = compare(
-        CompareConfig.model_validate(
-            {
-                "folder": task.folder / f"{name}-against-sft",
-                "seed": task.seed,
-                "new": {"model": trained},
-                "reference": {"model": str(checkpoint)},
-                "data": task.held_out,
-                "num_prompts": task.num_evaluated,
-                "sampling": {"temperature": 1.0, "max_tokens": task.max_tokens},
-                "rewards": task.rewards,
-                "kl": True,
-                "engine": {"max_model_len": task.context, "kv_cache_gib": 0.25},
-            }
-        )
-    )
+    found = against_sft(task, name, {"model": trained}, checkpoint)
     return {
         "reward_before": first["evaluation/reward_mean"],
         "reward": last["evaluation/reward_mean"],
@@ -235,6 +223,33 @@ def train_one(task: Oracle, name: str, checkpoint: Path) -> dict[str, float]:
         "seconds": steps[-1]["seconds"] - steps[0]["seconds"],
         "comparison": found,
     }  # type: ignore[dict-item]
+
+
+def against_sft(task: Oracle, name: str, new: Values, checkpoint: Path) -> dict[str, Any]:
+    """Win rate and KL against the sft model on held-out prompts."""
+    return compare(
+        CompareConfig.model_validate(
+            {
+                "folder": task.folder / f"{name}-against-sft",
+                "seed": task.seed,
+                "new": new,
+                "reference": {"model": str(checkpoint)},
+                "data": task.held_out,
+                "num_prompts": task.num_evaluated,
+                "sampling": {"temperature": 1.0, "max_tokens": task.max_tokens},
+                "rewards": task.rewards,
+                "kl": "model" in new,
+                "engine": {"max_model_len": task.context, "kv_cache_gib": 0.25},
+            }
+        )
+    )
+
+
+def best_of_n_itself(task: Oracle, checkpoint: Path) -> dict[str, Any]:
+    """What BoNBoN imitates: the best of n fresh answers of the sft model."""
+    task.draw(checkpoint, "held-out-draws", task.held_out, [N_OF_BONBON])
+    draws = {"answers": task.folder / "held-out-draws" / "draws.jsonl", "best_of": N_OF_BONBON}
+    return against_sft(task, "best-of-n", draws, checkpoint)
 
 
 def main() -> int:
@@ -256,7 +271,13 @@ def main() -> int:
             task = Oracle(folder, seed, arguments.steps, 64)
         with ray_cluster(ClusterConfig(address="local")):
             checkpoint = task.prepare()
-            found = {name: train_one(task, name, checkpoint) for name in arguments.only if usable(name, arguments.task)}
+            found: dict[str, Any] = {}
+            for name in arguments.only:
+                if usable(name, arguments.task):
+                    found[name] = train_one(task, name, checkpoint)
+                    (folder / "results.json").write_text(json.dumps(found, indent=1))
+            if arguments.task == "oracle":
+                found["best_of_n"] = best_of_n_itself(task, checkpoint)
         results[seed] = {**found, "reward_model": getattr(task, "reward_model", None)}
         (folder / "results.json").write_text(json.dumps(results[seed], indent=1))
     print(table(results))
@@ -286,6 +307,10 @@ def table(results: dict[int, dict[str, Any]]) -> str:
                 f"{one['reward_margin']:.3f} | {wins['win_rate']:.1%} | {kl['mean']:.2f} | "
                 f"{one['tokens']:.0f} | {one['step_s']:.3f} |"
             )
+    for seed, found in results.items():
+        if "best_of_n" in found:
+            wins = found["best_of_n"]["by_reward"]
+            lines.append(f"| best of {N_OF_BONBON} itself | {seed} | | | | | {wins['win_rate']:.1%} | | | |")
     return "\n".join(lines)
 
 
