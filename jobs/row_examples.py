@@ -31,22 +31,6 @@ def open_rows(config: TrainConfig, tokenizer: PreTrainedTokenizerBase) -> Prompt
     return PromptSource.open(config.data, tokenizer, config.seed, max_prompt_tokens=room)
 
 
-def open_held_out_prompts(config: TrainConfig, tokenizer: PreTrainedTokenizerBase) -> PromptSource | None:
-    """Prompts to be answered in evaluations; a replay runs no engine that could."""
-    if config.evaluation.data is None or config.replay:
-        return None
-    room = config.rollout.engine.max_model_len - config.sampling.max_tokens
-    return PromptSource.open(config.evaluation.data, tokenizer, config.seed, max_prompt_tokens=room)
-
-
-def open_held_out_pairs(config: TrainConfig, tokenizer: PreTrainedTokenizerBase) -> PromptSource | None:
-    """Pairs to be ranked in evaluations."""
-    if config.evaluation.pairs is None:
-        return None
-    context = config.rollout.engine.max_model_len
-    return PromptSource.open_pairs(config.evaluation.pairs, tokenizer, config.seed, context, context)
-
-
 def num_steps_of(config: TrainConfig, num_rows: int) -> int:
     """Steps of the run; where it is given in epochs, rounded up to whole steps."""
     if config.num_epochs is None:

@@ -29,8 +29,9 @@ from raylign.jobs.checkpoints import Checkpoint, CheckpointRecord, CheckpointSto
 from raylign.jobs.config import TrainConfig, answers_rows
 from raylign.jobs.experience_flow import ExperienceFlow, LiveFlow
 from raylign.jobs.experience_replay import ReplayFlow
-from raylign.jobs.metrics import evaluation_metrics, flow_metrics
-from raylign.jobs.pair_evaluation import evaluation_words, pair_metrics
+from raylign.jobs.held_out import HeldOut
+from raylign.jobs.metrics import flow_metrics
+from raylign.jobs.pair_evaluation import evaluation_words
 from raylign.jobs.progress import Progress
 from raylign.jobs.report import write_report
 from raylign.jobs.roles import (
@@ -45,8 +46,6 @@ from raylign.jobs.roles import (
 from raylign.jobs.row_examples import (
     RowExamples,
     num_steps_of,
-    open_held_out_pairs,
-    open_held_out_prompts,
     open_rows,
 )
 from raylign.jobs.run_folder import RunFolder, read_metrics
@@ -55,19 +54,14 @@ from raylign.jobs.step_batches import StepBatch
 from raylign.jobs.trackers import Trackers
 from raylign.jobs.two_levels import TwoLevelRows
 from raylign.learners.algorithms.base import Algorithm, Example
-from raylign.learners.algorithms.pairs import PairAlgorithm
 from raylign.learners.algorithms.registry import build_algorithm
 from raylign.learners.algorithms.two_levels import TwoLevelConfig
 from raylign.learners.mismatch import ess_alarm
 from raylign.rewards.scoring import weights_by_name
 from raylign.rollout.model_folder import load_tokenizer
-from raylign.rollout.prompts import PromptSource
-from raylign.rollout.sampling import SamplingConfig
 
 NUM_SAMPLE_FILES = 50
 """Samples to read are written about so many times in a run."""
-EVALUATION_ORDINAL = 1 << 40
-"""Evaluation prompts are numbered from here, so that their sampling seeds never meet those of training."""
 
 
 class Run:
@@ -96,8 +90,7 @@ class Run:
         )
         self.prompts = self._levels.weighed if self._levels else open_rows(config, tokenizer)
         self._row_examples = self._levels or RowExamples(self.prompts, self.algorithm, self.prompts_per_step)
-        self._evaluation_prompts = open_held_out_prompts(config, tokenizer)
-        self._evaluation_pairs = open_held_out_pairs(config, tokenizer)
+        self._held_out = HeldOut(config, self.algorithm, tokenizer)
         self.folder = RunFolder.create(
             config.folder, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), config.resume
         )
@@ -158,7 +151,7 @@ class Run:
         checkpoint = self._start_checkpoint if lora is None else None
         model_path = str(checkpoint.path if checkpoint else config.model.path)
         generates = self.algorithm.needs_rollouts and not config.replay
-        needs_engines = generates or answers_rows(config) or self._evaluation_prompts is not None
+        needs_engines = generates or answers_rows(config) or self._held_out.prompts is not None
         num_engines = config.rollout.num_engines if needs_engines else 0
         cpus = cpus_for_each_role(config.learner.num_ranks + num_engines)
         num_gpus, gpus_per_engine = num_cluster_gpus(), config.rollout.engine.tensor_parallel_size
@@ -465,49 +458,27 @@ class Run:
 
     async def evaluate(self) -> dict[str, float]:
         """What the model does on held-out rows; nothing where no evaluation is configured."""
-        nothing = self._evaluation_prompts is None and self._evaluation_pairs is None
-        nothing = nothing and not (self._levels and self._levels.evaluates)
-        if nothing or self.step == self._evaluated_step:
+        evaluates = bool(self._held_out) or (self._levels is not None and self._levels.evaluates)
+        if not evaluates or self.step == self._evaluated_step:
             return {}
         self._evaluated_step = self.step
         clock = time.perf_counter()
-        line = {"step": float(self.step), "seconds": self._seconds()}
-        if self._evaluation_pairs is not None and isinstance(self.algorithm, PairAlgorithm):
-            line |= await self._evaluate_pairs(self.algorithm, self._evaluation_pairs)
+        line = {"step": float(self.step), "seconds": self._seconds()} | await self._held_out.rank_pairs(self.learner)
         if self._levels is not None:
             line |= await self._levels.evaluate()
-        if self._evaluation_prompts is not None:
-            line |= await self._evaluate_answers(self._evaluation_prompts)
+        if self._held_out.prompts is not None:
+            if self.algorithm.learns_from_rows and not self.algorithm.needs_rollouts and self.step:
+                await self._send_weights_now()
+            await self._delivered()
+            metrics, num_tokens = await self._held_out.answer_prompts(self._evaluation_pool)
+            self.num_tokens_generated += num_tokens
+            line |= metrics
         line["evaluation/seconds"] = time.perf_counter() - clock
         self.evaluations.append(line)
         self.folder.append_metrics(line)
         self._trackers.log(self.step, line)
         self._progress.say(f"step {self.step}: {evaluation_words(line)}")
         return line
-
-    async def _evaluate_pairs(self, algorithm: PairAlgorithm[Any], source: PromptSource) -> dict[str, float]:
-        """Loss, accuracy and margin on held-out pairs, through the learner."""
-        count = min(self.config.evaluation.num_prompts, len(source))
-        examples = algorithm.pair_examples([source.pair(ordinal) for ordinal in range(count)], is_training=False)
-        return pair_metrics(await self.learner.evaluate(examples), count)
-
-    async def _evaluate_answers(self, source: PromptSource) -> dict[str, float]:
-        """Accuracy and mean reward of answers to held-out prompts, through the engines of the run."""
-        settings = self.config.evaluation
-        count = min(settings.num_prompts, len(source))
-        if self.algorithm.learns_from_rows and not self.algorithm.needs_rollouts and self.step:
-            await self._send_weights_now()
-        await self._delivered()
-        prompts = [replace(prompt, ordinal=EVALUATION_ORDINAL + prompt.ordinal) for prompt in source.take(0, count)]
-        sampling = SamplingConfig(
-            temperature=settings.temperature,
-            num_completions=settings.num_completions,
-            max_tokens=self.sampling.max_tokens,
-            stop=self.sampling.stop,
-        )
-        groups = await self._evaluation_pool.collect_all(prompts, sampling, ordered=self.deterministic)
-        self.num_tokens_generated += sum(group.num_tokens for group in groups)
-        return evaluation_metrics(groups, settings.correct_from, sorted({1, settings.num_completions}))
 
     async def evaluate_at_start(self) -> None:
         """What the run began with; a resumed run has it already."""
