@@ -20,16 +20,17 @@ import sys
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
+
 from raylign.actors.cluster import ClusterConfig, ray_cluster
 from raylign.jobs.best_of_n import best_of_n
 from raylign.jobs.best_of_n_config import BestOfNConfig
-from raylign.jobs.compare import compare
-from raylign.jobs.compare_config import CompareConfig
 from raylign.jobs.config import TrainConfig
 from raylign.jobs.config_loading import load_config
 from raylign.jobs.init_model import InitModelConfig, init_model
 from raylign.jobs.run_folder import read_metrics
 from raylign.jobs.train import train
+from raylign.learners.model_logps import answer_logps
 
 Values = dict[str, Any]
 N_OF_BONBON = 8
@@ -211,8 +212,6 @@ def train_one(task: Oracle, name: str, checkpoint: Path) -> dict[str, float]:
     first, last = (line for line in lines if "evaluation/seconds" in line)
     steps = [line for line in lines if "time/step_s" in line]
     steady = steps[len(steps) // 5 :]
-    trained = run.summary()["checkpoint"]
-    found = against_sft(task, name, {"model": trained}, checkpoint)
     return {
         "reward_before": first["evaluation/reward_mean"],
         "reward": last["evaluation/reward_mean"],
@@ -221,35 +220,57 @@ def train_one(task: Oracle, name: str, checkpoint: Path) -> dict[str, float]:
         "tokens": sum(line.get("rollout/tokens", 0.0) for line in steps),
         "step_s": statistics.mean(line["time/step_s"] for line in steady),
         "seconds": steps[-1]["seconds"] - steps[0]["seconds"],
-        "comparison": found,
-    }  # type: ignore[dict-item]
+        **against_sft(run.folder.path, task.num_steps, checkpoint),
+    }
 
 
-def against_sft(task: Oracle, name: str, new: Values, checkpoint: Path) -> dict[str, Any]:
-    """Win rate and KL against the sft model on held-out prompts."""
-    return compare(
-        CompareConfig.model_validate(
-            {
-                "folder": task.folder / f"{name}-against-sft",
-                "seed": task.seed,
-                "new": new,
-                "reference": {"model": str(checkpoint)},
-                "data": task.held_out,
-                "num_prompts": task.num_evaluated,
-                "sampling": {"temperature": 1.0, "max_tokens": task.max_tokens},
-                "rewards": task.rewards,
-                "kl": "model" in new,
-                "engine": {"max_model_len": task.context, "kv_cache_gib": 0.25},
-            }
+def against_sft(folder: Path, num_steps: int, checkpoint: Path) -> dict[str, float]:
+    """Win rate (ties half) over all pairs of the answers before and after, by prompt, and KL of those after."""
+    before, after = (answers_of(folder / "evaluation" / f"step-{step:06d}.jsonl") for step in (0, num_steps))
+    rates = [
+        np.mean(
+            [
+                (new["reward"] > old["reward"]) + 0.5 * (new["reward"] == old["reward"])
+                for new in after[key]
+                for old in before[key]
+            ]
         )
+        for key in after
+    ]
+    given = [answer for answers in after.values() for answer in answers]
+    reference = answer_logps(
+        str(checkpoint), [np.array(a["prompt_token_ids"]) for a in given], [np.array(a["token_ids"]) for a in given]
     )
+    return {
+        "win_rate": float(np.mean(rates)),
+        "kl": float(np.mean([a["logp"] - logps.sum() for a, logps in zip(given, reference, strict=True)])),
+        "length_before": float(np.mean([len(a["token_ids"]) for answers in before.values() for a in answers])),
+        "length": float(np.mean([len(a["token_ids"]) for a in given])),
+    }
 
 
-def best_of_n_itself(task: Oracle, checkpoint: Path) -> dict[str, Any]:
-    """What BoNBoN imitates: the best of n fresh answers of the sft model."""
+def answers_of(file: Path) -> dict[str, list[Values]]:
+    """Scored answers by prompt."""
+    answers: dict[str, list[Values]] = {}
+    for line in map(json.loads, file.read_text().splitlines()):
+        if line["reward"] is not None:
+            answers.setdefault(line["prompt_id"], []).append(line)
+    return answers
+
+
+def best_of_n_itself(task: Oracle, folder: Path, checkpoint: Path) -> float:
+    """Win rate of the best of n fresh answers of the sft model, which BoNBoN imitates, against those in `folder`."""
     task.draw(checkpoint, "held-out-draws", task.held_out, [N_OF_BONBON])
-    draws = {"answers": task.folder / "held-out-draws" / "draws.jsonl", "best_of": N_OF_BONBON}
-    return against_sft(task, "best-of-n", draws, checkpoint)
+    lines = (task.folder / "held-out-draws" / "draws.jsonl").read_text().splitlines()
+    plain = {
+        answers[0]["prompt"]: answers for answers in answers_of(folder / "evaluation" / "step-000000.jsonl").values()
+    }
+    rates = []
+    for draw in map(json.loads, lines):
+        best = max(draw["scores"])
+        olds = [old["reward"] for old in plain.get(draw["prompt"], [])]
+        rates += [(best > old) + 0.5 * (best == old) for old in olds]
+    return float(np.mean(rates))
 
 
 def main() -> int:
@@ -277,7 +298,7 @@ def main() -> int:
                     found[name] = train_one(task, name, checkpoint)
                     (folder / "results.json").write_text(json.dumps(found, indent=1))
             if arguments.task == "oracle":
-                found["best_of_n"] = best_of_n_itself(task, checkpoint)
+                found["best_of_n"] = best_of_n_itself(task, folder / arguments.only[0], checkpoint)
         results[seed] = {**found, "reward_model": getattr(task, "reward_model", None)}
         (folder / "results.json").write_text(json.dumps(results[seed], indent=1))
     print(table(results))
@@ -300,17 +321,16 @@ def table(results: dict[int, dict[str, Any]]) -> str:
         for seed, found in results.items():
             if name not in found:
                 continue
-            one, kl, wins = found[name], found[name]["comparison"]["kl"], found[name]["comparison"]["by_reward"]
+            one = found[name]
             lines.append(
                 f"| {name} | {seed} | {one['reward_before']:.3f} | {one['reward']:.3f} | "
                 f"{one['reward_accuracy']:.1%} | "
-                f"{one['reward_margin']:.3f} | {wins['win_rate']:.1%} | {kl['mean']:.2f} | "
+                f"{one['reward_margin']:.3f} | {one['win_rate']:.1%} | {one['kl']:.2f} | "
                 f"{one['tokens']:.0f} | {one['step_s']:.3f} |"
             )
     for seed, found in results.items():
         if "best_of_n" in found:
-            wins = found["best_of_n"]["by_reward"]
-            lines.append(f"| best of {N_OF_BONBON} itself | {seed} | | | | | {wins['win_rate']:.1%} | | | |")
+            lines.append(f"| best of {N_OF_BONBON} itself | {seed} | | | | | {found['best_of_n']:.1%} | | | |")
     return "\n".join(lines)
 
 

@@ -16,6 +16,7 @@ from raylign.jobs.pair_evaluation import pair_metrics
 from raylign.learners.algorithms.base import Algorithm
 from raylign.learners.algorithms.pairs import PairAlgorithm
 from raylign.rollout.prompts import PromptSource
+from raylign.rollout.sample import Group
 from raylign.rollout.sampling import SamplingConfig
 
 if TYPE_CHECKING:
@@ -50,8 +51,8 @@ class HeldOut:
         pairs = [self.pairs.pair(ordinal) for ordinal in range(count)]
         return pair_metrics(await learner.evaluate(self._algorithm.pair_examples(pairs, is_training=False)), count)
 
-    async def answer_prompts(self, pool: RolloutPool) -> tuple[dict[str, float], int]:
-        """Accuracy and mean reward of answers to the prompts, and how many tokens they took."""
+    async def answer_prompts(self, pool: RolloutPool) -> tuple[dict[str, float], list[Group]]:
+        """Accuracy and mean reward of answers to the prompts, and the answers."""
         assert self.prompts is not None
         config, settings = self._config, self._config.evaluation
         count = min(settings.num_prompts, len(self.prompts))
@@ -65,5 +66,4 @@ class HeldOut:
             stop=config.sampling.stop,
         )
         groups = await pool.collect_all(prompts, sampling, ordered=config.rollout.deterministic)
-        metrics = evaluation_metrics(groups, settings.correct_from, sorted({1, settings.num_completions}))
-        return metrics, sum(group.num_tokens for group in groups)
+        return evaluation_metrics(groups, settings.correct_from, sorted({1, settings.num_completions})), groups

@@ -49,7 +49,7 @@ from raylign.jobs.row_examples import (
     open_rows,
 )
 from raylign.jobs.run_folder import RunFolder, read_metrics
-from raylign.jobs.samples import write_samples
+from raylign.jobs.samples import write_answers, write_samples
 from raylign.jobs.step_batches import StepBatch
 from raylign.jobs.trackers import Trackers
 from raylign.jobs.two_levels import TwoLevelRows
@@ -470,8 +470,9 @@ class Run:
             if self.algorithm.learns_from_rows and not self.algorithm.needs_rollouts and self.step:
                 await self._send_weights_now()
             await self._delivered()
-            metrics, num_tokens = await self._held_out.answer_prompts(self._evaluation_pool)
-            self.num_tokens_generated += num_tokens
+            metrics, groups = await self._held_out.answer_prompts(self._evaluation_pool)
+            self.num_tokens_generated += sum(group.num_tokens for group in groups)
+            write_answers(self.folder, self.step, groups)
             line |= metrics
         line["evaluation/seconds"] = time.perf_counter() - clock
         self.evaluations.append(line)

@@ -35,6 +35,31 @@ def write_samples(
     return path
 
 
+def write_answers(run_folder: RunFolder, step: int, groups: Sequence[Group]) -> Path:
+    """Every answer to the held-out prompts, in `evaluation/step-000010.jsonl`: a line for each, to be compared with
+    those of another step or run, prompt by prompt."""
+    lines = []
+    for group in sorted(groups, key=lambda group: group.prompt.ordinal):
+        for index, completion in enumerate(group.completions):
+            reward = math.nan if group.total_rewards is None else float(group.total_rewards[index])
+            lines.append(
+                {
+                    "prompt_id": group.prompt.prompt_id,
+                    "prompt": group.prompt.text,
+                    "response": completion.text,
+                    "reward": reward if math.isfinite(reward) else None,
+                    "finished": completion.stop_reason == "stop",
+                    "prompt_token_ids": group.prompt.token_ids.tolist(),
+                    "token_ids": completion.token_ids.tolist(),
+                    "logp": float(completion.logps.sum()),
+                }
+            )
+    path = run_folder.path / "evaluation" / f"step-{step:06d}.jsonl"
+    path.parent.mkdir(exist_ok=True)
+    write_atomically(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    return path
+
+
 def sample_record(group: Group, max_completions: int | None = None) -> dict[str, Any]:
     """A group as plain values, completions best first; of a larger group only the best and the worst."""
     kept = _best_first(group)
