@@ -246,7 +246,7 @@ def _train_problems(config: TrainConfig) -> Iterator[str]:
             f"learner.micro_batch_tokens is {learner.micro_batch_tokens}: one sequence may have "
             f"rollout.engine.max_model_len = {engine.max_model_len} tokens and must fit"
         )
-    if learner.warmup_steps > config.num_steps:
+    if config.num_epochs is None and learner.warmup_steps > config.num_steps:
         yield f"learner.warmup_steps is {learner.warmup_steps}: more than num_steps = {config.num_steps}"
     if evaluation.pairs is not None and row_kind(config) != "pairs":
         yield f"evaluation.pairs is set: {config.algorithm.name} does not learn from preference pairs"

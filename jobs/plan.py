@@ -63,7 +63,8 @@ def examine_training(config: TrainConfig, machine: Machine) -> Findings:
     learns_from_samples = config.algorithm.needs_rollouts
     num_engines = config.rollout.num_engines if generates_anything(config) else 0
     room = engine.max_model_len - config.sampling.max_tokens
-    findings.fact("run", f"{config.name}: {config.algorithm.name}, {config.num_steps} steps, seed {config.seed}")
+    length = f"{config.num_steps} steps" if config.num_epochs is None else f"{config.num_epochs:g} epochs"
+    findings.fact("run", f"{config.name}: {config.algorithm.name}, {length}, seed {config.seed}")
     if learns_from_samples:
         eta = config.asynchrony.max_staleness
         ahead = f"engines run at most {eta} weight versions ahead" if eta else "engines and learner take turns"

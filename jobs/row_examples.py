@@ -28,6 +28,8 @@ def open_rows(config: TrainConfig, tokenizer: PreTrainedTokenizerBase) -> Prompt
         # a prompt that engines answer needs room for the answer
         prompt_room = room if config.algorithm.needs_rollouts else context
         return PromptSource.open_pairs(config.data, tokenizer, config.seed, prompt_room, context)
+    if row_kind(config) == "demonstrations":
+        return PromptSource.open(config.data, tokenizer, config.seed, context, max_sequence_tokens=context)
     return PromptSource.open(config.data, tokenizer, config.seed, max_prompt_tokens=room)
 
 
