@@ -52,6 +52,11 @@ COMMANDS = {
         "raylign.jobs.best_of_n:best_of_n",
         "preference pairs: best and worst of n answers, scored by rewards",
     ),
+    "data score-pairs": Command(
+        "raylign.jobs.score_pairs:ScorePairsConfig",
+        "raylign.jobs.score_pairs:score_pairs",
+        "soft labels: both answers of preference pairs scored by rewards",
+    ),
     "compare": Command(
         "raylign.jobs.compare_config:CompareConfig",
         "raylign.jobs.compare:compare",
