@@ -79,6 +79,8 @@ class Oracle:
 
     def prepare(self) -> Path:
         """Model, sft, and the pairs that the sft model's own answers make; gives the sft checkpoint."""
+        if (summary := self.folder / "sft" / "summary.json").exists():  # another study of the same models
+            return Path(json.loads(summary.read_text())["checkpoint"])
         sft = load_config(
             TrainConfig, ["sft_arithmetic"], {"folder": str(self.folder / "sft"), "seed": self.seed,
                                               "model": {"path": str(self.folder / "model")}},
@@ -109,10 +111,13 @@ class Oracle:
         """Training and held-out pairs."""
         n = N_OF_BONBON if algorithm == "bonbon" else 2
         source = {"source": str(self.folder / "draws" / f"best_of_{n}.jsonl"), **self.pair_keys}
-        return {**source, "rows": "20%:100%"}, {**source, "rows": "0%:20%"}
+        return {**source, "rows": f"20%:{20 + self.percent_of_pairs}%"}, {**source, "rows": "0%:20%"}
 
     learning_rate = 1e-4
     num_evaluated = 400
+    percent_of_pairs = 80
+    suffix = ""
+    """Of the folders of runs."""
 
 
 class PairsFile(Oracle):
@@ -184,7 +189,7 @@ def train_one(task: Oracle, name: str, checkpoint: Path) -> dict[str, float]:
     algorithm = ALGORITHMS[name]
     values = {
         "name": name,
-        "folder": str(task.folder / name),
+        "folder": str(task.folder / f"{name}{task.suffix}"),
         "seed": task.seed,
         "num_steps": task.num_steps,
         "model": {"path": str(checkpoint)},
@@ -280,6 +285,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--only", nargs="+", choices=list(ALGORITHMS), default=list(ALGORITHMS))
+    parser.add_argument("--percent", type=int, default=80, help="oracle: of the pairs, learned from; 20 are held out")
     parser.add_argument("--folder", type=Path, default=Path("runs/preferences"))
     arguments = parser.parse_args()
     results: dict[int, dict[str, Any]] = {}
@@ -290,17 +296,19 @@ def main() -> int:
             task: Oracle = PairsFile(folder, seed, arguments.steps, 32)
         else:
             task = Oracle(folder, seed, arguments.steps, 64)
+            if arguments.percent != task.percent_of_pairs:
+                task.percent_of_pairs, task.suffix = arguments.percent, f"-{arguments.percent}-percent"
         with ray_cluster(ClusterConfig(address="local")):
             checkpoint = task.prepare()
             found: dict[str, Any] = {}
             for name in arguments.only:
                 if usable(name, arguments.task):
                     found[name] = train_one(task, name, checkpoint)
-                    (folder / "results.json").write_text(json.dumps(found, indent=1))
-            if arguments.task == "oracle":
+                    (folder / f"results{task.suffix}.json").write_text(json.dumps(found, indent=1))
+            if arguments.task == "oracle" and not task.suffix:
                 found["best_of_n"] = best_of_n_itself(task, folder / arguments.only[0], checkpoint)
         results[seed] = {**found, "reward_model": getattr(task, "reward_model", None)}
-        (folder / "results.json").write_text(json.dumps(results[seed], indent=1))
+        (folder / f"results{task.suffix}.json").write_text(json.dumps(results[seed], indent=1))
     print(table(results))
     return 0
 
