@@ -22,7 +22,6 @@ from raylign.rewards.scoring import Scorer
 from raylign.rollout.experience_schema import batch_to_message, groups_to_batch
 from raylign.rollout.sample import Failure, Group
 
-
 RESTARTS = 3
 """Of the server in a run, and tries of a call that it died in."""
 
