@@ -19,7 +19,7 @@ from typing import Any
 
 from benchmarks.long_tail import DATA, MAX_MODEL_LEN, MAX_TOKENS, NUM_COMPLETIONS, prepare
 from benchmarks.measurement import compare, engine_core, show
-from benchmarks.rollout_throughput import KV_CACHE_GIB, MAX_NUM_SEQS, NUM_PROMPTS, raw_vllm
+from benchmarks.rollout_throughput import KV_CACHE_GIB, MAX_NUM_SEQS, NUM_PROMPTS, end_with_children, raw_vllm
 
 SIZES = [3, 6, NUM_COMPLETIONS]
 REWARD = {"name": "length", "free_tokens": 32, "max_tokens": MAX_TOKENS}
@@ -98,6 +98,7 @@ async def _pairs(num_pairs: int) -> dict[str, Any]:
         await pool.stop()
     here.send("stop")
     raw.join(30)
+    end_with_children(raw)
     raw.kill()  # vLLM's own end can hang after the last result
     return compare("best-of-n sampler, tokens/s", "tokens/s", our_rates, raw_rates, "raw vLLM", ">= 0.95").row()
 

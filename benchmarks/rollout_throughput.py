@@ -17,6 +17,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from benchmarks.long_tail import DATA, MAX_MODEL_LEN, MAX_TOKENS, NUM_COMPLETIONS, prepare
 from benchmarks.measurement import compare, engine_core, show
 
@@ -106,8 +108,16 @@ async def _pairs(num_pairs: int) -> dict[str, Any]:
         await pool.stop()
     here.send("stop")
     raw.join(30)
-    raw.kill()  # vLLM's own end can hang after the last result
+    end_with_children(raw)
     return compare("rollout tokens/s, actor path", "tokens/s", actor_rates, raw_rates, "raw vLLM", ">= 0.95").row()
+
+
+def end_with_children(process: Any) -> None:
+    """vLLM's own end can hang after the last result, and its engine is a process of its own."""
+    if process.is_alive():
+        for child in psutil.Process(process.pid).children(recursive=True):
+            child.kill()
+        process.kill()
 
 
 def main() -> None:
