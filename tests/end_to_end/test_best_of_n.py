@@ -75,7 +75,7 @@ def test_two_models_are_compared_with_the_kl_between_them(ray_session: None, sta
         "new": {"model": str(start_model), "name": "new"},
         "reference": {"model": str(start_model), "name": "reference"},
         "data": HELD_OUT,
-        "num_prompts": 60,
+        "num_prompts": 30,
         "sampling": {"temperature": 1.0, "max_tokens": 8},
         "rewards": [{"name": "length", "free_tokens": 0, "max_tokens": 8}],
         "kl": True,
@@ -86,10 +86,10 @@ def test_two_models_are_compared_with_the_kl_between_them(ray_session: None, sta
     assert run_command_line(["compare", "--config", str(recipe)]) == 0
     found = json.loads((folder / "comparison.json").read_text())
     rates = found["by_reward"]
-    assert rates["num_wins"] + rates["num_ties"] + rates["num_losses"] == 60 and rates["num_failed"] == 0
+    assert rates["num_wins"] + rates["num_ties"] + rates["num_losses"] == 30 and rates["num_failed"] == 0
     assert rates["win_rate_low"] < 0.5 < rates["win_rate_high"]
-    assert found["kl"] == {"mean": 0.0, "standard_error": 0.0, "num_answers": 60, "temperature": 1.0}
+    assert found["kl"] == {"mean": 0.0, "standard_error": 0.0, "num_answers": 30, "temperature": 1.0}
     texts = [(line["new"], line["reference"]) for line in lines_of(folder / "comparison.jsonl")]
-    assert sum(new != reference for new, reference in texts) > 20  # independent draws
+    assert sum(new != reference for new, reference in texts) > 10  # independent draws
     assert found["new"]["mean_tokens"] > 0
     assert (folder / "comparison.html").stat().st_size > 1_000_000
