@@ -52,10 +52,10 @@ class RewardModel(Reward):
                 f"reward model {config.model!r} has {model_config.num_labels} labels, not one: it is no reward model"
             )
         size = model_config.get_text_config().vocab_size
-        if len(self._tokenizer) > size:
+        if self._tokenizer.vocab_size > size:  # without added tokens, which a text need not hold
             raise ValueError(
-                f"reward model {config.model!r} knows {size} tokens and its tokenizer has {len(self._tokenizer)}: they "
-                "do not belong together; give a folder with the tokenizer that the model was trained with"
+                f"reward model {config.model!r} knows {size} tokens and its tokenizer {self._tokenizer.vocab_size}: "
+                "they do not belong together; give a folder with the tokenizer that the model was trained with"
             )
         self._as_trained = bool(getattr(model_config, TRAINED_BY_US, False))
         has_gpu = torch.cuda.is_available()

@@ -9,6 +9,8 @@ from raylign.jobs.config import TrainConfig
 from raylign.jobs.config_loading import load_config
 from raylign.jobs.roles import shares_gpu
 from raylign.jobs.run import Run
+from raylign.learners.algorithms.grpo import GrpoConfig
+from raylign.learners.algorithms.registry import build_algorithm
 
 
 class Recorder:
@@ -36,6 +38,7 @@ def run_with_recorders(calls: list[str]) -> Run:
         Recorder(name, calls) for name in ("learner", "engines", "publisher", "log")
     )
     run._takes_turns = True
+    run.algorithm = build_algorithm(GrpoConfig())
     run._delivery, run._weight_metrics, run._times_s = None, {}, {}
     return run
 

@@ -23,6 +23,9 @@ from raylign.learners.losses import kl
 from raylign.rollout.sample import Completion, Group, Prompt, VersionSpan
 
 CONFIGS: Any = TypeAdapter(AlgorithmConfig)
+FROM_ROWS = ("sft", "dpo", "ipo", "bonbon", "sail", "bdr", "bdr_online", "reward_model")
+PAIRED = ("dpo", "ipo", "bonbon", "sail")
+"""They compare with a reference."""
 
 
 def config(name: str, **settings: Any) -> Any:
@@ -44,11 +47,13 @@ def group(completions: list[Completion], rewards: list[float], **named: list[flo
 @pytest.mark.parametrize("name", ALGORITHM_NAMES)
 def test_every_algorithm_builds_from_its_name(name: str) -> None:
     algorithm = build_algorithm(config(name))
-    assert not algorithm.needs_reference
+    assert algorithm.needs_reference is (name in PAIRED)
     assert algorithm.num_updates == 1
     assert algorithm.proximal == "recompute"
     assert (algorithm.dynamic_sampling is not None) is (name == "dapo")
-    assert algorithm.min_group_size == (1 if name in ("sft", "reinforce_plus_plus") else 2)
+    compares_a_group = name not in FROM_ROWS and name != "reinforce_plus_plus"
+    assert algorithm.min_group_size == (2 if compares_a_group else 1)
+    assert algorithm.learns_from_rows is (name in FROM_ROWS)
     assert config(name).min_group_size == algorithm.min_group_size
 
 
@@ -56,7 +61,7 @@ def test_the_baseline_of_reinforce_plus_plus_needs_a_group() -> None:
     assert ReinforcePlusPlusConfig(baseline=True).min_group_size == 2
 
 
-@pytest.mark.parametrize("name", [name for name in ALGORITHM_NAMES if name != "sft"])
+@pytest.mark.parametrize("name", [name for name in ALGORITHM_NAMES if name not in FROM_ROWS])
 def test_auto_corrects_only_stale_samples(name: str) -> None:
     assert build_algorithm(config(name)).correction.kind == "none"  # type: ignore[attr-defined]
     asynchronous = build_algorithm(config(name), max_staleness=2).correction  # type: ignore[attr-defined]
@@ -221,5 +226,5 @@ def test_the_kl_clamp_bounds_one_token() -> None:
 def test_configs_share_their_common_keys() -> None:
     common = set(PolicyConfig.model_fields)
     for name in ALGORITHM_NAMES:
-        if name != "sft":
+        if name not in FROM_ROWS:
             assert common <= set(type(config(name)).model_fields)

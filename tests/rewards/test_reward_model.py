@@ -92,9 +92,9 @@ def test_model_without_a_scalar_head_is_refused(tmp_path: Path) -> None:
 
 def test_a_tokenizer_that_does_not_belong_to_the_model_is_refused(tmp_path: Path) -> None:
     model = make_model(tmp_path / "a", None)
-    tokenizer = AutoTokenizer.from_pretrained(model)
-    tokenizer.add_tokens([f"<more {number}>" for number in range(5)])
-    tokenizer.save_pretrained(model)
+    vocabulary = {str(number): number for number in range(50)} | {"<unk>": 50}
+    larger = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    PreTrainedTokenizerFast(tokenizer_object=larger, pad_token="0", unk_token="<unk>").save_pretrained(model)
     with pytest.raises(ValueError, match="they do not belong together"):
         RewardModel(RewardModelConfig(model=model))
 
