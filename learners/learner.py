@@ -243,11 +243,10 @@ class Learner:
         logprobs = self.engine.logprobs if field == "old_logps" else self._reference_logprobs
         run = examples if everywhere else self._with_gradient(examples)
         places = {id(example): place for place, example in enumerate(run)}
-        found = self._cached(run) if field == "reference_logps" else None
-        if found is None:
+        if field == "reference_logps" and self._cache is not None:
+            found = self._with_cache(run, self._cache)
+        else:
             found = dict(self._local_logps(run, logprobs))
-            if self._cache is not None and field == "reference_logps":
-                self._cache.put([(run[place], logps) for place, logps in found.items()])
         if everywhere:
             found = {place: logps for share in gather_objects(found) for place, logps in share.items()}
         filled = []
@@ -257,13 +256,18 @@ class Learner:
             filled.append(replace(example, **values))
         return filled
 
-    def _cached(self, examples: Sequence[Example]) -> dict[int, np.ndarray] | None:
-        """This rank's share of log π_ref from the cache; None where any rank lacks any, since all compute together."""
-        if self._cache is None:
-            return None
+    def _with_cache(self, examples: Sequence[Example], cache: ReferenceCache) -> dict[int, np.ndarray]:
+        """log π_ref of this rank's share: what the cache knows, and the rest computed by all ranks together."""
         share = shard(examples, rank(), world_size())
-        found = {index: logps for index in share if (logps := self._cache.get(examples[index])) is not None}
-        return found if all(gather_objects(len(found) == len(share))) else None
+        found = {index: logps for index in share if (logps := cache.get(examples[index])) is not None}
+        unknown = [index for index in share if index not in found]
+        missing = sorted({index for part in gather_objects(unknown) for index in part})
+        if missing:
+            computed = dict(self._local_logps([examples[index] for index in missing], self._reference_logprobs))
+            everywhere = {missing[place]: logps for part in gather_objects(computed) for place, logps in part.items()}
+            found |= {index: everywhere[index] for index in unknown}
+            cache.put([(examples[index], everywhere[index]) for index in unknown])
+        return found
 
     def _reference_logprobs(self, batches: Sequence[MicroBatch]) -> list[torch.Tensor]:
         self._load_reference()
