@@ -57,10 +57,10 @@ class RewardServer:
             groups = [group for asked, _ in calls for group in asked]
             try:
                 scored = await loop.run_in_executor(self._thread, self._score, groups)
-            except BaseException as error:
+            except Exception as error:  # the callers' to know; those who came meanwhile are still to be scored
                 for _, answer in calls:
                     answer.set_exception(error)
-                raise
+                continue
             for asked, answer in calls:
                 answer.set_result(scored[: len(asked)])
                 scored = scored[len(asked) :]

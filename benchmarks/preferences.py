@@ -151,7 +151,9 @@ class PairsFile(Oracle):
     def prepare(self) -> Path:
         prompts = self.prompts
         init_model(
-            InitModelConfig(output=self.folder / "model", data=prompts, vocabulary_size=2048, seed=self.seed)  # type: ignore[arg-type]
+            InitModelConfig.model_validate(
+                {"output": self.folder / "model", "data": prompts, "vocabulary_size": 2048, "seed": self.seed}
+            )
         )
         shared = {
             "seed": self.seed,

@@ -29,7 +29,6 @@ from raylign.jobs.init_model import InitModelConfig, init_model
 from raylign.jobs.run_folder import read_metrics
 from raylign.jobs.selection import read_selection
 from raylign.jobs.train import train
-from raylign.rollout.prompts import DataConfig
 
 Values = dict[str, Any]
 RECIPES = {
@@ -59,8 +58,8 @@ class Task:
             shape = {"num_layers": 2, "width": 64, "num_heads": 2, "mlp_width": 192, "vocabulary_size": 300}
             if not self.is_generated:
                 shape = {"num_layers": 2, "width": 128, "num_heads": 2, "mlp_width": 384, "vocabulary_size": 2000}
-            data = DataConfig.model_validate(self.section(FILES[0]))
-            init_model(InitModelConfig(output=folder / "model", data=data, seed=seed, **shape))  # type: ignore[arg-type]
+            made = {"output": folder / "model", "data": self.section(FILES[0]), "seed": seed, **shape}
+            init_model(InitModelConfig.model_validate(made))
 
     def section(self, name: str) -> Values:
         return {"source": str(self.folder / name), "reference": "{response}", "template": self.template}

@@ -11,7 +11,7 @@ from pathlib import Path
 from pydantic import BaseModel, Field, model_validator
 
 from raylign.actors.cluster import ClusterConfig
-from raylign.jobs.config import _filled, _no_room, _raise_together
+from raylign.jobs.config import filled_folder, no_room_words, raise_together
 from raylign.rewards.registry import RewardConfig
 from raylign.rollout.best_worst import check_sizes
 from raylign.rollout.engine import EngineConfig
@@ -69,8 +69,8 @@ class BestOfNConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
 
     @model_validator(mode="after")
     def _check(self) -> BestOfNConfig:
-        self.folder = _filled(self.folder, self.name, self.seed)
-        _raise_together(self._problems())
+        self.folder = filled_folder(self.folder, self.name, self.seed)
+        raise_together(self._problems())
         return self
 
     def _problems(self) -> Iterator[str]:
@@ -81,4 +81,4 @@ class BestOfNConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
         if not self.rewards:
             yield "rewards is empty: at least one must say what best and worst mean"
         if self.sampling.max_tokens >= self.engine.max_model_len:
-            yield _no_room(self.sampling.max_tokens, "engine.max_model_len", self.engine.max_model_len)
+            yield no_room_words(self.sampling.max_tokens, "engine.max_model_len", self.engine.max_model_len)

@@ -11,7 +11,7 @@ from pathlib import Path
 from pydantic import BaseModel, Field, model_validator
 
 from raylign.actors.cluster import ClusterConfig
-from raylign.jobs.config import _filled, _no_room, _raise_together
+from raylign.jobs.config import filled_folder, no_room_words, raise_together
 from raylign.rewards.judge_config import JudgeConfig
 from raylign.rewards.registry import RewardConfig
 from raylign.rollout.engine import EngineConfig
@@ -95,8 +95,8 @@ class CompareConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
 
     @model_validator(mode="after")
     def _check(self) -> CompareConfig:
-        self.folder = _filled(self.folder, self.name, self.seed)
-        _raise_together(self._problems())
+        self.folder = filled_folder(self.folder, self.name, self.seed)
+        raise_together(self._problems())
         return self
 
     def _problems(self) -> Iterator[str]:
@@ -109,7 +109,7 @@ class CompareConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
         if not self.rewards and self.judge is None:
             yield "rewards is empty and there is no judge: something must decide which answer is better"
         if models and self.sampling.max_tokens >= self.engine.max_model_len:
-            yield _no_room(self.sampling.max_tokens, "engine.max_model_len", self.engine.max_model_len)
+            yield no_room_words(self.sampling.max_tokens, "engine.max_model_len", self.engine.max_model_len)
         if self.kl and len(models) < 2:
             yield "kl is true: it needs two models (new.model, reference.model); a file does not say what drew it"
         if self.kl and self.sampling.temperature == 0:

@@ -145,8 +145,8 @@ class TrainConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> TrainConfig:
-        self.folder = _filled(self.folder, self.name, self.seed)
-        _raise_together(_train_problems(self))
+        self.folder = filled_folder(self.folder, self.name, self.seed)
+        raise_together(_train_problems(self))
         return self
 
 
@@ -187,8 +187,8 @@ class EvaluateConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> EvaluateConfig:
-        self.folder = _filled(self.folder, self.name, self.seed)
-        _raise_together(_evaluate_problems(self))
+        self.folder = filled_folder(self.folder, self.name, self.seed)
+        raise_together(_evaluate_problems(self))
         return self
 
 
@@ -240,7 +240,7 @@ def _train_problems(config: TrainConfig) -> Iterator[str]:
     elif config.replay:
         yield f"replay is {config.replay}: {config.algorithm.name} learns from the rows themselves, not from rollouts"
     if sampling.max_tokens >= engine.max_model_len:
-        yield _no_room(sampling.max_tokens, "rollout.engine.max_model_len", engine.max_model_len)
+        yield no_room_words(sampling.max_tokens, "rollout.engine.max_model_len", engine.max_model_len)
     if learner.micro_batch_tokens != "auto" and learner.micro_batch_tokens < engine.max_model_len:
         yield (
             f"learner.micro_batch_tokens is {learner.micro_batch_tokens}: one sequence may have "
@@ -314,7 +314,7 @@ def _evaluate_problems(config: EvaluateConfig) -> Iterator[str]:
     if not config.rewards:
         yield "rewards is empty: at least one must say what is measured"
     if sampling.max_tokens >= config.engine.max_model_len:
-        yield _no_room(sampling.max_tokens, "engine.max_model_len", config.engine.max_model_len)
+        yield no_room_words(sampling.max_tokens, "engine.max_model_len", config.engine.max_model_len)
     if sampling.temperature == 0 and sampling.num_completions > 1:
         yield _all_the_same("sampling", sampling.num_completions)
     for k in config.pass_at:
@@ -322,7 +322,7 @@ def _evaluate_problems(config: EvaluateConfig) -> Iterator[str]:
             yield f"pass_at holds {k}: allowed are 1 to sampling.num_completions = {sampling.num_completions}"
 
 
-def _no_room(max_tokens: int, key: str, max_model_len: int) -> str:
+def no_room_words(max_tokens: int, key: str, max_model_len: int) -> str:
     return f"sampling.max_tokens is {max_tokens}: with {key} = {max_model_len} no room is left for a prompt"
 
 
@@ -333,14 +333,14 @@ def _all_the_same(section: str, num_completions: int) -> str:
     )
 
 
-def _filled(folder: Path, name: str, seed: int) -> Path:
+def filled_folder(folder: Path, name: str, seed: int) -> Path:
     try:
         return Path(str(folder).format(name=name, seed=seed))
     except (LookupError, ValueError):
         raise ValueError(f"folder is {folder}: only {{name}} and {{seed}} can be filled in") from None
 
 
-def _raise_together(problems: Iterator[str]) -> None:
+def raise_together(problems: Iterator[str]) -> None:
     """All problems in one error, one on each line."""
     if lines := list(problems):
         raise ValueError("\n".join(lines))

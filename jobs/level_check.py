@@ -6,11 +6,15 @@ Given both data sets, opened; gives warnings with counts.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from raylign.jobs.config import TrainConfig
 from raylign.jobs.two_levels import open_levels
 from raylign.learners.algorithms.two_levels import TwoLevelConfig
 from raylign.rollout.prompts import PromptSource
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 def level_warnings(weighed: PromptSource, trusted: PromptSource, trusted_are_pairs: bool) -> Iterator[str]:
@@ -37,7 +41,7 @@ def level_warnings(weighed: PromptSource, trusted: PromptSource, trusted_are_pai
         yield f"{num_questions} of {len(below)} rows of data have a prompt of trusted_data with another response"
 
 
-def check_levels(config: TrainConfig, algorithm: TwoLevelConfig, tokenizer: object) -> list[str]:
+def check_levels(config: TrainConfig, algorithm: TwoLevelConfig, tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """The warnings of a run; errors where either set cannot be used."""
-    weighed, trusted = open_levels(config, algorithm, tokenizer)  # type: ignore[arg-type]
+    weighed, trusted = open_levels(config, algorithm, tokenizer)
     return list(level_warnings(weighed, trusted, algorithm.upper != "sft"))

@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, Field, model_validator
 
-from raylign.jobs.config import _filled
+from raylign.jobs.config import filled_folder
 from raylign.jobs.progress import Progress
 from raylign.jobs.run_folder import write_atomically
 from raylign.rewards.base import Item
@@ -47,7 +47,7 @@ class ScorePairsConfig(BaseModel, extra="forbid", use_attribute_docstrings=True)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        self.folder = _filled(self.folder, self.name, 0)
+        self.folder = filled_folder(self.folder, self.name, 0)
         if not self.rewards:
             raise ValueError("rewards is empty: at least one must score the answers")
         return self

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, Field, model_validator
 
-from raylign.jobs.config import _filled
+from raylign.jobs.config import filled_folder
 
 
 class FollowUp(BaseModel, extra="forbid", use_attribute_docstrings=True):
@@ -71,7 +71,7 @@ class SweepConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        self.folder = _filled(self.folder, self.name, 0)
+        self.folder = filled_folder(self.folder, self.name, 0)
         if not self.tasks and self.sft is None:
             raise ValueError("tasks is empty: a sweep needs at least one")
         if self.sft is not None and self.sft.grid:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +25,7 @@ class ReferenceCache:
         self._model = identity_of(model_path).encode()
         self._known: dict[bytes, np.ndarray] = {}
         for path in sorted(folder.glob("rank*.sqlite")):
-            with sqlite3.connect(path) as database:
-                database.execute("create table if not exists logps (key blob primary key, value blob)")
-                rows = database.execute("select key, value from logps")
-                self._known.update({key: np.frombuffer(value, np.float32) for key, value in rows})
+            self._known |= _read(path)
         self._database = sqlite3.connect(folder / f"rank{rank}.sqlite")
         self._database.execute("create table if not exists logps (key blob primary key, value blob)")
 
@@ -57,6 +55,15 @@ class ReferenceCache:
             digest.update(len(ids).to_bytes(8, "little"))
             digest.update(np.ascontiguousarray(ids, np.int32).tobytes())
         return digest.digest()
+
+
+def _read(path: Path) -> dict[bytes, np.ndarray]:
+    """What a rank kept; nothing where its file has only just been made."""
+    with closing(sqlite3.connect(path)) as database:
+        if not database.execute("select 1 from sqlite_master where name = 'logps'").fetchone():
+            return {}
+        rows = database.execute("select key, value from logps")
+        return {key: np.frombuffer(value, np.float32) for key, value in rows}
 
 
 def identity_of(model_path: str) -> str:

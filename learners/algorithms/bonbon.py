@@ -55,9 +55,6 @@ class Bonbon(PairAlgorithm[BonbonConfig]):
                 )
         return super().pair_examples(pairs, is_training)
 
-    def margins(self, pairs: Pairs) -> torch.Tensor:
-        return self.beta * pairs.h.detach()
-
     def pair_loss(self, pairs: Pairs) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """α·SFT + (1−α)·contrast."""
         sft = -pairs.chosen_logps

@@ -37,10 +37,8 @@ class Dpo(PairAlgorithm[DpoConfig]):
         self, config: DpoConfig, max_staleness: int = 0, reward_weights: Mapping[str, float] | None = None
     ) -> None:
         super().__init__(config, max_staleness, reward_weights)
+        self.beta = config.beta
         self.needs_reference = not config.reference_free
-
-    def margins(self, pairs: Pairs) -> torch.Tensor:
-        return self.config.beta * pairs.h.detach()
 
     def pair_loss(self, pairs: Pairs) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """−q·log σ(βh) − (1−q)·log σ(−βh)."""

@@ -35,10 +35,8 @@ class Ipo(PairAlgorithm[IpoConfig]):
         self, config: IpoConfig, max_staleness: int = 0, reward_weights: Mapping[str, float] | None = None
     ) -> None:
         super().__init__(config, max_staleness, reward_weights)
+        self.beta = config.beta
         self.needs_reference = not config.reference_free
-
-    def margins(self, pairs: Pairs) -> torch.Tensor:
-        return self.config.beta * pairs.h.detach()
 
     def pair_loss(self, pairs: Pairs) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """(h − 1/(2β))²."""

@@ -6,6 +6,7 @@ answers:   loss = mean over pairs of pair_loss(h, …).
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
@@ -60,10 +61,12 @@ class Pairs:
 C = TypeVar("C", bound=PairConfig)
 
 
-class PairAlgorithm(RowAlgorithm, Generic[C]):
+class PairAlgorithm(RowAlgorithm, Generic[C], ABC):
     """Implements `loss`; subclasses give `pair_loss`."""
 
     needs_reference = True
+    beta = 1.0
+    """An implicit reward is so many log-ratios; scores count as they are."""
 
     def __init__(self, config: C, max_staleness: int = 0, reward_weights: Mapping[str, float] | None = None) -> None:
         self.config = config
@@ -85,13 +88,9 @@ class PairAlgorithm(RowAlgorithm, Generic[C]):
         mask = np.ones(len(ids), np.float32)
         return Example(pair.prompt.token_ids, ids, loss_mask=mask, group=pair.prompt.ordinal, unit=unit, facts=facts)
 
+    @abstractmethod
     def pair_loss(self, pairs: Pairs) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """(P,) losses, and (P,) metrics; the one named `PAIR_VALUE` goes to `after_step` instead."""
-        raise NotImplementedError
-
-    def margins(self, pairs: Pairs) -> torch.Tensor:
-        """(P,) how much better the chosen answer is to the model; over 0 it is right."""
-        return pairs.h.detach()
 
     def loss(
         self, logps: torch.Tensor, entropies: torch.Tensor, batch: MicroBatch, normalizers: Normalizers
@@ -100,7 +99,7 @@ class PairAlgorithm(RowAlgorithm, Generic[C]):
         num_pairs = normalizers.num_sequences / 2
         pairs, counts = pairs_in(logps, batch, num_pairs)
         losses, metrics = self.pair_loss(pairs)
-        margins = self.margins(pairs)
+        margins = self.beta * pairs.h.detach()
         metrics |= {
             "preference/accuracy": (margins > 0).float(),
             "preference/margin": margins,

@@ -113,6 +113,7 @@ class Sail(PairAlgorithm[SailConfig]):
         self, config: SailConfig, max_staleness: int = 0, reward_weights: Mapping[str, float] | None = None
     ) -> None:
         super().__init__(config, max_staleness, reward_weights)
+        self.beta = config.beta
         self.needs_rollouts = config.needs_rollouts
         self.min_group_size = config.min_group_size
         self._baseline = FIRST_BASELINE if config.baseline == "mean" else 0.0
@@ -130,11 +131,14 @@ class Sail(PairAlgorithm[SailConfig]):
 
     def examples(self, groups: Sequence[Group]) -> list[Example]:
         """Two examples for each group of two answers, the better one first where rewards say so. The groups' ordinals
-        count generated rows only."""
+        count generated rows only. Groups without two whole answers, or without the scores that should label them, make
+        no pair; the step's metrics count them."""
         examples: list[Example] = []
         for unit, group in enumerate(groups):
             row = self._routes.row_of(group.prompt.ordinal)
             route = self._routes.route(row)
+            if not _makes_a_pair(group, needs_scores=route == DPR):
+                continue
             order = [0, 1]
             if route == DPR:
                 assert group.total_rewards is not None, "scored before it came here"
@@ -160,9 +164,6 @@ class Sail(PairAlgorithm[SailConfig]):
                     )
                 )
         return examples
-
-    def margins(self, pairs: Pairs) -> torch.Tensor:
-        return self.config.beta * pairs.h.detach()
 
     def pair_loss(self, pairs: Pairs) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """The table at the head of this file."""
@@ -236,6 +237,14 @@ class Sail(PairAlgorithm[SailConfig]):
 
     def load_state(self, state: dict[str, Any]) -> None:
         self._baseline = state["baseline"]
+
+
+def _makes_a_pair(group: Group, needs_scores: bool) -> bool:
+    if len(group.completions) != 2 or any(c.stop_reason == "aborted" for c in group.completions):
+        return False
+    if not needs_scores:
+        return True
+    return group.total_rewards is not None and bool(np.isfinite(group.total_rewards).all())
 
 
 ROUTES = {"data": DATA, "ddp": DDP, "dpp": DPP, "dpr": DPR}

@@ -9,6 +9,7 @@ public code BIPOST). λ falls with each pass over the weighed rows, never below 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
@@ -61,7 +62,7 @@ def upper_share(config: TwoLevelConfig, epoch: int) -> float:
 C = TypeVar("C", bound=TwoLevelConfig)
 
 
-class TwoLevelAlgorithm(RowAlgorithm, Generic[C]):
+class TwoLevelAlgorithm(RowAlgorithm, Generic[C], ABC):
     """Implements `Algorithm`; subclasses say what a weight does to the model's loss."""
 
     completes_batch = True
@@ -78,9 +79,9 @@ class TwoLevelAlgorithm(RowAlgorithm, Generic[C]):
         self._rows = rows
         self.selector = Selector(self.config.selector, rows.num_rows, rows.num_steps)
 
+    @abstractmethod
     def factors(self, weights: Sequence[float]) -> list[float]:
         """What multiplies the loss of each row of a batch, given their weights."""
-        raise NotImplementedError
 
     def token_losses(self, logps: torch.Tensor, batch: MicroBatch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """(N,) and metrics."""

@@ -159,6 +159,18 @@ def test_rewards_decide_which_answer_of_the_policy_is_the_better_one() -> None:
         assert chosen.facts["route"] == DPR
 
 
+def test_groups_without_two_whole_scored_answers_make_no_pair() -> None:
+    algorithm = build_algorithm(SailConfig.model_validate({"dpr": {"share": 0.9, "coefficient": 0.3}}))
+    algorithm.open(0, 12)
+    whole, unscored, empty, aborted = random_groups(4)
+    unscored = replace(unscored, total_rewards=np.array([np.nan, 1.0], np.float32))
+    empty = replace(empty, completions=(), total_rewards=None)
+    first, second = aborted.completions
+    aborted = replace(aborted, completions=(first, replace(second, stop_reason="aborted")))
+    examples = algorithm.examples([whole, unscored, empty, aborted])
+    assert [example.unit for example in examples] == [0, 0]
+
+
 def test_the_baseline_follows_and_is_kept_in_checkpoints() -> None:
     config = SailConfig.model_validate({"dpr": {"share": 0.5, "coefficient": 0.3}, "baseline": "mean"})
     algorithm = build_algorithm(config)
