@@ -159,3 +159,30 @@ class Algorithm(Protocol):
         learner combines them over micro-batches and ranks, and divides sums by the number of tokens that it ran.
         Keys ending in `/unit_sum` are divided by the number of units, and `sequence/loss`, (S,), goes to `after_step`.
         """
+
+
+class PlainAlgorithm:
+    """What most algorithms leave as it is: nothing refused, nothing completed, nothing learned beside the model."""
+
+    dynamic_sampling: DynamicSampling | None = None
+    completes_batch = False
+    model_kind: Literal["policy", "scorer"] = "policy"
+    routing: Routing | None = None
+
+    def open(self, seed: int, rows_per_step: int) -> None:
+        pass
+
+    def accepts(self, group: Group) -> bool:
+        return True
+
+    def complete(self, examples: list[Example]) -> list[Example]:
+        return examples
+
+    def after_step(self, examples: Sequence[Example], losses: Sequence[float]) -> dict[str, float]:
+        return {}
+
+    def state(self) -> dict[str, Any]:
+        return {}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        pass

@@ -8,12 +8,12 @@ An algorithm says how rewards become advantages and what the objective of a toke
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Generic, Literal, Self, TypeVar
 
 from pydantic import BaseModel, Field, model_validator
 
 from raylign.learners.advantages import group_advantages
-from raylign.learners.algorithms.base import DynamicSampling, Example, Normalizers, Routing
+from raylign.learners.algorithms.base import Example, Normalizers, PlainAlgorithm
 from raylign.learners.corrections import CorrectionConfig, correction_weights
 from raylign.learners.examples import OverlongConfig, examples_of, total_rewards
 from raylign.learners.losses import Aggregation, KlEstimator, PolicyLoss, kl, policy_loss, token_weights
@@ -86,17 +86,13 @@ class ClippedConfig(PolicyConfig):
 C = TypeVar("C", bound=PolicyConfig)
 
 
-class PolicyAlgorithm(Generic[C]):
+class PolicyAlgorithm(PlainAlgorithm, Generic[C]):
     """Implements `Algorithm`; subclasses change what the methods below `loss` give."""
 
     needs_rollouts: ClassVar[bool] = True
-    completes_batch = False
     aggregation: Aggregation = "token_mean"
     norm_constant: float | None = None
-    dynamic_sampling: DynamicSampling | None = None
-    model_kind: Literal["policy", "scorer"] = "policy"
     learns_from_rows = False
-    routing: Routing | None = None
 
     def __init__(self, config: C, max_staleness: int = 0, reward_weights: Mapping[str, float] | None = None) -> None:
         if problem := config.staleness_problem(max_staleness):
@@ -114,29 +110,11 @@ class PolicyAlgorithm(Generic[C]):
         self.needs_old_logps = config.kl_coef > 0 and config.kl_place == "reward"
         self.skips_zero_advantages = self._kl_coef == 0 and config.entropy_coef == 0
 
-    def open(self, seed: int, rows_per_step: int) -> None:
-        pass
-
-    def accepts(self, group: Group) -> bool:
-        return True
-
     def examples(self, groups: Sequence[Group]) -> list[Example]:
         """One example for each completion; failed ones have NaN rewards and a zero mask."""
         groups = [group for group in groups if group.completions]
         rewards = [total_rewards(group, self.config.overlong) for group in groups]
         return examples_of(groups, rewards, self.advantages(groups, rewards), self.config.mask_truncated)
-
-    def complete(self, examples: list[Example]) -> list[Example]:
-        return examples
-
-    def after_step(self, examples: Sequence[Example], losses: Sequence[float]) -> dict[str, float]:
-        return {}
-
-    def state(self) -> dict[str, Any]:
-        return {}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        pass
 
     def loss(
         self, logps: torch.Tensor, entropies: torch.Tensor, batch: MicroBatch, normalizers: Normalizers

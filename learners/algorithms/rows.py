@@ -6,11 +6,11 @@ Given nothing; gives the attributes of `Algorithm` with the values that say so.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import BaseModel
 
-from raylign.learners.algorithms.base import DynamicSampling, Example, Proximal, Routing
+from raylign.learners.algorithms.base import Example, PlainAlgorithm, Proximal
 from raylign.rollout.sample import Group
 
 RowKind = Literal["demonstrations", "pairs", "two_levels"]
@@ -42,41 +42,19 @@ class RowConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
         return None
 
 
-class RowAlgorithm:
+class RowAlgorithm(PlainAlgorithm):
     """Implements `Algorithm`, but for `loss` and the making of examples."""
 
     needs_rollouts = False
     needs_reference = False
     num_updates = 1
     min_group_size = 1
-    dynamic_sampling: DynamicSampling | None = None
     proximal: Proximal = "recompute"
-    completes_batch = False
     needs_old_logps = False
     skips_zero_advantages = False
     entropy_has_gradient = False
     alarm_below = 0.0
-    model_kind: Literal["policy", "scorer"] = "policy"
     learns_from_rows = True
-    routing: Routing | None = None
-
-    def open(self, seed: int, rows_per_step: int) -> None:
-        pass
-
-    def accepts(self, group: Group) -> bool:
-        return True
 
     def examples(self, groups: Sequence[Group]) -> list[Example]:
         raise ValueError(f"{type(self).__name__} learns from rows of the data, not from rollouts")
-
-    def complete(self, examples: list[Example]) -> list[Example]:
-        return examples
-
-    def after_step(self, examples: Sequence[Example], losses: Sequence[float]) -> dict[str, float]:
-        return {}
-
-    def state(self) -> dict[str, Any]:
-        return {}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        pass
