@@ -4,10 +4,12 @@ Given a task and seeds; trains sft, then DPO, IPO, BoNBoN, SAIL DDP, DPP, DPR fr
 
     oracle   sums whose answers a scripted oracle scores (benchmarks/oracle.py): pairs are best and worst of n answers
              of the sft model, so the truth is known. Held-out prompts; the reward is the oracle's.
+    digits   an oracle that a tiny model can satisfy: answer four digits with ten, as many as possible of the four.
     pairs    a file of {prompt, chosen, rejected} rows: a reward model is trained on a part of them; it labels for DPR
              and measures held-out prompts.
 
     .venv/bin/python -m benchmarks.preferences oracle --seeds 0 1 2
+    .venv/bin/python -m benchmarks.preferences digits --seeds 0 1 2
     .venv/bin/python -m benchmarks.preferences pairs --source pairs.jsonl --seeds 0 1 2
 """
 
@@ -22,6 +24,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from benchmarks.oracle import write_digits
 from raylign.actors.cluster import ClusterConfig, ray_cluster
 from raylign.jobs.best_of_n import best_of_n
 from raylign.jobs.best_of_n_config import BestOfNConfig
@@ -53,7 +56,7 @@ ALGORITHMS: dict[str, Values] = {
 class Oracle:
     """The task whose truth is known."""
 
-    sums: ClassVar[Values] = {
+    rows_of_task: ClassVar[Values] = {
         "source": "reasoning_gym:chain_sum?min_terms=2&max_terms=3&min_digits=1&max_digits=1",
         "num_generated": 20000,
         "prompt": "{metadata.expression} =",
@@ -61,6 +64,7 @@ class Oracle:
     }
     reward: ClassVar[Values] = {"name": "function", "path": f"{Path(__file__).with_name('oracle.py')}:closeness"}
     max_tokens, context = 8, 64
+    sft_steps = 200
     pair_keys: ClassVar[Values] = {"prompt": "{prompt}", "reference": "{references}", "template": "{prompt}"}
 
     def __init__(self, folder: Path, seed: int, num_steps: int, pairs_per_step: int) -> None:
@@ -68,23 +72,32 @@ class Oracle:
         self.num_steps, self.pairs_per_step = num_steps, pairs_per_step
         self.rewards = [self.reward]
 
+    def write_rows(self) -> None:
+        """Makes what `rows_of_task` reads, where that is a file."""
+
     @property
     def prompts(self) -> Values:
         """Prompts of training; the first tenth is held out."""
-        return {**self.sums, "rows": "10%:100%"}
+        return {**self.rows_of_task, "rows": "10%:100%"}
 
     @property
     def held_out(self) -> Values:
-        return {**self.sums, "rows": "0%:10%"}
+        return {**self.rows_of_task, "rows": "0%:10%"}
 
     def prepare(self) -> Path:
         """Model, sft, and the pairs that the sft model's own answers make; gives the sft checkpoint."""
         if (summary := self.folder / "sft" / "summary.json").exists():  # another study of the same models
             return Path(json.loads(summary.read_text())["checkpoint"])
-        sft = load_config(
-            TrainConfig, ["sft_arithmetic"], {"folder": str(self.folder / "sft"), "seed": self.seed,
-                                              "model": {"path": str(self.folder / "model")}},
-        )  # fmt: skip
+        self.write_rows()
+        values = {
+            "folder": str(self.folder / "sft"),
+            "seed": self.seed,
+            "num_steps": self.sft_steps,
+            "model": {"path": str(self.folder / "model")},
+            "data": self.prompts,
+            "sampling": {"max_tokens": self.max_tokens},
+        }
+        sft = load_config(TrainConfig, ["sft_arithmetic"], values)
         init_model(InitModelConfig(output=self.folder / "model", data=sft.data, seed=self.seed))
         checkpoint = Path(train(sft).summary()["checkpoint"])
         self.draw(checkpoint, "draws", self.prompts, [2, N_OF_BONBON])
@@ -118,6 +131,22 @@ class Oracle:
     percent_of_pairs = 80
     suffix = ""
     """Of the folders of runs."""
+
+
+class Digits(Oracle):
+    """The task whose truth is known and within reach: what the oracle likes can be told digit by digit."""
+
+    reward: ClassVar[Values] = {"name": "function", "path": f"{Path(__file__).with_name('oracle.py')}:wanted"}
+    max_tokens, context = 12, 64
+    sft_steps = 400
+
+    @property
+    def rows_of_task(self) -> Values:  # type: ignore[override]
+        source = str(self.folder / "digits.jsonl")
+        return {"source": source, "prompt": "{prompt}", "response": "{response}", "template": "{prompt}"}
+
+    def write_rows(self) -> None:
+        write_digits(self.folder / "digits.jsonl", self.seed)
 
 
 class PairsFile(Oracle):
@@ -282,7 +311,7 @@ def best_of_n_itself(task: Oracle, folder: Path, checkpoint: Path) -> float:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("task", choices=["oracle", "pairs"])
+    parser.add_argument("task", choices=["oracle", "digits", "pairs"])
     parser.add_argument("--source", type=Path, help="pairs: the file")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=120)
@@ -297,7 +326,7 @@ def main() -> int:
             PairsFile.source = arguments.source
             task: Oracle = PairsFile(folder, seed, arguments.steps, 32)
         else:
-            task = Oracle(folder, seed, arguments.steps, 64)
+            task = (Digits if arguments.task == "digits" else Oracle)(folder, seed, arguments.steps, 64)
             if arguments.percent != task.percent_of_pairs:
                 task.percent_of_pairs, task.suffix = arguments.percent, f"-{arguments.percent}-percent"
         with ray_cluster(ClusterConfig(address="local")):
@@ -307,7 +336,7 @@ def main() -> int:
                 if usable(name, arguments.task):
                     found[name] = train_one(task, name, checkpoint)
                     (folder / f"results{task.suffix}.json").write_text(json.dumps(found, indent=1))
-            if arguments.task == "oracle" and not task.suffix:
+            if arguments.task != "pairs" and not task.suffix:
                 found["best_of_n"] = best_of_n_itself(task, folder / arguments.only[0], checkpoint)
         results[seed] = {**found, "reward_model": getattr(task, "reward_model", None)}
         (folder / f"results{task.suffix}.json").write_text(json.dumps(results[seed], indent=1))
@@ -317,7 +346,7 @@ def main() -> int:
 
 def usable(name: str, task: str) -> bool:
     """BoNBoN learns from best and worst of n, which a file of pairs is not."""
-    return task == "oracle" or name != "bonbon"
+    return task != "pairs" or name != "bonbon"
 
 
 def table(results: dict[int, dict[str, Any]]) -> str:

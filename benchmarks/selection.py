@@ -4,7 +4,8 @@ Given a data set of which it is known which rows are contaminated, and seeds; tr
 writes a Markdown table. `origin` names the truth; no run reads it.
 
     .venv/bin/python -m benchmarks.selection generated --seeds 0 1 2
-    .venv/bin/python -m benchmarks.selection given --clean blue.jsonl --contaminated red.jsonl --bad hh_rejected
+    .venv/bin/python -m benchmarks.selection given --clean blue.jsonl --contaminated red.jsonl --bad hh_rejected \
+        --read alpaca.jsonl.gz safe_answers.jsonl
 
 AUC: chance that a clean row has more weight than a contaminated one; rows that the policy answered anew (online) are
 left out, since their weight speaks of the answers. Kept and dropped: by weight at least 1; online by the gate's share.
@@ -13,6 +14,7 @@ left out, since their weight speaks of the answers. Kept and dropped: by weight 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import statistics
 from collections.abc import Sequence
@@ -21,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.selection_data import CORRUPTED, FILES, generated, given
+from benchmarks.selection_data import BASE, CORRUPTED, FILES, generated, given, to_read
 from raylign.actors.cluster import ClusterConfig, ray_cluster
 from raylign.jobs.config import TrainConfig
 from raylign.jobs.config_loading import load_config
@@ -50,16 +52,38 @@ class Task:
         self.bad = {CORRUPTED} if arguments.task == "generated" else set(arguments.bad)
         self.template = "{prompt}" if arguments.task == "generated" else "{prompt}\n"
         self.is_generated = arguments.task == "generated"
-        if not (folder / FILES[0]).exists():
-            if self.is_generated:
-                generated(folder, seed)
-            else:
-                given(folder, arguments.clean, arguments.contaminated, seed, arguments.longest)
+        if self.is_generated:
+            generated(folder, seed)
             shape = {"num_layers": 2, "width": 64, "num_heads": 2, "mlp_width": 192, "vocabulary_size": 300}
-            if not self.is_generated:
-                shape = {"num_layers": 2, "width": 128, "num_heads": 2, "mlp_width": 384, "vocabulary_size": 2000}
-            made = {"output": folder / "model", "data": self.section(FILES[0]), "seed": seed, **shape}
-            init_model(InitModelConfig.model_validate(made))
+        else:
+            given(folder, arguments.clean, arguments.contaminated, seed, arguments.longest)
+            to_read(folder, arguments.read, arguments.longest)
+            shape = {"num_layers": 2, "width": 128, "num_heads": 4, "mlp_width": 384, "vocabulary_size": 2000}
+        self.model = folder / "model"
+        if not self.model.exists():
+            rows = self.section(FILES[0] if self.is_generated else BASE)
+            init_model(InitModelConfig.model_validate({"output": self.model, "data": rows, "seed": seed, **shape}))
+        if arguments.read:
+            self.model = self.able_to_read()
+
+    def able_to_read(self) -> Path:
+        """The model after sft on the trusted rows and more like them: weights follow losses, and those of a model that
+        knows nothing say only how common the words are."""
+        summary = self.folder / "base" / "summary.json"
+        if not summary.exists():
+            values: Values = {
+                "folder": str(summary.parent),
+                "seed": self.seed,
+                "num_epochs": 6,
+                "model": {"path": str(self.model)},
+                "data": {**self.section(BASE), "skip_too_long": True},
+                "algorithm": {"name": "sft"},
+                "rollout": {"prompts_per_step": 32, "engine": {"max_model_len": 256}},
+                "learner": {"learning_rate": 1e-3, "warmup_steps": 20, "schedule": "linear"},
+                "checkpoints": {"every_steps": 0},
+            }
+            train(load_config(TrainConfig, [], values))
+        return Path(json.loads(summary.read_text())["checkpoint"])
 
     def section(self, name: str) -> Values:
         return {"source": str(self.folder / name), "reference": "{response}", "template": self.template}
@@ -70,16 +94,19 @@ class Task:
         values: Values = {
             "folder": str(self.folder / f"{run.replace(' ', '_')}_{upper_share:g}"),
             "seed": self.seed,
-            "model": {"path": str(self.folder / "model")},
+            "model": {"path": str(self.model)},
             "data": weighed,
             "trusted_data": trusted,
             "evaluation": {"trusted": held_out},
-            "algorithm": {**algorithm, "upper_share": upper_share},
+            "algorithm": {"upper_share": upper_share, **copy.deepcopy(algorithm)},
             "learner": {"threads_per_rank": 1},
         }
         if self.num_steps:
             values["num_steps"] = self.num_steps
         if not self.is_generated:
+            values.setdefault("num_steps", 120)  # three passes
+            values["learner"] |= {"learning_rate": 3e-4}
+            values["algorithm"].setdefault("selector", {})["warmup_steps"] = 0
             values["rollout"] = {"engine": {"max_model_len": 256, "kv_cache_gib": 0.25}}
             values["sampling"] = {"max_tokens": 64}
             values["data"] = {**weighed, "skip_too_long": True}
@@ -153,6 +180,7 @@ def main() -> None:
     parser.add_argument("--clean", type=Path, help="rows of {question, response, origin}, trusted and held out")
     parser.add_argument("--contaminated", type=Path, help="rows of the same kind, to be weighed")
     parser.add_argument("--bad", nargs="+", default=[], help="origins of contaminated rows")
+    parser.add_argument("--read", type=Path, nargs="+", default=[], help="rows of {instruction, input, output} for sft")
     parser.add_argument("--longest", type=int, default=400, help="characters of a row; longer ones are left out")
     parser.add_argument("--folder", type=Path, default=Path("runs/selection"))
     parser.add_argument("--runs", nargs="+", choices=RECIPES, default=list(RECIPES))

@@ -4,11 +4,13 @@ Given a folder to write to; gives `trusted.jsonl`, `weighed.jsonl`, `held_out.js
 origin}; `origin` is never read by a run.
 
 generated    sums of two numbers below 20; in `weighed`, 30 % of the responses are another number
-given        two files of such rows that the caller names, one clean and one contaminated
+given        two files of such rows that the caller names, one clean and one contaminated; and files of
+             {instruction, input, output} to learn to read from: `base.jsonl`
 """
 
 from __future__ import annotations
 
+import gzip
 import json
 import random
 from collections.abc import Sequence
@@ -16,6 +18,7 @@ from pathlib import Path
 
 Row = dict[str, str]
 FILES = ("trusted.jsonl", "weighed.jsonl", "held_out.jsonl")
+BASE = "base.jsonl"
 CORRUPTED = "corrupted"
 
 
@@ -41,6 +44,22 @@ def given(folder: Path, clean: Path, contaminated: Path, seed: int, longest: int
     random.Random(seed).shuffle(trusted)
     num_held_out = len(trusted) // 10
     write(folder, trusted[num_held_out:], weighed, trusted[:num_held_out])
+
+
+def to_read(folder: Path, files: Sequence[Path], longest: int) -> None:
+    """`base.jsonl`: the trusted rows and those of `files` whose question is in none of the other sets."""
+    sets = [list(map(json.loads, (folder / name).read_text().splitlines())) for name in FILES]
+    questions = {row["question"] for rows in sets for row in rows}
+    base = sets[0]
+    for file in files:
+        packed = file.read_bytes()
+        text = (gzip.decompress(packed) if file.suffix == ".gz" else packed).decode()
+        for source in map(json.loads, text.splitlines()):
+            question = "\n".join(filter(None, [source["instruction"], source["input"]]))
+            row = {"question": question, "response": source["output"], "origin": file.name}
+            if row["response"] and question not in questions and _length(row) <= longest:
+                base.append(row)
+    (folder / BASE).write_text("".join(json.dumps(row) + "\n" for row in base))
 
 
 def write(folder: Path, trusted: Sequence[Row], weighed: Sequence[Row], held_out: Sequence[Row]) -> None:

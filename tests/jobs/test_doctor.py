@@ -124,10 +124,14 @@ def test_a_hub_that_does_not_answer_is_told(monkeypatch: pytest.MonkeyPatch) -> 
 def test_sessions_of_dead_rays_are_told_and_live_ones_are_not(tmp_path: Path) -> None:
     for name in ("session_2026-01-01_dead", "session_2026-01-02_alive"):
         (tmp_path / name).mkdir()
-    program = "import sys; sys.stdin.read()"
+    program = "import sys; print('runs', flush=True); sys.stdin.read()"
     alive = subprocess.Popen(
-        [sys.executable, "-c", program, str(tmp_path / "session_2026-01-02_alive")], stdin=subprocess.PIPE
+        [sys.executable, "-c", program, str(tmp_path / "session_2026-01-02_alive")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
     )
+    assert alive.stdout is not None
+    alive.stdout.readline()  # while it is being started it has no command line
     try:
         found = by_topic(list(check_ray((tmp_path,))))["old Ray sessions"]
     finally:
