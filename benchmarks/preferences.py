@@ -152,8 +152,7 @@ class Digits(Oracle):
 class PairsFile(Oracle):
     """Real preferences: sft on chosen answers, a reward model on part of the pairs."""
 
-    max_tokens, context = 64, 384
-    learning_rate = 1e-4
+    max_tokens, context = 64, 192
     num_evaluated = 200
     source = Path("pairs.jsonl")
 
@@ -165,7 +164,7 @@ class PairsFile(Oracle):
             "response": "{chosen}",
             "template": "{prompt}",
             "rows": share,
-            "pairs": {"skip_unusable": True, "max_prompt_tokens": 256},
+            "pairs": {"skip_unusable": True, "max_prompt_tokens": 64},
             "skip_too_long": True,
         }
 
@@ -193,18 +192,18 @@ class PairsFile(Oracle):
         }
         sft = {"data": prompts, "algorithm": {"name": "sft"}, "learner": {"learning_rate": 1e-3, "warmup_steps": 20}}
         run = train(
-            load_config(TrainConfig, [], {**shared, **sft, "folder": str(self.folder / "sft"), "num_steps": 300})
+            load_config(TrainConfig, [], {**shared, **sft, "folder": str(self.folder / "sft"), "num_steps": 200})
         )
         checkpoint = Path(run.summary()["checkpoint"])
         scorer = {
             **shared,
             "folder": str(self.folder / "reward_model"),
-            "num_steps": 120,
+            "num_steps": 75,
             "model": {"path": str(checkpoint)},
             "data": prompts,
             "algorithm": {"name": "reward_model"},
             "learner": {"learning_rate": 1e-4, "warmup_steps": 10, "schedule": "linear"},
-            "evaluation": {"pairs": self.held_out, "num_prompts": 1000, "every_steps": 40},
+            "evaluation": {"pairs": self.held_out, "num_prompts": 1000, "every_steps": 25},
         }
         self.reward_model = train(load_config(TrainConfig, [], scorer)).summary()
         self.rewards = [{"name": "reward_model", "model": self.reward_model["checkpoint"]}]
@@ -324,7 +323,7 @@ def main() -> int:
         folder = (arguments.folder / f"{arguments.task}-{seed}").absolute()
         if arguments.task == "pairs":
             PairsFile.source = arguments.source
-            task: Oracle = PairsFile(folder, seed, arguments.steps, 32)
+            task: Oracle = PairsFile(folder, seed, arguments.steps, 16)
         else:
             task = (Digits if arguments.task == "digits" else Oracle)(folder, seed, arguments.steps, 64)
             if arguments.percent != task.percent_of_pairs:

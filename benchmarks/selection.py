@@ -104,9 +104,11 @@ class Task:
         if self.num_steps:
             values["num_steps"] = self.num_steps
         if not self.is_generated:
-            values.setdefault("num_steps", 120)  # three passes
-            values["learner"] |= {"learning_rate": 3e-4}
-            values["algorithm"].setdefault("selector", {})["warmup_steps"] = 0
+            values.setdefault("num_steps", 246)  # six passes
+            values["learner"] |= {"learning_rate": 5e-5}
+            # ε above a gradient's size: the step follows the loss, and not the order of the rows
+            how = {"learning_rate": 1.0, "adam_epsilon": 1.0, "warmup_steps": 10}
+            values["algorithm"]["selector"] = how | values["algorithm"].get("selector", {})
             values["rollout"] = {"engine": {"max_model_len": 256, "kv_cache_gib": 0.25}}
             values["sampling"] = {"max_tokens": 64}
             values["data"] = {**weighed, "skip_too_long": True}
