@@ -17,7 +17,6 @@ from raylign.learners.attention import PACKED_ATTENTION, register_packed_attenti
 from raylign.learners.batch import Layout, MicroBatch
 from raylign.learners.engine import LearnerConfig
 from raylign.learners.model import packed_arguments
-from raylign.rollout.model_folder import load_tokenizer
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -60,12 +59,12 @@ def load_scorer(model_path: str, config: LearnerConfig, layout: Layout, seed: in
     Its config names the tokenizer's padding token only where that is another than the end token. Without one,
     transformers reads the score of a row alone at its last token, and refuses batches.
     """
-    from transformers import AutoConfig, AutoModelForSequenceClassification
+    from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
     if config.lora is not None:
         raise ValueError("learner.lora is set: a reward model is trained whole; leave lora out")
     model_config = AutoConfig.from_pretrained(model_path, num_labels=1)
-    tokenizer = load_tokenizer(model_path)
+    tokenizer = AutoTokenizer.from_pretrained(model_path)
     text_config, pad_id = model_config.get_text_config(), tokenizer.pad_token_id
     # transformers takes the score at the last token of another id than this one: an end token must not hide itself
     can_pad = pad_id != tokenizer.eos_token_id and pad_id in range(text_config.vocab_size)
