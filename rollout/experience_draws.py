@@ -22,7 +22,7 @@ SMALLEST_PRIORITY = 1e-3
 
 
 class Draws:
-    """Of one log. What the journal tells comes first: `leased`, `returned`, `rewind`, in its order, `end_of_journal`."""
+    """Of one log. What the journal tells comes first: `leased`, `returned` and `rewind`, then `end_of_journal`."""
 
     def __init__(self, config: ExperienceConfig, seed: int) -> None:
         self.is_prioritised = config.sampling == "prioritised"
