@@ -214,7 +214,6 @@ def test_lora_trains_adapters_only_and_exports_the_merged_model(make: Make, tiny
         assert np.abs(on - off).max() > 1e-3
 
 
-@pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False")
 def test_adapters_of_gpt2_are_merged_into_its_transposed_weights(make: Make, tmp_path: Path) -> None:
     from transformers import GPT2Config, GPT2LMHeadModel
 
