@@ -21,7 +21,9 @@ import psutil
 from benchmarks.measurement import Measurement, show
 from benchmarks.scripted import ScriptedPool
 from raylign.actors.weights import WeightPublisher
+from raylign.jobs.config import TrainConfig
 from raylign.jobs.run import Run
+from raylign.jobs.run_parts import RunParts
 from raylign.jobs.train import learn_from_rollouts
 
 NUM_STEPS, NUM_LOOKS, NUM_ENGINES, ANSWER_TOKENS = 2000, 100, 8, 16
@@ -33,17 +35,23 @@ DATA = {
 }
 
 
+class ScriptedParts(RunParts):
+    """Engines that follow a script."""
+
+    async def _start_engines(self, *_: Any) -> None:
+        self.rollouts = self.evaluation_pool = await ScriptedPool(NUM_ENGINES, 1, ANSWER_TOKENS).open(
+            self._config.rewards
+        )
+        self.publisher = WeightPublisher(self.rollouts.workers, self.learner, self._config.weights, version=0)
+
+
 class ScriptedRun(Run):
     """A run whose engines are scripted, and whose memory is looked at as it goes."""
 
-    looks: list[dict[str, float]]
-
-    async def _start_rollouts(self, *_: Any, **__: Any) -> None:
-        self.looks = []
-        scripted = ScriptedPool(NUM_ENGINES, 1, ANSWER_TOKENS)
-        self.rollouts = await scripted.open(self.config.rewards)
-        self._evaluation_pool = self.rollouts
-        self._publisher = WeightPublisher(self.rollouts.workers, self.learner, self.config.weights, version=self.step)
+    def __init__(self, config: TrainConfig) -> None:
+        super().__init__(config)
+        self.parts = ScriptedParts(config, self.algorithm)
+        self.looks: list[dict[str, float]] = []
 
     async def record_step(self, *arguments: Any, **more: Any) -> None:
         await super().record_step(*arguments, **more)
@@ -96,7 +104,6 @@ def measure(num_steps: int = NUM_STEPS) -> list[dict[str, Any]]:
 
 async def _looks(folder: Path, num_steps: int) -> list[dict[str, float]]:
     from raylign.actors.cluster import ray_cluster
-    from raylign.jobs.config import TrainConfig
     from raylign.jobs.init_model import InitModelConfig, init_model
     from raylign.rollout.prompts import DataConfig
 

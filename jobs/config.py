@@ -239,6 +239,12 @@ def _train_problems(config: TrainConfig) -> Iterator[str]:
             )
     elif config.replay:
         yield f"replay is {config.replay}: {config.algorithm.name} learns from the rows themselves, not from rollouts"
+    if learner.lora is not None and learner.lora.dropout and (config.algorithm.needs_rollouts or answers_rows(config)):
+        yield (
+            f"learner.lora.dropout is {learner.lora.dropout:g}: {config.algorithm.name} learns here from answers that "
+            "the policy sampled, and engines sample without dropout, so the learner's log-probs would not be theirs; "
+            "set it to 0"
+        )
     if sampling.max_tokens >= engine.max_model_len:
         yield no_room_words(sampling.max_tokens, "rollout.engine.max_model_len", engine.max_model_len)
     if learner.micro_batch_tokens != "auto" and learner.micro_batch_tokens < engine.max_model_len:

@@ -1,7 +1,7 @@
-"""A run in progress: its parts, started side by side, and what happens between steps.
+"""A run in progress: what happens between steps.
 
 Given a `TrainConfig`; gives the verbs that the train loop reads like a page: prompts, rollouts, learner, weights,
-record, evaluate, checkpoint. Only this file knows how the parts are put together.
+record, evaluate, checkpoint. Only this file knows how the parts (`jobs/run_parts.py`) work together.
 """
 
 from __future__ import annotations
@@ -9,10 +9,9 @@ from __future__ import annotations
 import asyncio
 import importlib.metadata
 import math
-import os
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -20,13 +19,9 @@ from typing import Any
 
 import yaml
 
-from raylign.actors.cores import split_cores
-from raylign.actors.learner_group import LearnerGroup, LearnerSpec
-from raylign.actors.rollout_pool import RolloutPool
 from raylign.actors.weight_update import EngineState
-from raylign.actors.weights import WeightPublisher
 from raylign.jobs.checkpoints import Checkpoint, CheckpointRecord, CheckpointStore
-from raylign.jobs.config import TrainConfig, answers_rows
+from raylign.jobs.config import TrainConfig
 from raylign.jobs.experience_flow import ExperienceFlow, LiveFlow
 from raylign.jobs.experience_replay import ReplayFlow
 from raylign.jobs.held_out import HeldOut
@@ -34,21 +29,13 @@ from raylign.jobs.metrics import flow_metrics
 from raylign.jobs.pair_evaluation import evaluation_words
 from raylign.jobs.progress import Progress
 from raylign.jobs.report import write_report
-from raylign.jobs.roles import (
-    SHARED_GPU,
-    cpus_for_each_role,
-    num_cluster_gpus,
-    shares_gpu,
-    start_pool,
-    start_reward_server,
-    transport_between_nodes,
-)
 from raylign.jobs.row_examples import (
     RowExamples,
     num_steps_of,
     open_rows,
 )
 from raylign.jobs.run_folder import RunFolder, read_metrics
+from raylign.jobs.run_parts import RunParts
 from raylign.jobs.samples import write_answers, write_samples
 from raylign.jobs.step_batches import StepBatch
 from raylign.jobs.trackers import Trackers
@@ -69,9 +56,6 @@ class Run:
 
     _task: asyncio.Task[None]
     """The task that runs the loop: a second Ctrl-C cancels it."""
-    learner: LearnerGroup
-    rollouts: RolloutPool
-    """Absent (never started) where nothing is generated: sft without evaluation."""
 
     def __init__(self, config: TrainConfig) -> None:
         self.sampling = config.sampling
@@ -80,11 +64,11 @@ class Run:
         self.algorithm: Algorithm = build_algorithm(
             config.algorithm, config.asynchrony.max_staleness, weights_by_name(config.rewards)
         )
-        self._learns_from_rows = self.algorithm.learns_from_rows
         self.algorithm.open(config.seed, self.prompts_per_step)
+        self.parts = RunParts(config, self.algorithm)
         tokenizer = load_tokenizer(config.model.path)
         self._levels = (
-            TwoLevelRows(config, config.algorithm, tokenizer, self)
+            TwoLevelRows(config, config.algorithm, tokenizer, self.parts)
             if isinstance(config.algorithm, TwoLevelConfig)
             else None
         )
@@ -108,8 +92,6 @@ class Run:
         self._clock = time.monotonic()
         self._stop_asked = False
         self._is_stepping = False
-        self._takes_turns = False
-        """Colocated mode: the only GPU belongs to the engine or to the learner, never to both."""
         self._flow: ExperienceFlow | None = None
         self._log_position = self._start_checkpoint.record.log_position if self._start_checkpoint else None
         self._delivery: asyncio.Task[None] | None = None
@@ -144,114 +126,25 @@ class Run:
             loop.remove_signal_handler(signal.SIGTERM)
 
     async def _start(self) -> None:
-        """Roles start side by side: most of their time is imports."""
-        config = self.config
-        lora = config.learner.lora if config.weights.lora == "adapter" else None
-        # engines that are sent adapters hold the model under them; a checkpoint has them folded in
-        checkpoint = self._start_checkpoint if lora is None else None
-        model_path = str(checkpoint.path if checkpoint else config.model.path)
-        generates = self.algorithm.needs_rollouts and not config.replay
-        needs_engines = generates or answers_rows(config) or self._held_out.prompts is not None
-        num_engines = config.rollout.num_engines if needs_engines else 0
-        cpus = cpus_for_each_role(config.learner.num_ranks + num_engines)
-        num_gpus, gpus_per_engine = num_cluster_gpus(), config.rollout.engine.tensor_parallel_size
-        share_gpu = shares_gpu(num_gpus, config.learner.num_ranks, num_engines, gpus_per_engine)
-        self._takes_turns = share_gpu and generates
-        engine_cores: list[int] | None = None
-        learner_cores: list[int] = []
-        if not num_gpus and (generates or answers_rows(config)) and config.asynchrony.max_staleness > 0:
-            engine_cores, learner_cores = split_cores(os.sched_getaffinity(0), config.rollout.engine.cpu_cores)
-        self.learner = LearnerGroup(
-            LearnerSpec(
-                config=config.learner,
-                model_path=config.model.path,
-                algorithm=config.algorithm,
-                temperature=1.0 if self._learns_from_rows else config.sampling.temperature,
-                total_optimizer_steps=config.num_steps * self.algorithm.num_updates,
-                seed=config.seed,
-                debug_folder=str(self.folder.path.absolute() / "debug"),
-                state_folder=str(self._start_checkpoint.state_path) if self._start_checkpoint else None,
-                weights_bucket_bytes=config.weights.bucket_mib << 20,
-                max_staleness=config.asynchrony.max_staleness,
-                weighed_rows=self._levels.about_rows(config.num_steps) if self._levels else None,
-                reference_cache=str(self.folder.path.absolute() / "reference") if self._learns_from_rows else "",
-                cpu_cores=tuple(learner_cores),
-                ships_adapters=lora is not None,
-                gpus_per_engine=gpus_per_engine,
-                weights_deadline_s=config.weights.deadline_s,
-            ),
-            cpus_per_rank=cpus,
-            gpus_per_rank=SHARED_GPU if share_gpu else float(num_gpus > 0),
-        )
-        with self._progress.waiting("starting the learner" + (" and the engines" if num_engines else "")):
-            starting: list[Coroutine[Any, Any, Any]] = [self.learner.start()]
-            if num_engines:
-                lora_rank = lora.rank if lora else 0
-                starting.append(self._start_rollouts(model_path, num_engines, cpus, share_gpu, lora_rank, engine_cores))
-            await asyncio.gather(*starting)
-            if num_engines and lora:
-                await self._publisher.catch_up()
+        engines = " and the engines" if self.parts.num_engines else ""
+        with self._progress.waiting("starting the learner" + engines):
+            await self.parts.start(
+                self.config.num_steps,
+                self.folder.path,
+                self._start_checkpoint,
+                self._levels.about_rows(self.config.num_steps) if self._levels else None,
+                self._engine_is_sick,
+            )
         self._progress.__enter__()
 
-    async def _start_rollouts(
-        self,
-        model_path: str,
-        num_engines: int,
-        cpus: float,
-        share_gpu: bool,
-        lora_rank: int,
-        cores: Sequence[int] | None,
-    ) -> None:
-        config = self.config
-        weights = config.weights
-        if weights.transport == "auto":
-            weights = weights.model_copy(update={"transport": transport_between_nodes(share_gpu)})
-        self.rollouts = await start_pool(
-            model_path,
-            config.rollout.engine,
-            num_engines,
-            config.rewards or config.evaluation.rewards,
-            weight_backend=weights.transport,
-            weight_version=self.step,
-            seed=config.seed,
-            cpus=cpus,
-            placement_deadline_s=config.cluster.placement_deadline_s,
-            answer_deadline_s=config.rollout.answer_deadline_s,
-            share_gpu=share_gpu,
-            lora_rank=lora_rank,
-            cores=cores,
-        )
-        self._evaluation_pool = self.rollouts
-        if config.evaluation.rewards and config.evaluation.rewards != config.rewards:
-            self._evaluation_pool = self.rollouts.with_rewards(await start_reward_server(config.evaluation.rewards))
-        self._publisher = WeightPublisher(
-            self.rollouts.workers,
-            self.learner,
-            weights,
-            self.step,
-            replace_engine=self._engine_is_sick,
-            engines_are_current=not lora_rank,
-        )
-
-    @property
-    def publisher(self) -> WeightPublisher:
-        """Brings weights to the engines; only where there are engines."""
-        return self._publisher
-
     async def _end(self) -> None:
-        """Reverse order, each part with a deadline, and the rest whatever happens to one."""
+        """Reverse order, and the rest whatever happens to one."""
         try:
             if self._levels is not None:
                 await self._levels.stop()
-            if hasattr(self, "_publisher"):
-                with suppress(Exception):  # the learner may be what failed; its memory goes with its process
-                    await self._publisher.close()
-            if hasattr(self, "rollouts"):
-                await self.rollouts.stop()
         finally:
             try:
-                if hasattr(self, "learner"):
-                    await self.learner.stop()
+                await self.parts.stop()
             finally:
                 self._progress.__exit__()
                 self._trackers.close()
@@ -305,17 +198,17 @@ class Run:
             return
         self._flow = await LiveFlow.start(
             self.config,
-            self.rollouts,
+            self.parts.rollouts,
             self.prompts,
             self.algorithm,
             self.folder.experience_path,
             step=self.step,
             position=self._log_position,
-            takes_turns=self._takes_turns,
+            takes_turns=self.parts.takes_turns,
             replace_worker=self._worker_died,
         )
-        if self._takes_turns:
-            await self.learner.offload()
+        if self.parts.takes_turns:
+            await self.parts.learner.offload()
         try:
             yield
             await self._delivered()
@@ -331,9 +224,9 @@ class Run:
         self._step_began_s = time.perf_counter()
         batch = await self._flow.next(step)
         self._times_s["wait"] = time.perf_counter() - self._step_began_s
-        if self._takes_turns:
-            await self.rollouts.sleep()
-            await self.learner.reload()
+        if self.parts.takes_turns:
+            await self.parts.rollouts.sleep()
+            await self.parts.learner.reload()
         if self.algorithm.routing is not None:
             rows = self._row_examples.of_step(step, first_unit=len(batch.groups))
             batch = replace(batch, examples=batch.examples + rows)
@@ -344,7 +237,7 @@ class Run:
         clock = time.perf_counter()
         self._is_updating = True
         try:
-            return await self.learner.update(examples, version)
+            return await self.parts.learner.update(examples, version)
         finally:
             self._is_updating = False
             self._times_s["learner"] = time.perf_counter() - clock
@@ -368,24 +261,24 @@ class Run:
         """To engines that answer beside the training."""
         if self._levels is not None:
             await self._levels.engines_free()
-        if self._publisher.version < self.step:
-            await self._publisher.publish(self.step)
+        if self.parts.publisher.version < self.step:
+            await self.parts.publisher.publish(self.step)
 
     async def publish_weights(self, version: int) -> dict[str, float]:
         """The learner's weights on their way to every engine; the learner may go on at once where η > 0.
 
         Gives metrics of the last update that has arrived. Errors say which side failed.
         """
-        if self._flow is None or not hasattr(self, "_publisher"):
+        if self._flow is None or not hasattr(self.parts, "publisher"):
             return {}
         clock = time.perf_counter()
         await self._delivered()
-        exported = await self._publisher.export(version)
-        if self._takes_turns:
-            await self.learner.offload()
-            await self.rollouts.wake()
+        exported = await self.parts.publisher.export(version)
+        if self.parts.takes_turns:
+            await self.parts.learner.offload()
+            await self.parts.rollouts.wake()
         self._delivery = asyncio.create_task(self._deliver(exported, version))
-        if self.config.asynchrony.max_staleness == 0 or self._takes_turns:
+        if self.config.asynchrony.max_staleness == 0 or self.parts.takes_turns:
             await self._delivered()
         self._times_s["weights"] = time.perf_counter() - clock
         return self._weight_metrics
@@ -394,26 +287,26 @@ class Run:
         """The publisher's word: an engine that could not be updated is ended, and another started in its place."""
         if self._flow is not None:
             self._flow.worker_lost(number, lambda: self._has_weights(number))
-        handle = await self.rollouts.replace(number)
+        handle = await self.parts.rollouts.replace(number)
         if self._flow is not None:
             await self._flow.worker_started(number)
         return handle
 
     async def _worker_died(self, number: int) -> Callable[[], bool]:
         """The feeder's word: a worker is gone. Another is started, and gets the published weights."""
-        self._publisher.remove_engine(number)
-        self._publisher.add_engine(await self.rollouts.replace(number), number)
+        self.parts.publisher.remove_engine(number)
+        self.parts.publisher.add_engine(await self.parts.rollouts.replace(number), number)
         if not self._is_updating:  # else the learner holds no whole version now, and the next delivery brings it
             with suppress(RuntimeError):  # a delivery is under way: it brings them
-                await self._publisher.catch_up()
+                await self.parts.publisher.catch_up()
         return lambda: self._has_weights(number)
 
     def _has_weights(self, number: int) -> bool:
-        return self._publisher.states.get(number) is EngineState.CURRENT
+        return self.parts.publisher.states.get(number) is EngineState.CURRENT
 
     async def _deliver(self, exported: Any, version: int) -> None:
         try:
-            self._weight_metrics = await self._publisher.deliver(exported)
+            self._weight_metrics = await self.parts.publisher.deliver(exported)
         except Exception as error:
             if self._flow is not None:
                 self._flow.fail(error)  # the loop may be waiting for groups that no engine can give any more
@@ -463,14 +356,15 @@ class Run:
             return {}
         self._evaluated_step = self.step
         clock = time.perf_counter()
-        line = {"step": float(self.step), "seconds": self._seconds()} | await self._held_out.rank_pairs(self.learner)
+        line = {"step": float(self.step), "seconds": self._seconds()}
+        line |= await self._held_out.rank_pairs(self.parts.learner)
         if self._levels is not None:
             line |= await self._levels.evaluate()
         if self._held_out.prompts is not None:
             if self.algorithm.learns_from_rows and not self.algorithm.needs_rollouts and self.step:
                 await self._send_weights_now()
             await self._delivered()
-            metrics, groups = await self._held_out.answer_prompts(self._evaluation_pool)
+            metrics, groups = await self._held_out.answer_prompts(self.parts.evaluation_pool)
             self.num_tokens_generated += sum(group.num_tokens for group in groups)
             write_answers(self.folder, self.step, groups)
             line |= metrics
@@ -511,12 +405,12 @@ class Run:
             tokens_generated=self.num_tokens_generated,
             log_position=self._log_position,
         )
-        if self._takes_turns:
-            await self.learner.reload()
+        if self.parts.takes_turns:
+            await self.parts.learner.reload()
         loop = asyncio.get_running_loop()
 
         def write(folder: Path) -> None:
-            asyncio.run_coroutine_threadsafe(self.learner.save(folder.absolute()), loop).result()
+            asyncio.run_coroutine_threadsafe(self.parts.learner.save(folder.absolute()), loop).result()
             if self._levels is not None:
                 self._levels.save(folder)
             if not any(folder.glob("*.safetensors")):
@@ -527,9 +421,9 @@ class Run:
 
         await asyncio.to_thread(self._checkpoints.save, record, write)
         if self._levels is not None:
-            await self._levels.write_selection(self.folder.path)
-        if self._takes_turns:
-            await self.learner.offload()
+            await self._levels.write_selection(self.folder.path, self.step)
+        if self.parts.takes_turns:
+            await self.parts.learner.offload()
         if self._flow is not None:
             await self._flow.commit()
         self._saved_step = self.step

@@ -10,13 +10,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from raylign.actors.learner_group import LearnerGroup
-from raylign.actors.rollout_pool import RolloutPool
-from raylign.actors.weights import WeightPublisher
 from raylign.jobs.bdr_refresh import Refresh
 from raylign.jobs.config import TrainConfig
+from raylign.jobs.run_parts import RunParts
 from raylign.jobs.selection import write_selection
 from raylign.learners.algorithms.base import Example
 from raylign.learners.algorithms.bdr_online import BdrOnlineConfig
@@ -41,22 +39,11 @@ REFRESH = "refresh"
 """Folder in a checkpoint."""
 
 
-class Parts(Protocol):
-    """The run's learner, engines and publisher."""
-
-    learner: LearnerGroup
-    rollouts: RolloutPool
-    step: int
-
-    @property
-    def publisher(self) -> WeightPublisher: ...
-
-
 class TwoLevelRows:
     """Implements `bdr_refresh.Engines` with the run's parts."""
 
     def __init__(
-        self, config: TrainConfig, algorithm: TwoLevelConfig, tokenizer: PreTrainedTokenizerBase, parts: Parts
+        self, config: TrainConfig, algorithm: TwoLevelConfig, tokenizer: PreTrainedTokenizerBase, parts: RunParts
     ) -> None:
         self._config, self._algorithm, self._parts = config, algorithm, parts
         self.weighed, self.trusted = open_levels(config, algorithm, tokenizer)
@@ -157,14 +144,12 @@ class TwoLevelRows:
         if self._refresh is not None:
             self._refresh.load(checkpoint / REFRESH)
 
-    async def write_selection(self, run_folder: Path) -> None:
-        """`selection.parquet` and, where asked, `selected.jsonl`."""
+    async def write_selection(self, run_folder: Path, step: int) -> None:
+        """`selection.parquet` and, where asked, `selected.jsonl`, of the state after `step`."""
         state = await self._parts.learner.algorithm_state()
         groups = self._refresh.groups if self._refresh else {}
         # in a thread: answers under way must not wait for thousands of rows to be written
-        await asyncio.to_thread(
-            write_selection, run_folder, self.weighed, self._algorithm, state, dict(groups), self._parts.step
-        )
+        await asyncio.to_thread(write_selection, run_folder, self.weighed, self._algorithm, state, dict(groups), step)
 
 
 async def nothing() -> None:

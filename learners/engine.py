@@ -5,7 +5,8 @@ Given a `PolicyModel` and a `LearnerConfig`; gives log-probs of micro-batches an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -33,6 +34,9 @@ class LoraConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
     """Scale: the update is multiplied by alpha / rank."""
     target_modules: list[str] | Literal["all-linear"] = "all-linear"
     """Modules that get an adapter."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Share of an adapter's inputs left out in training passes, in no others; not where answers of the policy are
+    learned from. The numbers then depend on the number of ranks and on the micro-batches."""
 
 
 class LearnerConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
@@ -145,9 +149,7 @@ class DeepSpeedEngine:
 
     def logprobs(self, micro_batches: Sequence[MicroBatch]) -> list[torch.Tensor]:
         """(N,) log-probs of each micro-batch's completion tokens, on the CPU."""
-        import torch
-
-        with torch.no_grad():
+        with self._not_training():
             return [self._engine(batch.to(self.device))[0].cpu() for batch in micro_batches]
 
     def forward_backward(self, micro_batches: Sequence[MicroBatch], loss: LossFunction) -> dict[str, float]:
@@ -162,13 +164,23 @@ class DeepSpeedEngine:
         return totals
 
     def evaluate(self, micro_batches: Sequence[MicroBatch], loss: LossFunction) -> dict[str, float]:
-        """The same numbers without any gradient."""
-        import torch
-
-        with torch.no_grad():
+        """The same numbers without any gradient, and without dropout."""
+        with self._not_training():
             totals, _ = self._passes(micro_batches, loss, lambda share: None)
         totals.pop("num_non_finite/sum")
         return totals
+
+    @contextmanager
+    def _not_training(self) -> Iterator[None]:
+        """Inside: no gradient, no dropout."""
+        import torch
+
+        self.policy.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self.policy.train()
 
     def _backward(self, share: torch.Tensor) -> None:
         # DeepSpeed averages over the ranks; shares are to be added

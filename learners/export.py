@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,17 +68,36 @@ def weights(engine: DeepSpeedEngine) -> Iterator[tuple[str, torch.Tensor]]:
         yield from _full_tensors(engine, bucket, adapters)
 
 
-def _adapters(engine: DeepSpeedEngine) -> dict[str, tuple[torch.nn.Parameter, torch.nn.Parameter, float]]:
-    """By the base weight's name: (A, B, scaling) of W + scaling·B·A."""
+@dataclass(frozen=True)
+class _Adapter:
+    """Of a weight W (out, in): W + scaling·B·A."""
+
+    a: torch.nn.Parameter
+    """(rank, in)"""
+    b: torch.nn.Parameter
+    """(out, rank)"""
+    scaling: float
+    is_transposed: bool
+    """W lies as (in, out), as in GPT-2."""
+
+    def merged_into(self, weight: torch.Tensor) -> torch.Tensor:
+        """In float32, then in the dtype of `weight`."""
+        update = self.scaling * (self.b.float() @ self.a.float())
+        return (weight.float() + (update.T if self.is_transposed else update)).to(weight.dtype)
+
+
+def _adapters(engine: DeepSpeedEngine) -> dict[str, _Adapter]:
+    """By the base weight's name."""
     if engine.policy.peft is None:
         return {}
     from peft.tuners.lora import LoraLayer
 
     return {
-        f"{name}.weight": (
+        f"{name}.weight": _Adapter(
             module.lora_A["default"].weight,
             module.lora_B["default"].weight,
             module.scaling["default"],
+            bool(getattr(module, "fan_in_fan_out", False)),
         )
         for name, module in engine.policy.model.named_modules()
         if isinstance(module, LoraLayer)
@@ -87,17 +107,16 @@ def _adapters(engine: DeepSpeedEngine) -> dict[str, tuple[torch.nn.Parameter, to
 def _full_tensors(
     engine: DeepSpeedEngine,
     bucket: list[tuple[str, torch.nn.Parameter]],
-    adapters: dict[str, tuple[torch.nn.Parameter, torch.nn.Parameter, float]],
+    adapters: dict[str, _Adapter],
 ) -> list[tuple[str, torch.Tensor]]:
     needed = [parameter for _, parameter in bucket]
-    needed += [matrix for name, _ in bucket if name in adapters for matrix in adapters[name][:2]]
+    needed += [matrix for name, _ in bucket if name in adapters for matrix in (adapters[name].a, adapters[name].b)]
     tensors = []
     with engine.gathered(needed), torch.no_grad():
         for name, parameter in bucket:
             tensor = parameter.detach()
             if name in adapters:
-                a, b, scaling = adapters[name]
-                tensor = (tensor.float() + scaling * (b.float() @ a.float())).to(tensor.dtype)
+                tensor = adapters[name].merged_into(tensor)
             tensors.append((name, tensor))
     return tensors  # outside the context: a consumer may wait as long as it likes
 

@@ -129,8 +129,11 @@ class Learner:
     def forward_backward(self, examples: Sequence[Example]) -> dict[str, float]:
         """Add the gradient of the loss over `examples`, the global batch of one optimizer step.
 
-        Means in the metrics are over the tokens of the sequences that were run, see `_with_gradient`.
+        Means in the metrics are over the tokens of the sequences that were run, see `_with_gradient`. What dropout
+        leaves out is drawn from seed, step and rank, so a resumed run leaves out the same.
         """
+        draws = np.random.SeedSequence((self.seed, self.engine.num_steps, rank()))
+        torch.manual_seed(int(draws.generate_state(1)[0]))
         return self._passed(examples, self.engine.forward_backward)
 
     def evaluate(self, examples: Sequence[Example]) -> dict[str, float]:

@@ -175,7 +175,7 @@ def _load(model_path: str, layout: Layout) -> nn.Module:
         register_packed_attention()
     implementation = PACKED_ATTENTION if layout == "packed" else "sdpa"
     model = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32, attn_implementation=implementation)
-    for module in model.modules():  # a dropped unit would be a mismatch between engine and learner
+    for module in model.modules():  # a dropped unit would be a mismatch between engine and learner; adapters come later
         if isinstance(module, nn.Dropout):
             module.p = 0.0
         if hasattr(module, "attention_dropout"):
@@ -196,7 +196,11 @@ def _add_adapters(model: nn.Module, lora: LoraConfig, model_path: str) -> PeftMo
     import peft
 
     peft_config = peft.LoraConfig(
-        r=lora.rank, lora_alpha=lora.alpha, target_modules=lora.target_modules, task_type="CAUSAL_LM"
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=lora.target_modules,
+        task_type="CAUSAL_LM",
     )
     peft_config.base_model_name_or_path = model_path
     return peft.get_peft_model(model, peft_config, autocast_adapter_dtype=False)

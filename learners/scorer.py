@@ -54,12 +54,21 @@ class ScorerModel(nn.Module):
 
 
 def load_scorer(model_path: str, config: LearnerConfig, layout: Layout, seed: int) -> ScorerModel:
-    """The trainable scorer in float32; a causal language model gets a new head, drawn from `seed`."""
-    from transformers import AutoConfig, AutoModelForSequenceClassification
+    """The trainable scorer in float32; a causal language model gets a new head, drawn from `seed`.
+
+    Its config names the tokenizer's padding token only where that is another than the end token. Without one,
+    transformers reads the score of a row alone at its last token, and refuses batches.
+    """
+    from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
     if config.lora is not None:
         raise ValueError("learner.lora is set: a reward model is trained whole; leave lora out")
     model_config = AutoConfig.from_pretrained(model_path, num_labels=1)
+    tokenizer = AutoTokenizer.from_pretrained(model_path)
+    text_config, pad_id = model_config.get_text_config(), tokenizer.pad_token_id
+    # transformers takes the score at the last token of another id than this one: an end token must not hide itself
+    can_pad = pad_id != tokenizer.eos_token_id and pad_id in range(text_config.vocab_size)
+    text_config.pad_token_id = pad_id if can_pad else None
     if layout == "packed":
         register_packed_attention()
     setattr(model_config, SCORED_AS_TRAINED, True)

@@ -8,11 +8,14 @@ length, so that little padding is computed.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from raylign.rewards.base import Item, Reward, Score, WeightedConfig, typed_scores
+
+if TYPE_CHECKING:
+    import torch
 
 TRAINED_BY_US = "raylign_scorer"
 """Key in the config of a model that `algorithm: {name: reward_model}` trained: it reads what it was trained on, the
@@ -69,12 +72,13 @@ class RewardModel(Reward):
             # transformers would fill them with noise and go on
             missing = ", ".join(sorted(loading["missing_keys"]))
             raise ValueError(f"reward model {config.model!r} lacks weights ({missing}): it is no reward model")
-        pad_id = self._tokenizer.pad_token_id
-        self._pad_id: int = pad_id if pad_id is not None else self._tokenizer.eos_token_id
-        if self._pad_id is None:
-            raise ValueError(f"the tokenizer of reward model {config.model!r} has neither a pad nor an EOS token")
-        model.config.get_text_config().pad_token_id = self._pad_id
-        self._model = model.to(self._device).eval()
+        pad_id = model_config.get_text_config().pad_token_id
+        names_padding = pad_id in range(size)  # some published configs say -1
+        self._reads_last_token = hasattr(model, "score") and (self._as_trained or not names_padding)
+        """By length; else where transformers reads the score of a row alone: at the last token that is not `_pad_id`,
+        or wherever a model that is no decoder has it."""
+        self._pad_id: int = pad_id if names_padding else 0
+        self._model: Any = model.to(self._device).eval()
 
     def score(self, items: Sequence[Item]) -> list[list[Score]]:
         token_ids = [
@@ -114,10 +118,18 @@ class RewardModel(Reward):
                 padded[line, : len(token_ids[row])] = torch.tensor(token_ids[row])
                 mask[line, : len(token_ids[row])] = 1
             with torch.inference_mode():
-                output = self._model(input_ids=padded.to(self._device), attention_mask=mask.to(self._device))
-            for row, value in zip(rows, output.logits[:, 0].float().tolist(), strict=True):
+                logits = self._logits(padded.to(self._device), mask.to(self._device))
+            for row, value in zip(rows, logits[:, 0].float().tolist(), strict=True):
                 values[row] = value
         return values
+
+    def _logits(self, padded: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """(B, T) token ids, padded on the right, and their mask → (B, 1)."""
+        if not self._reads_last_token:
+            return self._model(input_ids=padded, attention_mask=mask).logits
+        backbone = self._model.get_submodule(self._model.base_model_prefix)
+        hidden = backbone(input_ids=padded, attention_mask=mask, use_cache=False).last_hidden_state
+        return self._model.score(hidden[range(len(mask)), mask.sum(1) - 1])
 
     def close(self) -> None:
         self._model = None

@@ -38,18 +38,16 @@ from raylign.rollout.experience import (
     LogPosition,
     OrdinalState,
 )
+from raylign.rollout.experience_draws import Draws
 from raylign.rollout.experience_journal import Entry, Journal, write_error
 from raylign.rollout.experience_ledger import Ledger
 from raylign.rollout.experience_recovery import JOURNAL, Record, Recovered, recover
 from raylign.rollout.experience_schema import SCHEMA, has_completions, reward_spreads
 from raylign.rollout.experience_segments import Place, RecordIndex, SegmentWriter, read_record, sync_files
-from raylign.rollout.sample import FloatArray
 
 MIB = 2**20
 LOCK_DEADLINE_S = 20.0
 """A killed owner's lock goes with it; this long for its last breath."""
-SMALLEST_PRIORITY = 1e-3
-"""Added to the spread, so that groups without any can be drawn."""
 
 
 @dataclass
@@ -63,7 +61,7 @@ class _OpenLease:
 class ExperienceLog:
     """Append, lease, settle, commit. Made by `open`."""
 
-    def __init__(self, folder: Path, config: ExperienceConfig, clock: Callable[[], float]) -> None:
+    def __init__(self, folder: Path, config: ExperienceConfig, seed: int, clock: Callable[[], float]) -> None:
         self.folder = folder
         self._config = config
         self._clock = clock
@@ -72,11 +70,7 @@ class ExperienceLog:
         self._num_leases = 0
         self._wanted = 0
         self._records = RecordIndex(folder)
-        self._spreads: dict[int, float] = {}
-        self._drawn: list[Entry] = []
-        self._script: list[Entry] = []
-        """Prioritised draws that the journal tells of: those that stand, and those undone, to be done again."""
-        self._draws: tuple[int, int] = (-1, 0)
+        self._draws = Draws(config, seed)
         self.ledger = Ledger()
         self.committed = LogPosition()
         """Of the last `commit`."""
@@ -100,8 +94,7 @@ class ExperienceLog:
         `position`: of the checkpoint to go on from (`START` if there is none); what was decided after it is undone.
         None leaves everything as it stands, but ends all leases: for an owner that died while the learner lived on.
         """
-        log = cls(folder, config, clock)
-        log._seed = seed
+        log = cls(folder, config, seed, clock)
         if not read_only:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
@@ -124,7 +117,6 @@ class ExperienceLog:
             raise
         return log
 
-    _seed: int
     _session: int
     _journal: Journal
     _writer: SegmentWriter
@@ -170,8 +162,8 @@ class ExperienceLog:
             self._writer.take_back(place)
             raise
         self._add_record(Record(place, offsets, ordinals, failed))
-        if self._is_prioritised:
-            self._spreads.update(zip(offsets, reward_spreads(rows).tolist(), strict=True))
+        if self._draws.is_prioritised:
+            self._draws.add(offsets, reward_spreads(rows))
         return Appended(offsets)
 
     def _sorted_out(self, ordinals: Sequence[int]) -> tuple[Sequence[int], list[int]]:
@@ -230,10 +222,10 @@ class ExperienceLog:
         if len(self.ledger.waiting) < count:
             self._wanted = count
             return None
-        offsets, weights = self._scripted(count, step) or self._chosen(count, step)
+        offsets, weights = self._draws.take(self.ledger, count, step)
         batch = self._records.read(offsets)
         lease_id = f"{self._session}-{self._num_leases}"
-        if self._is_prioritised:
+        if self._draws.is_prioritised:
             entry = {"kind": "leased", "lease_id": lease_id, "step": step, "offsets": offsets}
             self._journal.append({**entry, "weights": weights.tolist()})
         self._num_leases += 1
@@ -242,29 +234,6 @@ class ExperienceLog:
         by_offset = dict(zip(offsets, weights.tolist(), strict=True))
         self._leases[lease_id] = _OpenLease(offsets, by_offset, self._clock() + lease_s)
         return Lease(lease_id, step, tuple(offsets), batch, weights)
-
-    def _chosen(self, count: int, step: int) -> tuple[list[int], FloatArray]:
-        waiting = np.array(self.ledger.waiting, np.int64)
-        if not self._is_prioritised:
-            return waiting[:count].tolist(), np.ones(count, np.float32)
-        draw = self._draws[1] if self._draws[0] == step else 0
-        self._draws = step, draw + 1
-        spreads = np.array([self._spreads[offset] for offset in waiting])
-        return draw_prioritised(waiting, spreads, count, self._config, seed=(self._seed, step, draw))
-
-    def _scripted(self, count: int, step: int) -> tuple[list[int], FloatArray] | None:
-        """What was drawn for this step before the restart: more groups may wait by now, so drawing again would
-        give others."""
-        if not self._script:
-            return None
-        entry = self._script.pop(0)
-        offsets: list[int] = entry["offsets"]
-        if entry["step"] != step or len(offsets) != count or not all(map(self.ledger.is_waiting, offsets)):
-            self._script.clear()  # the loop takes another way than before
-            return None
-        draw = self._draws[1] if self._draws[0] == step else 0
-        self._draws = step, draw + 1
-        return list(offsets), np.array(entry["weights"], np.float32)
 
     def expire(self) -> float | None:
         """Give back what expired leases held; seconds until the next lease expires."""
@@ -280,7 +249,7 @@ class ExperienceLog:
     def release(self, lease_id: str) -> None:
         """Give a lease's groups back."""
         lease = self._lease(lease_id)
-        if self._is_prioritised:
+        if self._draws.is_prioritised:
             self._journal.append({"kind": "returned", "lease_id": lease_id})
         del self._leases[lease_id]
         self.ledger.give_back(lease.offsets)
@@ -318,8 +287,7 @@ class ExperienceLog:
         for lease in self._leases.values():
             if not decided.isdisjoint(lease.offsets):
                 lease.offsets = [offset for offset in lease.offsets if offset not in decided]
-        for offset in offsets:
-            self._spreads.pop(offset, None)
+        self._draws.forget(offsets)
 
     def _lease(self, lease_id: str) -> _OpenLease:
         if lease_id not in self._leases:
@@ -367,10 +335,6 @@ class ExperienceLog:
     # inside
 
     @property
-    def _is_prioritised(self) -> bool:
-        return self._config.sampling == "prioritised"
-
-    @property
     def _max_unread_bytes(self) -> float:
         return self._config.max_unread_mib * MIB
 
@@ -385,11 +349,11 @@ class ExperienceLog:
         assumed = self._rewind(position, found_lost) if position is not None else []
         self.num_torn_bytes = recovered.num_torn_bytes
         self.damage = [self._narrowed(damage) for damage in recovered.damage]
-        if self._is_prioritised:
+        if self._draws.is_prioritised:
             for first, place, offsets in self._records.holding(self.ledger.waiting):
                 spreads = reward_spreads(read_record(self.folder, place))
-                self._spreads.update({offset: float(spreads[offset - first]) for offset in offsets})
-        self._drawn.clear()
+                self._draws.add(offsets, spreads[np.array(offsets) - first])
+        self._draws.end_of_journal()
         self._forget()
         return assumed
 
@@ -402,16 +366,12 @@ class ExperienceLog:
         elif kind == "opened" and event["position"] is not None:
             self._rewind(LogPosition.from_json(event["position"]))
         elif kind == "leased":
-            follows = self._script and all(self._script[0][key] == event[key] for key in ("step", "offsets"))
-            self._script = self._script[1:] if follows else []
-            self._drawn.append(event)
+            self._draws.leased(event)
         elif kind == "returned":
-            self._drawn = [entry for entry in self._drawn if entry["lease_id"] != event["lease_id"]]
+            self._draws.returned(event["lease_id"])
 
     def _rewind(self, position: LogPosition, found_lost: frozenset[int] = frozenset()) -> list[int]:
-        drawn = self._drawn + self._script
-        self._drawn = [entry for entry in drawn if entry["step"] <= position.step]
-        self._script = [entry for entry in drawn if entry["step"] > position.step]
+        self._draws.rewind(position.step)
         return self.ledger.rewind(position, found_lost)
 
     def _narrowed(self, damage: ExperienceDamage) -> ExperienceDamage:
@@ -453,14 +413,3 @@ class ExperienceLog:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
-
-
-def draw_prioritised(
-    waiting: Any, spreads: Any, count: int, config: ExperienceConfig, seed: tuple[int, ...]
-) -> tuple[list[int], FloatArray]:
-    """Draw without replacement, P ∝ priority^α; weights (N·P)^−β over their maximum (arXiv 1511.05952 §3.3, 3.4)."""
-    priorities = (np.asarray(spreads, np.float64) + SMALLEST_PRIORITY) ** config.priority_exponent
-    probabilities = priorities / priorities.sum()
-    drawn = np.random.default_rng(seed).choice(len(waiting), size=count, replace=False, p=probabilities)
-    weights = (len(waiting) * probabilities[drawn]) ** -config.importance_exponent
-    return [int(waiting[n]) for n in drawn], (weights / weights.max()).astype(np.float32)

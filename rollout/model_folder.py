@@ -50,7 +50,11 @@ def check_model_folder(path: str | Path) -> None:
 
 
 def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model, with end and padding tokens."""
+    """The tokenizer of a model, with an end token.
+
+    It needs no padding token, and one that is the end token does no harm: padding is told by the lengths of sequences,
+    never by an id, so the end token after an answer is learned, scored and sampled like any other.
+    """
     folder = find_model_folder(path)
     if folder is not None and not any((folder / name).is_file() for name in TOKENIZER_FILES):
         raise ValueError(f"{folder}: no tokenizer in it (none of {', '.join(TOKENIZER_FILES)})")
@@ -68,16 +72,9 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
         raise ValueError(
             f"model {str(path)!r}: neither a folder here ({Path(path).absolute()}) nor loaded by name: {reason}"
         ) from error
-    _check_special_tokens(tokenizer, str(folder or path))
+    if tokenizer.eos_token_id is None:
+        raise ValueError(
+            f"{folder or path}: the tokenizer has no end (EOS) token; set 'eos_token' in its tokenizer_config.json to "
+            "a token of its vocabulary"
+        )
     return tokenizer
-
-
-def _check_special_tokens(tokenizer: PreTrainedTokenizerBase, where: str) -> None:
-    """No silent stand-ins: padding with the end token would teach a model never to end (its targets are masked)."""
-    for name, word in (("eos_token", "end (EOS)"), ("pad_token", "padding")):
-        if getattr(tokenizer, name + "_id") is None:
-            raise ValueError(
-                f"{where}: the tokenizer has no {word} token; set {name!r} in its tokenizer_config.json to a token of "
-                "its vocabulary"
-                + (" (one that texts do not use, for instance <|endoftext|>)" if name == "pad_token" else "")
-            )

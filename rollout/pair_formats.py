@@ -1,7 +1,7 @@
 """Formats of preference data sets, turned into columns.
 
 Given rows as they are published; gives rows with `prompt` (text) or `prompt_messages` (chat), `chosen`, `rejected`, and
-what else the row held.
+what else the row held, but for lists of all answers (`_without`).
 """
 
 from __future__ import annotations
@@ -63,12 +63,15 @@ def _messages(row: Row) -> list[Row]:
 
 
 def _best_worst(row: Row) -> list[Row]:
-    """{prompt: {"responses": […], "pairs": [[best, worst], …]}}, several prompts in an object allowed."""
+    """{prompt: {"responses": […], "pairs": [[best, worst], …], …}}, several prompts in an object allowed; what else
+    stands beside the pairs of a prompt is said of each of them."""
     rows: list[Row] = []
     for prompt, entry in row.items():
         responses: list[Any] = entry["responses"]
+        others = _without(entry, "responses", "pairs")
         for best, worst in entry["pairs"]:
-            rows.append({"prompt": prompt, "chosen": str(responses[best]), "rejected": str(responses[worst])})
+            answers = {"chosen": str(responses[best]), "rejected": str(responses[worst])}
+            rows.append({**others, "prompt": prompt, **answers})
     return rows
 
 
@@ -96,7 +99,8 @@ def _ultrafeedback(row: Row) -> list[Row]:
     if best == worst:
         return []
     answers = {"chosen": completions[best]["response"], "rejected": completions[worst]["response"]}
-    return [{"prompt": row["instruction"], **answers, "chosen_score": scores[best], "rejected_score": scores[worst]}]
+    pair_scores = {"chosen_score": scores[best], "rejected_score": scores[worst]}
+    return [{**_without(row, "completions"), "prompt": row["instruction"], **answers, **pair_scores}]
 
 
 def _webgpt(row: Row) -> list[Row]:
@@ -105,8 +109,8 @@ def _webgpt(row: Row) -> list[Row]:
     if scores[0] == scores[1]:
         return []
     better = int(scores[1] > scores[0])
-    question = row["question"]["full_text"]
-    return [{"prompt": question, "chosen": row[f"answer_{better}"], "rejected": row[f"answer_{1 - better}"]}]
+    answers = {"chosen": row[f"answer_{better}"], "rejected": row[f"answer_{1 - better}"]}
+    return [{**row, "prompt": row["question"]["full_text"], **answers}]
 
 
 def _summarize(row: Row) -> list[Row]:
@@ -114,7 +118,14 @@ def _summarize(row: Row) -> list[Row]:
     info, choice = row["info"], int(row["choice"])
     prompt = f"SUBREDDIT: r/{info['subreddit']}\nTITLE: {info['title']}\nPOST: {info['post']}\nTL;DR:"
     summaries = [summary["text"] for summary in row["summaries"]]
-    return [{"prompt": prompt, "chosen": summaries[choice], "rejected": summaries[1 - choice]}]
+    answers = {"chosen": summaries[choice], "rejected": summaries[1 - choice]}
+    return [{**_without(row, "summaries"), "prompt": prompt, **answers}]
+
+
+def _without(row: Row, *lists_of_answers: str) -> Row:
+    """The row but for columns that hold all answers: chosen and rejected stand for them, and rows stay in memory and
+    go into the experience log."""
+    return {column: value for column, value in row.items() if column not in lists_of_answers}
 
 
 _READERS = {

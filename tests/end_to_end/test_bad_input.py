@@ -80,12 +80,6 @@ def model_without_weights(values: Values, folder: Path) -> str:
     return "model.path: |no weights"
 
 
-def tokenizer_without_padding(values: Values, folder: Path) -> str:
-    values["model"]["path"] = copied_model(values, folder)
-    drop_token(folder / "model", "pad_token")
-    return "model.path: |no padding token"
-
-
 def tokenizer_without_end(values: Values, folder: Path) -> str:
     values["model"]["path"] = copied_model(values, folder)
     drop_token(folder / "model", "eos_token")
@@ -148,7 +142,6 @@ CASES: list[Case] = [
     prompt_longer_than_the_context,
     unknown_model_folder,
     model_without_weights,
-    tokenizer_without_padding,
     tokenizer_without_end,
     unknown_reward,
     reward_that_does_not_import,

@@ -9,6 +9,7 @@ from raylign.jobs.config import TrainConfig
 from raylign.jobs.config_loading import load_config
 from raylign.jobs.roles import shares_gpu
 from raylign.jobs.run import Run
+from raylign.jobs.run_parts import RunParts
 from raylign.learners.algorithms.grpo import GrpoConfig
 from raylign.learners.algorithms.registry import build_algorithm
 
@@ -34,11 +35,12 @@ def run_with_recorders(calls: list[str]) -> Run:
     run = Run.__new__(Run)
     run.config = load_config(TrainConfig, [], {"rewards": [{"name": "exact"}]})
     run.deterministic = False
-    run.learner, run.rollouts, run._publisher, run._flow = (  # type: ignore[assignment]
+    run.algorithm = build_algorithm(GrpoConfig())
+    parts = run.parts = RunParts(run.config, run.algorithm)
+    parts.learner, parts.rollouts, parts.publisher, run._flow = (  # type: ignore[assignment]
         Recorder(name, calls) for name in ("learner", "engines", "publisher", "log")
     )
-    run._takes_turns = True
-    run.algorithm = build_algorithm(GrpoConfig())
+    parts.takes_turns = True
     run._delivery, run._weight_metrics, run._times_s = None, {}, {}
     return run
 

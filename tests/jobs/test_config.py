@@ -177,6 +177,24 @@ def test_wrong_types_and_ranges_are_listed_together_with_what_is_allowed(tmp_pat
     }
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("grpo", *REWARDS),
+        ("sail", "--algorithm.dpp.share", "0.1", "--sampling.num_completions", "2", "--async.stale", "drop"),
+        ("bdr_online", "--trusted_data.source", "rows.jsonl"),
+    ],
+)
+def test_dropout_in_adapters_is_refused_where_answers_of_the_policy_are_learned_from(words: Sequence[str]) -> None:
+    (problem,) = problems_of("--algorithm.name", *words, "--learner.lora.dropout", "0.1")
+    assert "learner.lora.dropout is 0.1" in problem and "engines sample without dropout" in problem
+
+
+@pytest.mark.parametrize("name", ["sft", "dpo", "ipo", "bonbon", "sail"])
+def test_dropout_in_adapters_is_allowed_where_rows_are_learned_from(name: str) -> None:
+    assert from_words("--algorithm.name", name, "--learner.lora.dropout", "0.1").learner.lora.dropout == 0.1
+
+
 def test_a_value_that_fits_no_kind_of_a_union_gets_one_line() -> None:
     (problem,) = problems_of("--learner", '{"threads_per_rank": "few"}', *REWARDS)
     assert "integer" in problem and "'auto'" in problem

@@ -182,13 +182,13 @@ def test_a_model_folder_that_is_missing_or_has_no_weights(values: dict[str, Any]
     assert "no weights" in only_problem(examine(values, model={"path": str(broken)}))
 
 
-def test_a_tokenizer_without_padding_token(values: dict[str, Any], model: Path, tmp_path: Path) -> None:
+def test_a_tokenizer_without_end_token(values: dict[str, Any], model: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     shutil.copytree(model, broken)
     settings = json.loads((broken / "tokenizer_config.json").read_text())
-    del settings["pad_token"]
+    del settings["eos_token"]
     (broken / "tokenizer_config.json").write_text(json.dumps(settings))
-    assert "no padding token" in only_problem(examine(values, model={"path": str(broken)}))
+    assert "no end (EOS) token" in only_problem(examine(values, model={"path": str(broken)}))
 
 
 def test_a_context_longer_than_the_model_or_its_cache(values: dict[str, Any]) -> None:

@@ -68,7 +68,7 @@ class Publisher:
 
 class Parts:
     def __init__(self) -> None:
-        self.learner, self.publisher, self.step = Learner(), Publisher(), 0
+        self.learner, self.publisher = Learner(), Publisher()
         self.rollouts = Pool(self.publisher)
 
 
@@ -138,8 +138,7 @@ def test_rows_of_the_smallest_weights_are_learned_from_by_answers(values: dict[s
         assert await rows.before_step(1) == {}
         assert (await rows.before_step(2))["refresh/tokens"] == 12
         rows.save(tmp_path)
-        parts.step = 3
-        await rows.write_selection(tmp_path)
+        await rows.write_selection(tmp_path, step=3)
 
     asyncio.run(run())
     assert [prompt.row["ask"] for prompt in parts.rollouts.prompts] == ["weighed 7?", "weighed 8?", "weighed 9?"]

@@ -9,9 +9,10 @@ import pytest
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a Qwen2 of two layers, width 64, 97 tokens, tied head, and a file that stands for its tokenizer."""
+    """Folder of a Qwen2 of two layers, width 64, 97 tokens, tied head, and a tokenizer of numbers."""
     import torch
-    from transformers import Qwen2Config, Qwen2ForCausalLM
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
     folder = tmp_path_factory.mktemp("tiny_model")
     torch.manual_seed(0)
@@ -27,5 +28,6 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         initializer_range=0.1,
     )
     Qwen2ForCausalLM(config).save_pretrained(folder)
-    (folder / "tokenizer_config.json").write_text("{}")
+    numbers = Tokenizer(models.WordLevel({str(number): number for number in range(97)}, unk_token="0"))
+    PreTrainedTokenizerFast(tokenizer_object=numbers, eos_token="1", unk_token="0").save_pretrained(folder)
     return folder

@@ -214,6 +214,21 @@ def test_lora_trains_adapters_only_and_exports_the_merged_model(make: Make, tiny
         assert np.abs(on - off).max() > 1e-3
 
 
+def test_adapters_of_gpt2_are_merged_into_its_transposed_weights(make: Make, tmp_path: Path) -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=97, n_embd=32, n_layer=2, n_head=2, n_positions=64, initializer_range=0.1)
+    GPT2LMHeadModel(config).save_pretrained(tmp_path / "start")
+    learner = make(model=tmp_path / "start", lora=LoraConfig(rank=4))
+    for _ in range(3):
+        learner.update(examples())
+    learner.save_model(tmp_path / "saved")
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "saved", dtype=torch.float32)
+    for example, logps in zip(examples(), learner.logprobs(examples()), strict=True):
+        assert transformers_logps(merged, example) == pytest.approx(logps, abs=1e-5)
+
+
 def test_saved_model_is_a_whole_hugging_face_folder(make: Make, tiny_model: Path, tmp_path: Path) -> None:
     learner = make()
     learner.update(examples())

@@ -21,7 +21,9 @@ from raylign.rewards.reward_model import RewardModel, RewardModelConfig, length_
 TEMPLATE = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
 
 
-def make_model(folder: Path, template: str | None, num_labels: int = 1, with_head: bool = True) -> str:
+def make_model(
+    folder: Path, template: str | None, num_labels: int = 1, with_head: bool = True, pad_id: int | None = 0
+) -> str:
     alphabet = sorted(set("abcdefghijklmnopqrstuvwxyz []="))
     vocabulary = {letter: index for index, letter in enumerate(["<pad>", "<unk>", *alphabet])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
@@ -37,7 +39,7 @@ def make_model(folder: Path, template: str | None, num_labels: int = 1, with_hea
         num_attention_heads=2,
         num_key_value_heads=1,
         num_labels=num_labels,
-        pad_token_id=0,
+        pad_token_id=pad_id,
     )
     torch.manual_seed(0)
     (Qwen2ForSequenceClassification if with_head else Qwen2ForCausalLM)(config).save_pretrained(folder)
@@ -63,6 +65,16 @@ def test_scores_are_those_of_each_text_alone_whatever_the_batch(tmp_path: Path) 
         for scores_G, expected_G in zip(reward.score(items), expected, strict=True):
             assert scores_G == pytest.approx(expected_G, abs=1e-5)
         reward.close()
+
+
+@pytest.mark.parametrize("pad_id", [None, 0, -1])
+def test_a_text_that_ends_in_the_padding_token_is_scored_as_transformers_scores_it_alone(
+    tmp_path: Path, pad_id: int | None
+) -> None:
+    model = make_model(tmp_path, None, pad_id=pad_id)
+    texts = ("hello<pad>", "a", "something longer", "b<pad><pad>")
+    reward = RewardModel(RewardModelConfig(model=model, device="cpu"))
+    assert reward.score([Item("", texts)])[0] == pytest.approx([logit(model, text) for text in texts], abs=1e-5)
 
 
 def test_chat_template_renders_prompt_and_completion(tmp_path: Path) -> None:

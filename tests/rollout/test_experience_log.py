@@ -20,7 +20,8 @@ from raylign.rollout.experience import (
     LogPosition,
     ReplayEndedError,
 )
-from raylign.rollout.experience_log import ExperienceLog, draw_prioritised
+from raylign.rollout.experience_draws import draw_prioritised
+from raylign.rollout.experience_log import ExperienceLog
 from raylign.rollout.experience_replay import ReplayLog
 from raylign.rollout.experience_schema import batch_to_groups, batch_to_message, groups_to_batch
 from raylign.rollout.sample import Completion, Failure, Group, Prompt, VersionSpan

@@ -115,6 +115,13 @@ FORMATS: list[tuple[PairFormat, dict[str, Any]]] = [
 ]
 
 
+SUMMARIES = {
+    "info": {"subreddit": "cats", "title": "T", "post": "P"},
+    "summaries": [{"text": " bad"}, {"text": " fine"}],
+    "choice": 1,
+}
+
+
 @pytest.mark.parametrize(("format", "row"), FORMATS)
 def test_rows_as_they_are_published(format: PairFormat, row: dict[str, Any], tokenizer: Any, tmp_path: Path) -> None:
     pair = opened(tmp_path, tokenizer, [row], format=format).pair(0)
@@ -122,14 +129,21 @@ def test_rows_as_they_are_published(format: PairFormat, row: dict[str, Any], tok
 
 
 def test_a_post_and_its_summaries(tokenizer: Any, tmp_path: Path) -> None:
-    row = {
-        "info": {"subreddit": "cats", "title": "T", "post": "P"},
-        "summaries": [{"text": " bad"}, {"text": " fine"}],
-        "choice": 1,
-    }
-    pair = opened(tmp_path, tokenizer, [row], format="summarize").pair(0)
+    pair = opened(tmp_path, tokenizer, [SUMMARIES], format="summarize").pair(0)
     assert pair.prompt.text == "SUBREDDIT: r/cats\nTITLE: T\nPOST: P\nTL;DR:"
     assert (pair.chosen, pair.rejected) == (" fine", " bad")
+
+
+@pytest.mark.parametrize(("format", "row"), [*FORMATS, ("summarize", SUMMARIES)])
+def test_other_columns_of_a_row_serve_labels_and_templates_in_every_format(
+    format: PairFormat, row: dict[str, Any], tokenizer: Any, tmp_path: Path
+) -> None:
+    others = {"bt_prob": 0.7, "tone": " (kindly)", "n": 4}
+    row = {DIALOGUE: row[DIALOGUE] | others} if format == "best_worst" else row | others
+    pair = opened(tmp_path, tokenizer, [row], format=format, probability="bt_prob", chosen="{chosen}{tone}").pair(0)
+    assert (pair.probability, pair.num_drawn) == (0.7, 4)
+    assert pair.chosen in (" good (kindly)", " fine (kindly)")
+    assert not {"completions", "responses", "pairs", "summaries"} & set(pair.prompt.row)
 
 
 def test_chats_share_all_but_the_last_message(tokenizer: Any, tmp_path: Path) -> None:
