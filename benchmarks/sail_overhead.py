@@ -1,7 +1,7 @@
 """What SAIL's routes cost beside offline DPO: wall time of a step, one core generating and one training.
 
-Given nothing; pairs whose answers are as long as the long-tailed workload's model gives them (74 tokens on average), one
-pass over them, so that the reference model runs on every pair of either side. Published shares of SAIL.
+Given nothing; pairs whose answers are as long as the long-tailed workload's model gives them (74 tokens on average),
+one pass over them, so that the reference model runs on every pair of either side. Published shares of SAIL.
 
     .venv/bin/python -m benchmarks.sail_overhead
 """
@@ -48,7 +48,8 @@ def measure(num_rounds: int = 3, num_steps: int = NUM_STEPS) -> list[dict[str, A
 def recipe_of(folder: Path, algorithm: dict[str, Any]) -> dict[str, Any]:
     """The long-tailed recipe, with pairs."""
     values = recipe(folder, num_steps=1)
-    values["data"] = {"source": str(folder / "pairs.jsonl"), "prompt": "{prompt}", "template": "{prompt}"}
+    values["data"] = {"source": str(folder / "pairs.jsonl"), "prompt": "{prompt}", "reference": None}
+    values["data"]["template"] = "{prompt}"
     values["sampling"]["num_completions"] = 2
     values["rollout"]["prompts_per_step"] = PAIRS_PER_STEP
     return values | {"algorithm": algorithm, "async": {"stale": "drop"}}
