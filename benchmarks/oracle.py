@@ -1,7 +1,7 @@
 """Scripted oracles, the truth of generated preference tasks, and the rows of the one that a tiny model can satisfy.
 
 closeness    how near an answer comes to the right number
-wanted       how many of an answer's ten digits occur in the prompt's four
+evenness     how many of an answer's ten digits are even
 """
 
 from __future__ import annotations
@@ -21,28 +21,24 @@ def closeness(completions: list[str], references: list[str], **_: object) -> lis
 
 
 NUM_DIGITS = 10
+EVEN = set("02468")
 WEIGHTS = [1 + (place + 2) ** 0.5 / 10 for place in range(NUM_DIGITS)]
 """Of places; as no two choices of places weigh the same, answers hardly ever tie."""
 
 
-def wanted(completions: list[str], prompt: str, **_: object) -> list[float]:
-    """Weighed share of the first ten digits that occur in the prompt; places that an answer lacks count as misses."""
-    liked = set(re.findall(r"\d", prompt))
+def evenness(completions: list[str], **_: object) -> list[float]:
+    """Weighed share of the first ten digits that are even; places that an answer lacks count as misses."""
     return [
-        sum(weight for weight, digit in zip(WEIGHTS, text.split(), strict=False) if digit in liked) / sum(WEIGHTS)
+        sum(weight for weight, digit in zip(WEIGHTS, text.split(), strict=False) if digit in EVEN) / sum(WEIGHTS)
         for text in completions
     ]
 
 
-def write_digits(file: Path, seed: int, num_rows: int = 4000, liked_share: float = 0.25) -> None:
-    """Rows of {prompt, response}: four digits in any order, each order once, and ten to answer with, of which
-    `liked_share` are drawn from the four and the others from all."""
+def write_digits(file: Path, seed: int, num_rows: int = 2000) -> None:
+    """Rows of {prompt, response}: four digits, each four once, and any ten digits to answer with."""
     draw = random.Random(seed)
     file.parent.mkdir(parents=True, exist_ok=True)
-    prompts: set[tuple[str, ...]] = set()
-    while len(prompts) < num_rows:
-        prompts.add(tuple(draw.sample("0123456789", 4)))
     with file.open("w") as out:
-        for liked in sorted(prompts, key=lambda _: draw.random()):
-            digits = [draw.choice(liked if draw.random() < liked_share else "0123456789") for _ in range(NUM_DIGITS)]
-            out.write(json.dumps({"prompt": " ".join(liked) + " =", "response": " " + " ".join(digits)}) + "\n")
+        for number in draw.sample(range(10_000), num_rows):
+            response = "".join(f" {draw.randrange(10)}" for _ in range(NUM_DIGITS))
+            out.write(json.dumps({"prompt": " ".join(f"{number:04}") + " =", "response": response}) + "\n")

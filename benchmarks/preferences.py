@@ -4,7 +4,7 @@ Given a task and seeds; trains sft, then DPO, IPO, BoNBoN, SAIL DDP, DPP, DPR fr
 
     oracle   sums whose answers a scripted oracle scores (benchmarks/oracle.py): pairs are best and worst of n answers
              of the sft model, so the truth is known. Held-out prompts; the reward is the oracle's.
-    digits   an oracle that a tiny model can satisfy: answer four digits with ten, as many as possible of the four.
+    digits   an oracle that a tiny model can satisfy: of an answer's ten digits, as many even as possible.
     pairs    a file of {prompt, chosen, rejected} rows: a reward model is trained on a part of them; it labels for DPR
              and measures held-out prompts.
 
@@ -136,14 +136,15 @@ class Oracle:
 class Digits(Oracle):
     """The task whose truth is known and within reach: what the oracle likes can be told digit by digit."""
 
-    reward: ClassVar[Values] = {"name": "function", "path": f"{Path(__file__).with_name('oracle.py')}:wanted"}
-    max_tokens, context = 12, 64
-    sft_steps = 400
+    reward: ClassVar[Values] = {"name": "function", "path": f"{Path(__file__).with_name('oracle.py')}:evenness"}
+    max_tokens, context = 24, 64
+    sft_steps = 100
 
     @property
     def rows_of_task(self) -> Values:  # type: ignore[override]
         source = str(self.folder / "digits.jsonl")
-        return {"source": source, "prompt": "{prompt}", "response": "{response}", "template": "{prompt}"}
+        texts = {"prompt": "{prompt}", "response": "{response}", "reference": None, "template": "{prompt}"}
+        return {"source": source, **texts}
 
     def write_rows(self) -> None:
         write_digits(self.folder / "digits.jsonl", self.seed)

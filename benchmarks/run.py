@@ -35,6 +35,7 @@ BENCHMARKS = {
     "trl_comparison": 3600.0,
     "rollout_throughput": 600.0,
     "best_of_n": 600.0,
+    "sail_overhead": 900.0,
     "learner_tokens": 900.0,
     "weight_sync": 1200.0,
     "experience_log": 900.0,
