@@ -37,8 +37,9 @@ class PairsConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
     probability: str | None = None
     """Column with the probability that chosen is the better one (soft labels, `bt_prob`); empty: certain."""
     max_prompt_tokens: int | None = Field(None, ge=1)
-    """A pair longer than the context has its prompt cut to so many tokens, then its answers; empty: it is an error, or
-    left out with `skip_too_long`."""
+    """A pair longer than the context has its prompt cut to so many tokens, then its answers, and so has a prompt that
+    leaves no room for `sampling.max_tokens`, where it is answered; empty: it is an error, or left out with
+    `skip_too_long`."""
     keep: Literal["start", "end"] = "end"
     """Which part of a prompt that is cut stays."""
     skip_unusable: bool = False
@@ -116,14 +117,27 @@ def usable_pairs(config: PairsConfig, mapped: Sequence[MappedRow], source: str) 
 class PairEncoder:
     """Texts of a pair to token ids, cut to the context where the config allows."""
 
-    def __init__(self, config: PairsConfig, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> None:
-        self._config, self._tokenizer, self._max_tokens = config, tokenizer, max_tokens
+    def __init__(
+        self, config: PairsConfig, tokenizer: PreTrainedTokenizerBase, max_prompt_tokens: int, max_tokens: int
+    ) -> None:
+        """`max_prompt_tokens`: where answers are sampled, what their room leaves of the context."""
+        self._config, self._tokenizer = config, tokenizer
+        self._max_prompt_tokens, self._max_tokens = max_prompt_tokens, max_tokens
 
     def encode(self, answer: str, ends: bool) -> IntArray:
         """Token ids of an answer."""
         ids: Any = self._tokenizer(answer, add_special_tokens=False)["input_ids"]
         end = [self._tokenizer.eos_token_id] if ends else []
         return np.array([*ids, *end], np.int32)
+
+    def fit_prompt(self, token_ids: IntArray) -> IntArray:
+        """A prompt, cut where it leaves no room for an answer."""
+        if len(token_ids) <= self._max_prompt_tokens or self._config.max_prompt_tokens is None:
+            return token_ids
+        return self._cut(token_ids, min(self._config.max_prompt_tokens, self._max_prompt_tokens))
+
+    def _cut(self, token_ids: IntArray, size: int) -> IntArray:
+        return token_ids[-size:] if self._config.keep == "end" else token_ids[:size]
 
     def fit(self, pair: PreferencePair) -> PreferencePair:
         """The pair, cut where it is too long: first the prompt, then both answers."""
@@ -132,7 +146,7 @@ class PairEncoder:
         if len(pair.prompt.token_ids) + longer <= limit or config.max_prompt_tokens is None:
             return pair
         size = config.max_prompt_tokens
-        prompt_ids = pair.prompt.token_ids[-size:] if config.keep == "end" else pair.prompt.token_ids[:size]
+        prompt_ids = self._cut(pair.prompt.token_ids, size)
         room = limit - size
         return replace(
             pair,

@@ -149,7 +149,7 @@ class PromptSource:
         if not mapped:
             raise ValueError(f"{config.source}: none of {len(all_mapped)} pairs is usable (pairs.skip_unusable)")
         prompts = EncodedTexts(tokenizer, render_prompts(tokenizer, mapped, config))
-        encoder = PairEncoder(config.pairs, tokenizer, max_sequence_tokens)
+        encoder = PairEncoder(config.pairs, tokenizer, max_prompt_tokens, max_sequence_tokens)
         if config.pairs.max_prompt_tokens is None:
             kept = keep_short(config, mapped, [prompts], max_prompt_tokens, "prompt")
             for side in ("chosen", "rejected"):
@@ -226,6 +226,8 @@ class PromptSource:
 
     def _prompt(self, ordinal: int, place: int, token_ids: IntArray) -> Prompt:
         item = self._mapped[place]
+        if self._pair_encoder is not None:
+            token_ids = self._pair_encoder.fit_prompt(token_ids)
         return Prompt(
             prompt_id=f"{self.fingerprint[:8]}-{item.index}",
             ordinal=ordinal,

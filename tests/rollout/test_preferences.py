@@ -26,14 +26,21 @@ def tokenizer() -> Any:
     )
 
 
-def opened(path: Path, tokenizer: Any, rows: list[dict[str, Any]], limit: int = 200, **pairs: Any) -> PromptSource:
+def opened(
+    path: Path,
+    tokenizer: Any,
+    rows: list[dict[str, Any]],
+    limit: int = 200,
+    prompt_limit: int | None = None,
+    **pairs: Any,
+) -> PromptSource:
     file = path / "pairs.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     config = DataConfig(
         source=str(file), prompt="{prompt}", reference=None, template="{prompt}", shuffle=False,
         pairs=PairsConfig(**pairs),
     )  # fmt: skip
-    return PromptSource.open_pairs(config, tokenizer, 0, limit, limit)
+    return PromptSource.open_pairs(config, tokenizer, 0, prompt_limit or limit, limit)
 
 
 def test_answers_are_encoded_apart_from_the_prompt_and_end_in_the_end_token(tokenizer: Any, tmp_path: Path) -> None:
@@ -87,6 +94,16 @@ def test_a_pair_that_is_too_long_is_cut_prompt_first(tokenizer: Any, tmp_path: P
         assert tokenizer.decode(pair.rejected_ids) == "xy" + END_TOKEN
     short = opened(tmp_path, tokenizer, [ROW], limit=40, max_prompt_tokens=2).pair(0)
     assert tokenizer.decode(short.prompt.token_ids) == ROW["prompt"], "what fits is not cut"
+
+
+def test_a_prompt_that_leaves_no_room_for_a_sampled_answer_is_cut_too(tokenizer: Any, tmp_path: Path) -> None:
+    row = {"prompt": "0123456789", "chosen": "a", "rejected": "b"}
+    for size, expected in ((4, "6789"), (8, "456789")):
+        source = opened(tmp_path, tokenizer, [row], limit=20, prompt_limit=6, max_prompt_tokens=size)
+        for prompt in (source.prompt(0), source.take(0, 1)[0], source.pair(0).prompt):
+            assert tokenizer.decode(prompt.token_ids) == expected
+    fits = opened(tmp_path, tokenizer, [row], limit=20, prompt_limit=10, max_prompt_tokens=4)
+    assert tokenizer.decode(fits.prompt(0).token_ids) == row["prompt"]
 
 
 DIALOGUE = "\n\nHuman: hi\n\nAssistant: hello\n\nHuman: bye\n\nAssistant:"
