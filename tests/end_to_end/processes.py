@@ -55,7 +55,7 @@ class WatchedProcess:
         """Descendants that still run."""
         return [process for process in set(self.seen) if _runs(process)]
 
-    def wait_for(self, condition: Callable[[], bool], what: str, deadline_s: float = 150.0) -> None:
+    def wait_for(self, condition: Callable[[], bool], what: str, deadline_s: float = 280.0) -> None:
         """Until the condition holds; an error with the output when the process ends first or the deadline passes."""
         end = time.monotonic() + deadline_s
         while not condition():
@@ -65,7 +65,7 @@ class WatchedProcess:
             assert time.monotonic() < end, f"no {what} within {deadline_s:g} s:\n{self.output()}"
             time.sleep(0.2)
 
-    def wait(self, deadline_s: float = 150.0) -> int:
+    def wait(self, deadline_s: float = 280.0) -> int:
         """Exit code, once it has ended by itself."""
         try:
             code = self._process.wait(deadline_s)

@@ -43,7 +43,7 @@ def train_killed_after(step: int, recipe: Path, folder: Path, log: Path) -> None
 
 def resume(recipe: Path, log: Path) -> None:
     with raylign("train", "--config", str(recipe), "--resume", log=log) as process:
-        assert process.wait(150) == 0, process.output()
+        assert process.wait() == 0, process.output()
 
 
 def views(folder: Path) -> Lines:

@@ -14,7 +14,7 @@ from raylign.rewards.verifiers import MathVerifyConfig, ReasoningGymConfig
 
 @pytest.fixture(scope="module")
 def math_verify() -> Iterator[Reward]:
-    reward = build_reward(MathVerifyConfig(deadline_s=3))
+    reward = build_reward(MathVerifyConfig())
     yield reward
     reward.close()
 
