@@ -9,7 +9,6 @@ loop at η = 2, and at η = 0 (taking turns) beside it.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import statistics
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.long_tail import DATA, MAX_MODEL_LEN, MAX_TOKENS, NUM_COMPLETIONS, PROMPTS_PER_STEP, prepare
-from benchmarks.measurement import Measurement, engine_core, learner_core, on_core, show
+from benchmarks.measurement import Measurement, command_line, engine_core, learner_core, on_core
 from benchmarks.runs_of_ours import train
 
 MAX_STALENESS, NUM_STEPS, NUM_WARM_UP = 2, 20, 4
@@ -164,11 +163,7 @@ def main() -> None:
         folder = Path(sys.argv[3])
         print(json.dumps(asyncio.run(decode_rate(folder)) if sys.argv[2] == "decode" else learner_rate(folder)))
         return
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=NUM_STEPS)
-    arguments = parser.parse_args()
-    show(measure(arguments.rounds, arguments.steps))
+    command_line(measure, __doc__, NUM_STEPS)
 
 
 if __name__ == "__main__":

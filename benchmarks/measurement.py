@@ -5,6 +5,7 @@ Given timings of two sides; gives `Measurement`s, rows of the table that `benchm
 
 from __future__ import annotations
 
+import argparse
 import os
 import statistics
 from collections.abc import Callable, Iterator, Sequence
@@ -108,6 +109,15 @@ def on_core(core: int) -> Iterator[None]:
         yield
     finally:
         os.sched_setaffinity(0, before)
+
+
+def command_line(measure: Callable[[int, int], Sequence[dict[str, Any]]], about: str | None, num_steps: int) -> None:
+    """`--rounds`, `--steps`: measure and show."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=num_steps)
+    arguments = parser.parse_args()
+    show(measure(arguments.rounds, arguments.steps))
 
 
 def show(rows: Sequence[dict[str, Any]]) -> None:

@@ -56,12 +56,6 @@ ALGORITHMS: dict[str, Values] = {
 class Oracle:
     """The task whose truth is known."""
 
-    rows_of_task: ClassVar[Values] = {
-        "source": "reasoning_gym:chain_sum?min_terms=2&max_terms=3&min_digits=1&max_digits=1",
-        "num_generated": 20000,
-        "prompt": "{metadata.expression} =",
-        "template": "{prompt}",
-    }
     reward: ClassVar[Values] = {"name": "function", "path": f"{Path(__file__).with_name('oracle.py')}:closeness"}
     max_tokens, context = 8, 64
     sft_steps = 200
@@ -72,35 +66,42 @@ class Oracle:
         self.num_steps, self.pairs_per_step = num_steps, pairs_per_step
         self.rewards = [self.reward]
 
-    def write_rows(self) -> None:
-        """Makes what `rows_of_task` reads, where that is a file."""
+    def rows_of_task(self) -> Values:
+        """Where prompts and sft's demonstrations come from."""
+        return {
+            "source": "reasoning_gym:chain_sum?min_terms=2&max_terms=3&min_digits=1&max_digits=1",
+            "num_generated": 20000,
+            "prompt": "{metadata.expression} =",
+            "template": "{prompt}",
+        }
 
     @property
     def prompts(self) -> Values:
         """Prompts of training; the first tenth is held out."""
-        return {**self.rows_of_task, "rows": "10%:100%"}
+        return {**self.rows_of_task(), "rows": "10%:100%"}
 
     @property
     def held_out(self) -> Values:
-        return {**self.rows_of_task, "rows": "0%:10%"}
+        return {**self.rows_of_task(), "rows": "0%:10%"}
 
     def prepare(self) -> Path:
         """Model, sft, and the pairs that the sft model's own answers make; gives the sft checkpoint."""
-        if (summary := self.folder / "sft" / "summary.json").exists():  # another study of the same models
-            return Path(json.loads(summary.read_text())["checkpoint"])
-        self.write_rows()
-        values = {
-            "folder": str(self.folder / "sft"),
-            "seed": self.seed,
-            "num_steps": self.sft_steps,
-            "model": {"path": str(self.folder / "model")},
-            "data": self.prompts,
-            "sampling": {"max_tokens": self.max_tokens},
-        }
-        sft = load_config(TrainConfig, ["sft_arithmetic"], values)
-        init_model(InitModelConfig(output=self.folder / "model", data=sft.data, seed=self.seed))
-        checkpoint = Path(train(sft).summary()["checkpoint"])
-        self.draw(checkpoint, "draws", self.prompts, [2, N_OF_BONBON])
+        summary = self.folder / "sft" / "summary.json"
+        if not summary.exists():  # else another study began with the same models
+            values = {
+                "folder": str(summary.parent),
+                "seed": self.seed,
+                "num_steps": self.sft_steps,
+                "model": {"path": str(self.folder / "model")},
+                "data": self.prompts,
+                "sampling": {"max_tokens": self.max_tokens},
+            }
+            sft = load_config(TrainConfig, ["sft_arithmetic"], values)
+            init_model(InitModelConfig(output=self.folder / "model", data=sft.data, seed=self.seed))
+            train(sft)
+        checkpoint = Path(json.loads(summary.read_text())["checkpoint"])
+        if not (self.folder / "draws" / f"best_of_{N_OF_BONBON}.jsonl").exists():
+            self.draw(checkpoint, "draws", self.prompts, [2, N_OF_BONBON])
         return checkpoint
 
     def draw(self, checkpoint: Path, name: str, prompts: Values, sizes: list[int]) -> None:
@@ -140,14 +141,12 @@ class Digits(Oracle):
     max_tokens, context = 24, 64
     sft_steps = 100
 
-    @property
-    def rows_of_task(self) -> Values:  # type: ignore[override]
-        source = str(self.folder / "digits.jsonl")
+    def rows_of_task(self) -> Values:
+        file = self.folder / "digits.jsonl"
+        if not file.exists():
+            write_digits(file, self.seed)
         texts = {"prompt": "{prompt}", "response": "{response}", "reference": None, "template": "{prompt}"}
-        return {"source": source, **texts}
-
-    def write_rows(self) -> None:
-        write_digits(self.folder / "digits.jsonl", self.seed)
+        return {"source": str(file), **texts}
 
 
 class PairsFile(Oracle):

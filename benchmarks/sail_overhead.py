@@ -8,7 +8,6 @@ one pass over them, so that the reference model runs on every pair of either sid
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import tempfile
@@ -18,13 +17,14 @@ from typing import Any
 import yaml
 
 from benchmarks.long_tail import MAX_TOKENS, completion_lengths, prepare, recipe
-from benchmarks.measurement import Measurement, show
+from benchmarks.measurement import Measurement, command_line
 from benchmarks.preferences import SAIL
 from benchmarks.runs_of_ours import OurRun, train
 
 PAIRS_PER_STEP, NUM_STEPS, NUM_WARM_UP, MAX_STALENESS = 16, 20, 4, 2
 RUNS: dict[str, dict[str, Any]] = {"dpo": {"name": "dpo"}} | {name: {"name": "sail", **SAIL[name]} for name in SAIL}
 GOAL = "<= 1.3"
+KEYS = ("time/step_s", "time/wait_s", "time/learner_s", "learner/num_tokens", "rollout/tokens", "idle/learner_share")
 
 
 def measure(num_rounds: int = 3, num_steps: int = NUM_STEPS) -> list[dict[str, Any]]:
@@ -76,7 +76,7 @@ def _row(name: str, rounds: list[dict[str, OurRun]]) -> dict[str, Any]:
     ratios = [step_s(found[name]) / step_s(found["dpo"]) for found in rounds]
     runs = [found[name] for found in rounds]
     tokens = [
-        {key: statistics.mean(line[key] for line in run.lines if key in line) for key in KEYS if key in run.lines[-1]}
+        {key: round(statistics.mean(line[key] for line in run.lines), 3) for key in KEYS if key in run.lines[-1]}
         for run in (rounds[0]["dpo"], rounds[0][name])
     ]
     return Measurement(
@@ -92,15 +92,8 @@ def _row(name: str, rounds: list[dict[str, OurRun]]) -> dict[str, Any]:
     ).row()
 
 
-KEYS = ("time/step_s", "time/wait_s", "time/learner_s", "learner/num_tokens", "rollout/tokens", "idle/learner_share")
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=NUM_STEPS)
-    arguments = parser.parse_args()
-    show(measure(arguments.rounds, arguments.steps))
+    command_line(measure, __doc__, NUM_STEPS)
 
 
 if __name__ == "__main__":

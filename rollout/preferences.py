@@ -121,6 +121,11 @@ class PairEncoder:
         self, config: PairsConfig, tokenizer: PreTrainedTokenizerBase, max_prompt_tokens: int, max_tokens: int
     ) -> None:
         """`max_prompt_tokens`: where answers are sampled, what their room leaves of the context."""
+        if config.max_prompt_tokens is not None and config.max_prompt_tokens >= max_tokens:
+            raise ValueError(
+                f"pairs.max_prompt_tokens is {config.max_prompt_tokens}: a prompt cut to that leaves no room for an "
+                f"answer in a context of {max_tokens} tokens (rollout.engine.max_model_len)"
+            )
         self._config, self._tokenizer = config, tokenizer
         self._max_prompt_tokens, self._max_tokens = max_prompt_tokens, max_tokens
 

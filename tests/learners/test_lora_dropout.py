@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent))
-from pair_cases import random_pairs  # type: ignore[import-not-found]  # a helper beside this file
-
 from raylign.learners.algorithms.base import Example
 from raylign.learners.algorithms.dpo import Dpo, DpoConfig
 from raylign.learners.engine import LearnerConfig, LoraConfig
 from raylign.learners.learner import Learner
 from raylign.learners.model_logps import answer_logps
+from tests.learners.pair_cases import random_pairs
 
 
 def make(model: Path, folder: Path, dropout: float = 0.5, **settings: Any) -> Learner:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parent))
-from pair_cases import random_groups, random_pairs  # type: ignore[import-not-found]  # a helper beside this file
 
 from raylign.learners.algorithms.dpo import DpoConfig
 from raylign.learners.algorithms.pairs import PairAlgorithm
@@ -23,6 +19,7 @@ from raylign.learners.algorithms.sail_routing import DATA, DDP, DPP, DPR, RouteD
 from raylign.learners.batch import micro_batches, plan_for, shard, units_of
 from raylign.learners.engine import LearnerConfig, NonFiniteError
 from raylign.learners.learner import Learner
+from tests.learners.pair_cases import random_groups, random_pairs
 
 SETTINGS = LearnerConfig(learning_rate=1e-2, threads_per_rank=1)
 

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from torch.nn.functional import logsigmoid
-
-sys.path.insert(0, str(Path(__file__).parent))
-from pair_cases import fixture_a, gradients, pairs_of  # type: ignore[import-not-found]  # a helper beside this file
 
 from raylign.learners.algorithms.bonbon import Bonbon, BonbonConfig
 from raylign.learners.algorithms.dpo import Dpo, DpoConfig
@@ -20,12 +14,13 @@ from raylign.learners.algorithms.pairs import Pairs
 from raylign.learners.algorithms.sail import Sail, SailConfig
 from raylign.learners.algorithms.sail_routing import DATA, DDP, DPP, DPR
 from raylign.learners.preference_losses import logistic_loss, robust_probability
+from tests.learners.pair_cases import fixture_a, gradients, pairs_of
 
 SWAPPED, KEPT = [1.0] * 4, [0.0] * 4
 """Uniform numbers that always and never swap."""
 
 
-def sail_losses(route: int, uniform: list[float] = KEPT, **config: object) -> tuple[object, torch.Tensor]:
+def sail_losses(route: int, uniform: list[float] = KEPT, **config: object) -> tuple[Pairs, torch.Tensor]:
     """Losses of fixture A with every row on one route."""
     shared = {"share": 0.3, "coefficient": 0.2}
     given = {"ddp": shared, "dpp": shared, "dpr": {"share": 0.3, "coefficient": 0.3}, "relabel": "at_use", **config}
@@ -270,7 +265,7 @@ def test_negative_coefficients_are_refused() -> None:
 def test_pairs_of_another_n_are_refused() -> None:
     from dataclasses import replace
 
-    from pair_cases import random_pairs
+    from tests.learners.pair_cases import random_pairs
 
     pairs = [replace(random_pairs(1)[0], num_drawn=4)]
     with pytest.raises(ValueError, match=r"best and worst of 4 samples, but algorithm\.n is 8"):

@@ -106,6 +106,12 @@ def test_a_prompt_that_leaves_no_room_for_a_sampled_answer_is_cut_too(tokenizer:
     assert tokenizer.decode(fits.prompt(0).token_ids) == row["prompt"]
 
 
+@pytest.mark.parametrize("size", [20, 30])
+def test_a_cut_prompt_that_would_fill_the_context_is_refused(tokenizer: Any, tmp_path: Path, size: int) -> None:
+    with pytest.raises(ValueError, match=f"max_prompt_tokens is {size}: .* no room for an answer .* of 20 tokens"):
+        opened(tmp_path, tokenizer, [ROW], limit=20, max_prompt_tokens=size)
+
+
 DIALOGUE = "\n\nHuman: hi\n\nAssistant: hello\n\nHuman: bye\n\nAssistant:"
 FORMATS: list[tuple[PairFormat, dict[str, Any]]] = [
     ("dialogues", {"chosen": DIALOGUE + " good", "rejected": DIALOGUE + " grim"}),
