@@ -101,7 +101,7 @@ def test_auto_is_decoupled_from_the_first_step_of_staleness_on() -> None:
     assert auto.resolved(1).kind == auto.resolved(4).kind == "decoupled"
     assert auto.resolved(1).alarm_below == 0.25  # all else stays
     assert CorrectionConfig(kind="icepop").resolved(4).kind == "icepop"
-    with pytest.raises(AssertionError, match="^`resolved` comes first$"):
+    with pytest.raises(AssertionError, match=r"^`resolved` comes first$"):
         single_tokens(1.0, kind="auto")
 
 
