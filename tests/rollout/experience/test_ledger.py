@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import pytest
 
 from raylign.rollout.experience.ledger import REMEMBERED_STEPS, Ledger
-from raylign.rollout.experience.types import ExperienceError, LogPosition, OrdinalState
+from raylign.rollout.experience.types import ExperienceError, LogCounters, LogPosition, OrdinalState
 
 TRAINED, FILTERED, DROPPED = OrdinalState.TRAINED, OrdinalState.FILTERED, OrdinalState.DROPPED
 
@@ -46,6 +46,15 @@ def states(ledger: Ledger, ordinals: Sequence[int]) -> list[str]:
 
 
 # logging
+
+
+def test_a_new_ledger_is_empty() -> None:
+    ledger = Ledger()
+    assert ledger.counters() == LogCounters() and unread(ledger) == ([], 0, 0)
+    assert (ledger.next_offset, ledger.next_ordinal, ledger.num_logged, ledger.num_refused) == (0, 0, 0, 0)
+    assert ledger.missing_ordinals() == [] and ledger.position(-1) == LogPosition(-1, 0)
+    ledger.num_refused += 2  # the log counts them
+    assert ledger.counters() == LogCounters(num_refused=2)
 
 
 def test_logged_rows_wait_and_are_counted() -> None:
@@ -229,6 +238,17 @@ def test_lost_rows_are_missing_until_they_are_logged_again() -> None:
     assert ledger.state(1) == "waiting" and unread(ledger) == ([0, 3], 20, 0) and ledger.missing_ordinals() == []
     decide(ledger, [3], DROPPED, 1)
     assert ledger.state(1) == "dropped"
+
+
+def test_recounting_counts_every_row_of_a_kind() -> None:
+    ledger = ledger_of(range(7), failed=[4, 5])
+    decide(ledger, [6], TRAINED, 0)
+    ledger.lose([1, 2, 3])
+    for _ in range(2):
+        ledger.recount()
+        counters = ledger.counters()
+        assert (counters.num_lost, counters.num_failed, counters.num_trained) == (3, 2, 1)
+        assert unread(ledger) == ([0], 10, 0)
 
 
 def test_decisions_read_from_the_journal_may_name_rows_that_are_gone() -> None:
