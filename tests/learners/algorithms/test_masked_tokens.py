@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from raylign.learners.algorithms.policy_gradient.cispo import CispoConfig
-from raylign.learners.algorithms.policy_gradient.grpo import GrpoConfig
+from raylign.learners.algorithms.policy_gradient.grpo import Grpo, GrpoConfig
 from raylign.learners.algorithms.policy_gradient.gspo import GspoConfig
 from raylign.learners.algorithms.policy_gradient.rloo import RlooConfig
 from raylign.learners.algorithms.registry import AnyAlgorithmConfig, build_algorithm
@@ -66,8 +66,8 @@ def test_dual_clip_of_the_config_caps_bad_answers_and_leaves_good_ones_alone() -
     """Ratios of 5 everywhere: a loss of −A·5 where the answer is bad, of −A·1.2 where it is good."""
     losses = {}
     for dual_clip in (None, 3.0):
-        algorithm = build_algorithm(GrpoConfig(clip_high=0.2, dual_clip=dual_clip))
-        made = examples_a(algorithm)
+        config = GrpoConfig(clip_high=0.2, dual_clip=dual_clip)
+        algorithm, made = Grpo(config), examples_a(build_algorithm(config))
         batch = make_micro_batch(made, range(4), "padded")
         assert batch.old_logps is not None
         losses[dual_clip] = [

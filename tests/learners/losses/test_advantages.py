@@ -19,6 +19,10 @@ from raylign.learners.losses.advantages import (
 REWARDS = np.array([1, 0, 0.5, 0], np.float32)
 
 
+def array(values: list[float]) -> np.ndarray:
+    return np.array(values, np.float32)
+
+
 @pytest.mark.parametrize(
     ("scale", "epsilon", "expected"),
     [
@@ -125,26 +129,26 @@ def test_a_masked_token_costs_no_kl() -> None:
 
 def test_whitening_counts_only_tokens_in_the_loss() -> None:
     # over 1 and 3: mean 2, variance 1
-    found = whitened([np.array([1.0, 50.0]), np.array([3.0])], [np.array([1.0, 0.0]), np.array([1.0])])
+    found = whitened([array([1.0, 50.0]), array([3.0])], [array([1.0, 0.0]), array([1.0])])
     assert [values.tolist() for values in found] == [pytest.approx([-1, 48]), pytest.approx([1])]
     assert all(values.dtype == np.float32 for values in found)
 
 
 def test_whitening_of_a_tiny_spread_is_damped_by_epsilon() -> None:
     # variance 1e-8 and ε 1e-8: (0 − 1e-4)/√2e-8
-    [found] = whitened([np.array([0.0, 2e-4])], [np.ones(2)])
+    [found] = whitened([array([0.0, 2e-4])], [array([1.0, 1.0])])
     assert found == pytest.approx([-0.707107, 0.707107], abs=1e-6)
 
 
 def test_whitening_of_equal_values_gives_zeros_of_the_same_shape() -> None:
-    first, second = whitened([np.array([2.0, 7.0]), np.array([2.0])], [np.array([1.0, 0.0]), np.ones(1)])
+    first, second = whitened([array([2.0, 7.0]), array([2.0])], [array([1.0, 0.0]), array([1.0])])
     assert (first.tolist(), second.tolist()) == ([0, 0], [0])
     assert first.dtype == second.dtype == np.float32
 
 
 def test_whitening_refuses_masks_of_another_batch() -> None:
     with pytest.raises(ValueError, match="zip"):
-        whitened([np.ones(2), np.ones(2)], [np.ones(2)])
+        whitened([array([1.0]), array([2.0])], [array([1.0])])
 
 
 def test_rounding_noise_is_a_millionth_of_the_largest_reward_but_at_least_of_one() -> None:
