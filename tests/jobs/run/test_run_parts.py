@@ -11,14 +11,14 @@ from raylign.actors.learner.spec import LearnerSpec
 from raylign.jobs.config.loading import load_config
 from raylign.jobs.config.train import TrainConfig
 from raylign.jobs.run.parts import RunParts
-from raylign.learners.algorithms.registry import build_algorithm
+from raylign.learners.algorithms.facts import RunRows
 
 
 def learner_spec(folder: Path, algorithm: dict[str, Any], **sections: Any) -> LearnerSpec:
     """Of a run that samples at temperature 0.6."""
     given = {"algorithm": algorithm, "sampling": {"temperature": 0.6}, **sections}
     config = load_config(TrainConfig, [], given)
-    return RunParts(config, build_algorithm(config.algorithm))._learner_spec(10, folder, None, None, [])
+    return RunParts(config)._learner_spec(10, folder, None, RunRows(0, "", 1, 10), [])
 
 
 @pytest.mark.parametrize("name", ["grpo", "rloo", "reinforce_plus_plus"])
