@@ -5,8 +5,8 @@ Given and giving what a TorchTrainer does, but:
   no dashboard (a private cluster has none). It only matters for a controller that dies in a cluster that lives on; then
   Ray frees the group with the job.
 - no data-set actors: we read data ourselves, and two more processes that import ray.data cost seconds at every start.
-- no word to Ray's autoscaling coordinator: an actor more, which imports ray.data too, and a traceback in the output where
-  it does not answer in 5 s on a busy machine. The placement group of the ranks asks the autoscaler for the same.
+- no word to Ray's autoscaling coordinator: an actor more, which imports ray.data too, and a traceback in the output
+  where it does not answer in 5 s on a busy machine. The placement group of the ranks asks the autoscaler for the same.
 - ranks stay in the folder that the run was started in: paths in a config are relative to it.
 """
 

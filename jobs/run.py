@@ -43,7 +43,7 @@ from raylign.jobs.two_levels import TwoLevelRows
 from raylign.learners.algorithms.base import Algorithm, Example
 from raylign.learners.algorithms.registry import build_algorithm
 from raylign.learners.algorithms.two_levels import TwoLevelConfig
-from raylign.learners.mismatch import ess_alarm
+from raylign.learners.sample_size_alarm import SampleSizeAlarm
 from raylign.rewards.scoring import weights_by_name
 from raylign.rollout.model_folder import load_tokenizer
 
@@ -103,6 +103,7 @@ class Run:
         self._evaluated_step = int(self.evaluations[-1]["step"]) if self.evaluations else -1
         self._trackers = Trackers(config.trackers, self.folder, self.step)
         self._progress = Progress(config.name, self.config.num_steps, start=self.step)
+        self._alarm = SampleSizeAlarm(self.algorithm.alarm_below, config.asynchrony.max_staleness)
 
     # ---- start and end ---------------------------------------------------------------------------------
 
@@ -340,8 +341,8 @@ class Run:
             self.num_tokens_generated += int(line["rollout/tokens"])
             if step == 1 or step % max(1, self.config.num_steps // NUM_SAMPLE_FILES) == 0:
                 write_samples(self.folder, step, batch.groups, seed=self.config.seed)
-        if alarm := ess_alarm(metrics, self.algorithm.alarm_below):
-            self._progress.say(f"step {step}: {alarm}")
+        if said := self._alarm.after_step(step, metrics):
+            self._progress.say(f"step {step}: {said}")
         line |= metrics | {f"time/{phase}_s": seconds for phase, seconds in self._times_s.items()}
         self._times_s = {}
         self.step = step
@@ -436,6 +437,8 @@ class Run:
 
     async def finish(self) -> None:
         """Save what is not saved yet, the summary and the report."""
+        if said := self._alarm.at_end():
+            self._progress.say(said)
         await self.save_progress()
         self.folder.write_summary(self.summary())
         write_report(self.folder.path)

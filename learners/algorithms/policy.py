@@ -17,6 +17,7 @@ from raylign.learners.algorithms.base import Example, Normalizers, PlainAlgorith
 from raylign.learners.corrections import CorrectionConfig, correction_weights
 from raylign.learners.examples import OverlongConfig, examples_of, total_rewards
 from raylign.learners.losses import Aggregation, KlEstimator, PolicyLoss, kl, policy_loss, token_weights
+from raylign.learners.mismatch import weight_metrics
 from raylign.rollout.sample import FloatArray, Group
 
 if TYPE_CHECKING:
@@ -136,6 +137,8 @@ class PolicyAlgorithm(PlainAlgorithm, Generic[C]):
             token_loss = token_loss * weights
             metrics["mismatch/truncated_share/sum"] = (truncated * mask).sum()
             metrics["mismatch/masked_share/sum"] = (masked * mask).sum()
+            if self.proximal != "rollout":  # else the weights are 1, and say nothing
+                metrics |= weight_metrics(weights, mask)
         token_loss = token_loss * batch.sequence_weights[batch.sequence_index]
         if self.needs_reference:
             assert batch.reference_logps is not None, "the learner fills reference_logps"
