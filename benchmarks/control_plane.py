@@ -90,12 +90,13 @@ async def _rates(
 
 async def _rate(num_engines: int, groups_per_step: int, num_steps: int, num_hosts: int) -> float:
     """Trajectories/s over the steps after the first two, which fill the pipe."""
-    from raylign.jobs.config import TrainConfig
-    from raylign.jobs.experience_flow import LiveFlow
+    from raylign.jobs.config.train import TrainConfig
     from raylign.jobs.init_model import InitModelConfig, init_model
+    from raylign.jobs.run.experience_flow import LiveFlow
     from raylign.learners.algorithms.registry import build_algorithm
+    from raylign.rollout.data.config import DataConfig
+    from raylign.rollout.data.prompts import PromptSource
     from raylign.rollout.model_folder import load_tokenizer
-    from raylign.rollout.prompts import DataConfig, PromptSource
 
     num_warm_up = 2
     with tempfile.TemporaryDirectory() as folder:

@@ -50,13 +50,15 @@ def measure() -> list[dict[str, Any]]:
 
 async def one(precision: Precision, folder: Path) -> dict[str, float]:
     """Generate, then let the learner judge the same tokens."""
-    from raylign.learners.algorithms.grpo import GrpoConfig
+    from raylign.learners.algorithms.policy_gradient.grpo import GrpoConfig
     from raylign.learners.algorithms.registry import build_algorithm
-    from raylign.learners.engine import LearnerConfig
+    from raylign.learners.engines.config import LearnerConfig
     from raylign.learners.learner import Learner
-    from raylign.rollout.engine import EngineConfig, VllmEngine
+    from raylign.rollout.data.config import DataConfig
+    from raylign.rollout.data.prompts import PromptSource
+    from raylign.rollout.engine.config import EngineConfig
+    from raylign.rollout.engine.vllm_engine import VllmEngine
     from raylign.rollout.model_folder import load_tokenizer
-    from raylign.rollout.prompts import DataConfig, PromptSource
     from raylign.rollout.sampling import SamplingConfig
 
     model = str(folder / "model")

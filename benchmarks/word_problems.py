@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from raylign.actors.cluster import ray_cluster
-from raylign.jobs.config import TrainConfig
-from raylign.jobs.config_loading import load_config
+from raylign.jobs.config.loading import load_config
+from raylign.jobs.config.train import TrainConfig
 from raylign.jobs.init_model import InitModelConfig, init_model
 from raylign.jobs.train import train
 

@@ -29,12 +29,12 @@ import asyncio
 
 from raylign.actors.cluster import ray_cluster
 from raylign.actors.rollout_pool import RolloutError
-from raylign.actors.weight_update import WeightUpdateError
-from raylign.jobs.config import TrainConfig
-from raylign.jobs.plan import check_before_start
-from raylign.jobs.run import Run
-from raylign.jobs.step_batches import ExhaustedError, StuckError
-from raylign.rollout.experience import ExperienceError
+from raylign.actors.weights.update import WeightUpdateError
+from raylign.jobs.checks.plan import check_before_start
+from raylign.jobs.config.train import TrainConfig
+from raylign.jobs.run.run import Run
+from raylign.jobs.run.step_batches import ExhaustedError, StuckError
+from raylign.rollout.experience.types import ExperienceError
 
 LEARNER_STANDS = (RolloutError, WeightUpdateError, ExperienceError, StuckError, ExhaustedError)
 """Errors that come from elsewhere than the learner."""

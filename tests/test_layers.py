@@ -6,6 +6,7 @@ Given the source files as syntax trees, and fresh interpreters; fails with file 
 from __future__ import annotations
 
 import ast
+import graphlib
 import json
 import os
 import subprocess
@@ -29,8 +30,8 @@ MAY_IMPORT = {
 LEARNERS_MAY_IMPORT_OF_ROLLOUT = {"raylign.rollout.sample", "raylign.rollout.sampling", "raylign.rollout.staleness"}
 HEAVY_ONLY_IN = {
     "ray": ("actors/", "jobs/"),
-    "vllm": ("rollout/engine.py", "rollout/weight_transfer.py"),
-    "deepspeed": ("learners/engine.py",),
+    "vllm": ("rollout/engine/vllm_engine.py", "rollout/weights/transfer.py"),
+    "deepspeed": ("learners/engines/deepspeed_engine.py",),
 }
 NOT_FOR_HELP = {"torch", "vllm", "deepspeed", "ray", "transformers", "datasets"}
 
@@ -90,6 +91,38 @@ def test_ray_vllm_and_deepspeed_are_imported_only_where_they_are_hosted(library:
         if name.split(".")[0] == library and not file.startswith(HEAVY_ONLY_IN[library])
     ]
     assert not broken, "\n".join(broken)
+
+
+def imports_of_modules() -> dict[str, set[str]]:
+    """Which modules of ours each module imports, wherever in the file and for whatever purpose, types included."""
+    names = {
+        path: "raylign." + path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".") for path in modules()
+    }
+    known = set(names.values())
+    graph: dict[str, set[str]] = {}
+    for path, name in names.items():
+        imported = {found for _, found in imported_names(path)}
+        imported |= {found.rpartition(".")[0] for found in imported}
+        graph[name] = (imported & known) - {name}
+    return graph
+
+
+def circle_in(graph: dict[str, set[str]]) -> list[str]:
+    """Modules that import each other in a circle, the first one again at the end; empty where there is none."""
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    assert not (circle := circle_in(imports_of_modules())), " -> ".join(circle)
+
+
+def test_a_circle_of_imports_is_found() -> None:
+    assert set(circle_in({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": set()})) == {"b", "c"}
+    assert circle_in({"a": {"b", "c"}, "b": {"d"}, "c": {"d"}, "d": set()}) == []
 
 
 def test_all_imports_of_ours_are_absolute() -> None:
@@ -153,7 +186,7 @@ def test_help_and_config_validation_import_nothing_heavy(words: list[str], monke
 def test_every_module_of_configs_imports_without_heavy_libraries() -> None:
     """All that --help and validation stand on; a class of a part may need torch only when it is used."""
     program = (
-        "import sys, raylign.jobs.config\n"
+        "import sys, raylign.jobs.config.train\n"
         f"heavy = {sorted(NOT_FOR_HELP)!r}\n"
         "print(*[name for name in heavy if name in sys.modules])\n"
     )

@@ -6,62 +6,19 @@ The loop, the rollouts and the learner do not know the names of algorithms.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pydantic import BaseModel, Field
 
-from raylign.rollout.sample import FloatArray, Group, IntArray
+from raylign.learners.examples.example import Example, Normalizers
+from raylign.learners.losses.proximal import Proximal
+from raylign.rollout.sample import Group
 
 if TYPE_CHECKING:
     import torch
 
-    from raylign.learners.batch import MicroBatch
-
-
-@dataclass
-class Example:
-    """One sequence to learn from. T = number of completion tokens."""
-
-    prompt_ids: IntArray
-    completion_ids: IntArray
-    loss_mask: FloatArray
-    """(T,) 1 where the token counts in the loss."""
-    advantages: FloatArray | None = None
-    """(T,) filled by RL algorithms."""
-    rollout_logps: FloatArray | None = None
-    """(T,) log π_roll as the engine reported; None for demonstrations."""
-    old_logps: FloatArray | None = None
-    """(T,) log π_old of the learner at the start of the update; filled by the learner when asked for."""
-    reference_logps: FloatArray | None = None
-    """(T,) log π_ref; filled by the learner when `needs_reference`."""
-    proximal_share: FloatArray | None = None
-    """(T,) α of the loglinear proximal policy; filled by the learner when `proximal` is loglinear."""
-    token_versions: IntArray | None = None
-    """(T,) weight version that each token was sampled from; None for demonstrations."""
-    weight: float = 1.0
-    """Above 0; multiplies the policy loss of the sequence (importance weight of prioritised sampling)."""
-    group: int = -1
-    """Ordinal of its prompt or row: examples of one group share it."""
-    unit: int = -1
-    """Examples of one unit (from 0) lie in one micro-batch, for losses that compare them: a preference pair."""
-    facts: Mapping[str, float] = field(default_factory=dict)
-    """Numbers that the algorithm's own loss reads (side of a pair, coefficient); the same keys in a whole batch."""
-
-    def __post_init__(self) -> None:
-        assert self.weight > 0, f"weight is {self.weight}: a sequence that counts nothing has a zero loss_mask"
-
-
-@dataclass(frozen=True)
-class Normalizers:
-    """Denominators over the global batch (one optimizer step, all ranks and micro-batches): why losses do not
-    depend on the split.
-    """
-
-    num_tokens: float
-    """Σ loss_mask over all examples."""
-    num_sequences: int
+    from raylign.learners.examples.micro_batch import MicroBatch
 
 
 class DynamicSampling(BaseModel, extra="forbid", use_attribute_docstrings=True):
@@ -71,12 +28,6 @@ class DynamicSampling(BaseModel, extra="forbid", use_attribute_docstrings=True):
     """How many times a step may ask for replacements."""
     on_exhausted: Literal["fail", "smaller_batch"] = "fail"
     """After that many rounds: end the run, or train on the groups that are there."""
-
-
-Proximal = Literal["recompute", "loglinear", "rollout"]
-"""Where π_old comes from: a forward pass before the first of several optimizer steps (with one step it is the policy
-itself), interpolation between π_roll and π_θ, or π_roll itself.
-"""
 
 
 class Routing(Protocol):

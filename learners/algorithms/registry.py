@@ -13,20 +13,20 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field
 
 from raylign.learners.algorithms.base import Algorithm
-from raylign.learners.algorithms.bdr import Bdr, BdrConfig
-from raylign.learners.algorithms.bdr_online import BdrOnline, BdrOnlineConfig
-from raylign.learners.algorithms.bonbon import Bonbon, BonbonConfig
-from raylign.learners.algorithms.cispo import Cispo, CispoConfig
-from raylign.learners.algorithms.dapo import Dapo, DapoConfig
-from raylign.learners.algorithms.dpo import Dpo, DpoConfig
-from raylign.learners.algorithms.dr_grpo import DrGrpo, DrGrpoConfig
-from raylign.learners.algorithms.grpo import Grpo, GrpoConfig
-from raylign.learners.algorithms.gspo import Gspo, GspoConfig
-from raylign.learners.algorithms.ipo import Ipo, IpoConfig
-from raylign.learners.algorithms.reinforce_plus_plus import ReinforcePlusPlus, ReinforcePlusPlusConfig
-from raylign.learners.algorithms.reward_model import RewardModelTraining, RewardModelTrainingConfig
-from raylign.learners.algorithms.rloo import Rloo, RlooConfig
-from raylign.learners.algorithms.sail import Sail, SailConfig
+from raylign.learners.algorithms.bilevel.bdr import Bdr, BdrConfig
+from raylign.learners.algorithms.bilevel.bdr_online import BdrOnline, BdrOnlineConfig
+from raylign.learners.algorithms.policy_gradient.cispo import Cispo, CispoConfig
+from raylign.learners.algorithms.policy_gradient.dapo import Dapo, DapoConfig
+from raylign.learners.algorithms.policy_gradient.dr_grpo import DrGrpo, DrGrpoConfig
+from raylign.learners.algorithms.policy_gradient.grpo import Grpo, GrpoConfig
+from raylign.learners.algorithms.policy_gradient.gspo import Gspo, GspoConfig
+from raylign.learners.algorithms.policy_gradient.reinforce_plus_plus import ReinforcePlusPlus, ReinforcePlusPlusConfig
+from raylign.learners.algorithms.policy_gradient.rloo import Rloo, RlooConfig
+from raylign.learners.algorithms.preference.bonbon import Bonbon, BonbonConfig
+from raylign.learners.algorithms.preference.dpo import Dpo, DpoConfig
+from raylign.learners.algorithms.preference.ipo import Ipo, IpoConfig
+from raylign.learners.algorithms.preference.reward_model import RewardModelTraining, RewardModelTrainingConfig
+from raylign.learners.algorithms.preference.sail import Sail, SailConfig
 from raylign.learners.algorithms.sft import Sft, SftConfig
 
 AnyAlgorithmConfig = (

@@ -10,7 +10,9 @@ from typing import ClassVar, Literal
 
 from pydantic import BaseModel
 
-from raylign.learners.algorithms.base import Example, PlainAlgorithm, Proximal
+from raylign.learners.algorithms.base import PlainAlgorithm
+from raylign.learners.examples.example import Example
+from raylign.learners.losses.proximal import Proximal
 from raylign.rollout.sample import Group
 
 RowKind = Literal["demonstrations", "pairs", "two_levels"]

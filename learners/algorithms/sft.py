@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
-from raylign.learners.algorithms.base import Example, Normalizers
 from raylign.learners.algorithms.rows import RowAlgorithm, RowConfig, RowKind
-from raylign.learners.losses import Aggregation, nll, token_weights
+from raylign.learners.examples.example import Example, Normalizers
+from raylign.learners.losses.policy import Aggregation, nll, token_weights
 from raylign.rollout.sample import IntArray
 
 if TYPE_CHECKING:
     import torch
 
-    from raylign.learners.batch import MicroBatch
+    from raylign.learners.examples.micro_batch import MicroBatch
 
 
 class SftConfig(RowConfig):

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from raylign.jobs.config import TrainConfig, row_kind
-from raylign.jobs.config_loading import load_config
-from raylign.jobs.run_folder import read_metrics
+from raylign.jobs.config.loading import load_config
+from raylign.jobs.config.train import TrainConfig, row_kind
+from raylign.jobs.run.folder import read_metrics
 from raylign.jobs.train import train
 from tests.jobs.stand_ins import command_of_recipe, config_of_recipe, shipped_recipes
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from raylign.jobs.cli import COMMANDS, _raised_by_raylign, run_command_line
-from raylign.jobs.config import TrainConfig
-from raylign.jobs.config_keys import dotted_keys
-from raylign.jobs.config_loading import load_config
+from raylign.jobs.config.keys import dotted_keys
+from raylign.jobs.config.loading import load_config
+from raylign.jobs.config.train import TrainConfig
 
 HEAVY = ("torch", "vllm", "deepspeed", "ray", "transformers", "datasets", "plotly", "reasoning_gym", "wandb")
 REPORT_IMPORTS = f"import sys; print([name for name in {HEAVY} if name in sys.modules])"

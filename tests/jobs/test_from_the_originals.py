@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from raylign.jobs.config_loading import ConfigError
+from raylign.jobs.config.loading import ConfigError
 from tests.jobs.stand_ins import StandIns
 
 pytestmark = pytest.mark.usefixtures("one_tokenizer")

@@ -1,7 +1,7 @@
 """Learner cases that one or several ranks run; a script, since DeepSpeed ranks are processes of their own.
 
 Given a model folder, an output folder and RANK/WORLD_SIZE in the environment; rank 0 writes one .npz for each case:
-    python rank_cases.py MODEL OUT gradients,steps
+    python -m tests.learners.rank_cases MODEL OUT gradients,steps
 """
 
 from __future__ import annotations
@@ -13,27 +13,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from level_cases import LEVEL_ALGORITHMS, level_examples, weigh  # type: ignore[import-not-found]
-from pair_cases import random_groups, random_pairs  # type: ignore[import-not-found]  # a helper beside this file
 
-from raylign.learners.algorithms.base import Example
-from raylign.learners.algorithms.bonbon import BonbonConfig
-from raylign.learners.algorithms.cispo import CispoConfig
-from raylign.learners.algorithms.dapo import DapoConfig
-from raylign.learners.algorithms.dpo import DpoConfig
-from raylign.learners.algorithms.dr_grpo import DrGrpoConfig
-from raylign.learners.algorithms.grpo import GrpoConfig
-from raylign.learners.algorithms.gspo import GspoConfig
-from raylign.learners.algorithms.ipo import IpoConfig
-from raylign.learners.algorithms.pairs import PairAlgorithm
+from raylign.learners.algorithms.policy_gradient.cispo import CispoConfig
+from raylign.learners.algorithms.policy_gradient.dapo import DapoConfig
+from raylign.learners.algorithms.policy_gradient.dr_grpo import DrGrpoConfig
+from raylign.learners.algorithms.policy_gradient.grpo import GrpoConfig
+from raylign.learners.algorithms.policy_gradient.gspo import GspoConfig
+from raylign.learners.algorithms.policy_gradient.reinforce_plus_plus import ReinforcePlusPlusConfig
+from raylign.learners.algorithms.policy_gradient.rloo import RlooConfig
+from raylign.learners.algorithms.preference.bonbon import BonbonConfig
+from raylign.learners.algorithms.preference.dpo import DpoConfig
+from raylign.learners.algorithms.preference.ipo import IpoConfig
+from raylign.learners.algorithms.preference.pairs import PairAlgorithm
+from raylign.learners.algorithms.preference.reward_model import RewardModelTrainingConfig
+from raylign.learners.algorithms.preference.sail import RouteConfig, Sail, SailConfig
 from raylign.learners.algorithms.registry import AnyAlgorithmConfig, build_algorithm
-from raylign.learners.algorithms.reinforce_plus_plus import ReinforcePlusPlusConfig
-from raylign.learners.algorithms.reward_model import RewardModelTrainingConfig
-from raylign.learners.algorithms.rloo import RlooConfig
-from raylign.learners.algorithms.sail import RouteConfig, Sail, SailConfig
 from raylign.learners.algorithms.sft import SftConfig
-from raylign.learners.corrections import CorrectionConfig
-from raylign.learners.engine import LearnerConfig, LoraConfig
+from raylign.learners.engines.config import LearnerConfig, LoraConfig
+from raylign.learners.examples.example import Example
+from raylign.learners.losses.corrections import CorrectionConfig
+from tests.learners.algorithms.level_cases import LEVEL_ALGORITHMS, level_examples, weigh
+from tests.learners.algorithms.pair_cases import random_groups, random_pairs
 
 ALGORITHMS: dict[str, AnyAlgorithmConfig] = {
     "token_mean_k3": GrpoConfig(kl_coef=0.1, kl_estimator="k3"),
@@ -291,7 +291,7 @@ def steps(model: str, out: Path) -> None:
 
 
 def save(path: Path, values: dict[str, Any]) -> None:
-    from raylign.learners.distributed import rank
+    from raylign.learners.engines.distributed import rank
 
     if rank() == 0:
         np.savez(path.with_suffix(".npz"), **{key.replace("/", "|"): value for key, value in values.items()})
