@@ -38,7 +38,7 @@ from raylign.learners.model.model_logps import answer_logps
 Values = dict[str, Any]
 N_OF_BONBON = 8
 BETA = 0.5
-"""Of DPO and SAIL; with the published 0.1 a tiny model leaves its reference at once (docs/results.md)."""
+"""Of DPO and SAIL; with the published 0.1 a tiny model leaves its reference at once (docs/results/preferences.md)."""
 SAIL = {
     "sail_ddp": {"ddp": {"share": 0.4, "coefficient": 0.2}},
     "sail_dpp": {"dpp": {"share": 0.3, "coefficient": 0.2}},

@@ -12,7 +12,8 @@ class WeightsConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
 
     transport: Literal["auto", "shared_memory", "ipc", "nccl"] = "auto"
     """shared_memory: through the memory of the one node that learner and engines share, with or without GPUs; nccl:
-    between GPUs of any nodes; ipc: engine and learner on the same GPUs; auto: shared_memory."""
+    between GPUs of any nodes; ipc: engine and learner on the same GPUs. auto: shared_memory in a cluster of one node,
+    nccl in one of several nodes with GPUs; several nodes without GPUs are refused."""
     bucket_mib: int = Field(256, ge=1)
     """Weights travel in buckets of this size."""
     deadline_s: float = Field(120, gt=0)

@@ -49,7 +49,7 @@ class RolloutConfig(Section):
     num_engines: int = Field(1, ge=1)
     """vLLM engines, each an actor of its own."""
     prompts_per_step: int = Field(32, ge=1)
-    """Prompts of one step; demonstrations of one step for sft."""
+    """Prompts of one step; for algorithms that learn from rows, rows of one step (bdr: of each of its two sets)."""
     deterministic: bool = False
     """A seed for every completion and a fixed schedule: two runs with one seed give the same numbers."""
     answer_deadline_s: float = Field(1800, gt=0)
@@ -78,7 +78,7 @@ class EvaluationConfig(Section):
     trusted: DataConfig | None = None
     """Trusted rows that the run never trains on (bdr, bdr_online); empty: none."""
     num_prompts: int = Field(200, ge=1)
-    """Prompts, and pairs, to evaluate on; all of them where there are fewer."""
+    """Prompts, pairs and trusted rows to evaluate on, so many of each; all of them where there are fewer."""
     num_completions: int = Field(1, ge=1)
     """Completions for each prompt."""
     temperature: float = Field(0.0, ge=0.0)
@@ -114,7 +114,7 @@ class TrainConfig(Section):
     seed: int = Field(0, ge=0, lt=2**31)
     """Decides the order of prompts, the sampling and the initial adapters."""
     num_steps: int = Field(100, ge=1)
-    """Steps of the run: one batch of prompts each."""
+    """Steps of the run: one batch of prompts or rows each."""
     num_epochs: float | None = Field(None, gt=0)
     """Passes over the data, in place of num_steps; for sail, over the rows that keep the data's answers and label."""
     model: ModelConfig = ModelConfig()

@@ -3,8 +3,11 @@
 Given a path and the resolved config; gives a folder that is never overwritten:
 
     config.yaml     the resolved config          samples/      completions to read, a file for each step
-    metrics.jsonl   one line for each step       checkpoints/  policies to load and state to resume
-    summary.json    the end result               report.html   all of it as one page
+    metrics.jsonl   one line for each step       experience/   every scored group (docs/experience.md)
+    summary.json    the end result               checkpoints/  policies to load and state to resume
+    report.html     all of it as one page        reference/    log π_ref of rows, where rows are learned from
+
+and what was asked for beside: `evaluation/` with answers to held-out prompts, `selection.parquet`, the trackers' files.
 """
 
 from __future__ import annotations

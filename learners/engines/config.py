@@ -79,7 +79,7 @@ class LearnerConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
     lora: LoraConfig | None = None
     """Train adapters instead of all weights."""
     threads_per_rank: int | Literal["auto"] = "auto"
-    """CPU threads of one rank; auto: cores divided by ranks."""
+    """CPU threads of one rank; auto: the cores that the learner may use, divided by ranks."""
     start_deadline_s: float = Field(300, gt=0)
     """How long the group may take to start."""
     step_deadline_s: float = Field(1800, gt=0)

@@ -120,7 +120,7 @@ def correction_weights(
     sequence_index: torch.Tensor,
     sequence_lengths: torch.Tensor,
 ) -> Correction:
-    """(N,) weights of a `resolved` config (which paper and library: docs/algorithms.md).
+    """(N,) weights of a `resolved` config (which paper and library: docs/algorithms/policy_gradient.md).
 
     Sequence ratios are over the tokens in the loss; sequences are never split over micro-batches.
     """

@@ -26,6 +26,8 @@ class EngineConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
     tensor_parallel_size: int = Field(1, ge=1)
     """GPUs for one engine."""
     cpu_cores: str = "auto"
-    """Cores the engine's threads are bound to on CPU (`0`, `0-1`), or auto: all but one."""
+    """Cores that the threads of engines are bound to on CPU (`0`, `0-1`). auto: where the learner trains at the same
+    time, engines share half of the cores and it has the others; else engines share all, and a single one leaves one
+    free."""
     start_deadline_s: float = Field(300, gt=0)
     """How long the engine may take to start."""

@@ -31,7 +31,7 @@ class ExperienceConfig(BaseModel, extra="forbid", use_attribute_docstrings=True)
     sampling: Literal["fifo", "prioritised"] = "fifo"
     """fifo: groups are trained in the order they were logged; prioritised: drawn by the spread of their rewards."""
     priority_exponent: float = Field(0.6, ge=0)
-    """α of prioritised sampling: a group is drawn with probability ∝ (standard deviation of its rewards)^α."""
+    """α of prioritised sampling: a group is drawn with probability ∝ (standard deviation of its rewards + 0.001)^α."""
     importance_exponent: float = Field(0.4, ge=0, le=1)
     """β of prioritised sampling: a drawn group's weight is (N · probability)^−β, divided by the largest."""
 
