@@ -32,9 +32,10 @@ def set_environment(model_path: str, cpu_cores: str | None) -> None:
     os.environ["DO_NOT_TRACK"] = "1"
     if Path(model_path).is_dir():
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    warnings.filterwarnings("ignore", category=FutureWarning, module=re.escape(LOOKED_AT_BY_VLLM))
-    told = [os.environ.get("PYTHONWARNINGS", ""), f"ignore::FutureWarning:{LOOKED_AT_BY_VLLM}"]
-    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, told))  # for the processes that vLLM starts
+    warnings.filterwarnings("ignore", category=FutureWarning, module=re.escape(LOOKED_AT_BY_VLLM) + r"\Z")
+    told, ours = os.environ.get("PYTHONWARNINGS", ""), f"ignore::FutureWarning:{LOOKED_AT_BY_VLLM}"
+    if ours not in told:
+        os.environ["PYTHONWARNINGS"] = f"{told},{ours}" if told else ours  # for the processes that vLLM starts
     if cpu_cores is not None:
         for key, value in QUIET_ON_CPU.items():
             os.environ.setdefault(key, value)
