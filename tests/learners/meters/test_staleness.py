@@ -1,4 +1,4 @@
-"""The last guard of the staleness bound, and the alarm."""
+"""The last guard of the staleness bound."""
 
 from __future__ import annotations
 
