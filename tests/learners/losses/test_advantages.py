@@ -156,3 +156,4 @@ def test_rounding_noise_is_a_millionth_of_the_largest_reward_but_at_least_of_one
     assert not all_equal(np.array([0.0, 1.5e-6]))
     assert all_equal(np.array([1000.0, 1000.0005])) and not all_equal(np.array([1000.0, 1000.0015]))
     assert all_equal(np.array([-1000.0, -1000.0005]))
+    assert all_equal(np.array([])) and all_equal(np.array([3.0]))
