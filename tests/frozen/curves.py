@@ -77,20 +77,24 @@ def series_of(run_folder: Path) -> Series:
 
 
 def first_difference(frozen: Series, now: Series, relative: float) -> str:
-    """The earliest line in which a number differs, and all that differ there; empty where none does."""
-    if frozen.keys() != now.keys():
-        return f"keys gone: {sorted(frozen.keys() - now.keys())}; new keys: {sorted(now.keys() - frozen.keys())}"
+    """Keys that only one of them has, and the earliest line in which numbers differ; empty where they are equal."""
+    gone, new = sorted(frozen.keys() - now.keys()), sorted(now.keys() - frozen.keys())
+    said = [f"keys gone: {gone}; new keys: {new}"] if gone or new else []
     if len(frozen["step"]) != len(now["step"]):
-        return f"lines of metrics.jsonl: frozen {len(frozen['step'])}, now {len(now['step'])}"
+        return "\n".join([*said, f"lines of metrics.jsonl: frozen {len(frozen['step'])}, now {len(now['step'])}"])
+    common = sorted(frozen.keys() & now.keys(), key=lambda key: (key != "learner/loss", key))
     for index, step in enumerate(frozen["step"]):
         differing = [
             f"{key}: frozen {frozen[key][index]!r}, now {now[key][index]!r}"
-            for key in sorted(frozen, key=lambda key: (key != "learner/loss", key))
+            for key in common
             if not same(frozen[key][index], now[key][index], relative)
         ]
         if differing:
-            return "\n".join([f"line {index + 1} (step {step}), {len(differing)} numbers differ:", *differing[:12]])
-    return ""
+            said += [f"line {index + 1} (step {step}), {len(differing)} numbers differ:", *differing[:12]]
+            break
+    else:
+        said += ["all other numbers are equal"] if said else []
+    return "\n".join(said)
 
 
 def same(one: float | None, other: float | None, relative: float) -> bool:

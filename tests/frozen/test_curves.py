@@ -22,7 +22,9 @@ def test_a_changed_number_is_found_and_named() -> None:
     assert "reward/mean: frozen None, now 1.0" in (
         curves.first_difference(frozen, frozen | {"reward/mean": [1.0, 1.0]}, curves.ELSEWHERE)
     )
-    assert "new keys: ['learner/kl']" in curves.first_difference(frozen, frozen | {"learner/kl": [0.0, 0.0]}, 0.0)
+    more = curves.first_difference(frozen, frozen | {"learner/kl": [0.0, 0.0]}, 0.0)
+    assert more == "keys gone: []; new keys: ['learner/kl']\nall other numbers are equal"
+    assert "now 0.250001" in curves.first_difference(frozen, near | {"learner/kl": [0.0, 0.0]}, 0.0)
     assert "lines of metrics.jsonl: frozen 2, now 1" in (
         curves.first_difference(frozen, {key: values[:1] for key, values in frozen.items()}, 0.0)
     )
