@@ -72,8 +72,6 @@ class ExperienceLog:
         self._records = RecordIndex(folder)
         self._draws = Draws(config, seed)
         self.ledger = Ledger()
-        self.committed = LogPosition()
-        """Of the last `commit`."""
         self.damage: list[ExperienceDamage] = []
         """Found when it was opened."""
         self.num_torn_bytes = 0
@@ -127,7 +125,7 @@ class ExperienceLog:
         """Log the groups of a record batch, or of one serialised by `pyarrow.RecordBatch.serialize` (no copy is made
         of that). Survives the death of any process once it returns, and of the machine once a `commit` follows.
 
-        A group whose ordinal is already live in the log is refused: the late twin of an expired or lost worker.
+        A group whose ordinal is already live in the log is refused: the late duplicate of an expired or lost worker.
         """
         message = pa.py_buffer(batch.serialize() if isinstance(batch, pa.RecordBatch) else batch)
         rows = pa.ipc.read_record_batch(message, SCHEMA)
@@ -197,14 +195,6 @@ class ExperienceLog:
         offset_byte = column.buffers()[1].address + 8 * column.offset - message.address
         return self._writer.append(memoryview(message), offset_byte, np.array(offsets, np.int64))
 
-    def issue(self, ordinals: Iterable[int]) -> None:
-        """These are in flight from now on. Kept in memory only: a restart issues them again."""
-        self.ledger.issue(ordinals)
-
-    def withdraw(self, ordinals: Iterable[int]) -> None:
-        """These are no longer in flight: aborted, or their worker died."""
-        self.ledger.withdraw(ordinals)
-
     @property
     def has_room(self) -> bool:
         """Whether new groups may be started: false while too many bytes wait. A lease that waits for more groups
@@ -241,10 +231,6 @@ class ExperienceLog:
         for lease_id in [lease_id for lease_id, lease in self._leases.items() if lease.deadline <= now]:
             self.release(lease_id)
         return min((lease.deadline - now for lease in self._leases.values()), default=None)
-
-    def renew(self, lease_id: str, lease_s: float) -> None:
-        """The lease ends so many seconds from now."""
-        self._lease(lease_id).deadline = self._clock() + lease_s
 
     def release(self, lease_id: str) -> None:
         """Give a lease's groups back."""
@@ -308,9 +294,9 @@ class ExperienceLog:
         sync_files(self.begin_commit(position))
 
     def begin_commit(self, position: LogPosition) -> list[Path]:
-        """`commit` but for the wait: the files to be given to `sync_files`, in another thread if need be."""
+        """`commit` but for the wait: the files to be given to `sync_files`, in another thread if need be. The journal's
+        line about it is for people: the checkpoint itself says where to go on."""
         self._journal.append({"kind": "commit", "position": position.to_json()})
-        self.committed = position
         return [*self._writer.take_unsynced(), self._journal.path]
 
     @property
@@ -361,8 +347,6 @@ class ExperienceLog:
         kind = event["kind"]
         if kind in (OrdinalState.TRAINED, OrdinalState.FILTERED, OrdinalState.DROPPED):
             self.ledger.recall(event["offsets"], kind, event["step"])
-        elif kind == "commit":
-            self.committed = LogPosition.from_json(event["position"])
         elif kind == "opened" and event["position"] is not None:
             self._rewind(LogPosition.from_json(event["position"]))
         elif kind == "leased":
@@ -383,7 +367,7 @@ class ExperienceLog:
         num_bytes = record.place.length // max(1, len(record.offsets))
         self.ledger.add(record.offsets, record.ordinals, num_bytes, record.failed)
         if record.is_lost:
-            self.ledger.lose(record.offsets)
+            self.ledger.mark_lost(record.offsets)
         elif record.offsets:
             self._records.add(record.offsets[0], record.place)
 
