@@ -397,10 +397,8 @@ class Run:
         """Model and resumable state, complete or not there."""
         record = CheckpointRecord(
             step=self.step,
-            prompt_ordinal=self.step * self.prompts_per_step,
             seed=self.config.seed,
             data_fingerprint=self.prompts.fingerprint,
-            num_metrics_lines=self.folder.num_metrics_lines,
             versions={name: importlib.metadata.version(name) for name in ("raylign", "torch", "transformers")},
             seconds=self._seconds(),
             tokens_generated=self.num_tokens_generated,

@@ -1,8 +1,8 @@
 """The ledger: what became of every prompt ordinal, derived from the log's journal.
 
 Given rows as they are logged and what was decided about them; gives which rows wait, which ordinals must be issued
-again, and how far a learner has read. Knows nothing of files or time, nor of what is in flight: an ordinal that is being
-generated has no row, and whoever issued it (`actors/feeder.py`) keeps it.
+again, and how far a learner has read. Knows nothing of files or time, nor of what is in flight: a prompt that is being
+answered has no row, and whoever issued it (`actors/feeder.py`) keeps it.
 
 Of the rows of one ordinal, the earliest that is neither dropped nor lost is *live*; only live rows are served. A later
 one (its prompt was issued again after a drop that a restart has undone) waits behind it, and takes its place if it is
