@@ -12,7 +12,7 @@ from torch.nn.functional import logsigmoid
 from raylign.learners.algorithms.preference.bonbon import Bonbon, BonbonConfig
 from raylign.learners.algorithms.preference.dpo import Dpo, DpoConfig
 from raylign.learners.algorithms.preference.ipo import Ipo, IpoConfig
-from raylign.learners.algorithms.preference.pairs import Pairs
+from raylign.learners.algorithms.preference.pairs import PairExamples, Pairs
 from raylign.learners.algorithms.preference.sail import Sail, SailConfig
 from raylign.learners.algorithms.preference.sail_routing import DATA, DDP, DPP, DPR
 from raylign.learners.examples.example import Normalizers
@@ -66,16 +66,16 @@ def measured(h: list[float], **config: float) -> tuple[float, float]:
         )
         for n in range(len(h))
     ]
-    algorithm = Dpo(DpoConfig(**config))
+    objective = DpoConfig(**config).build_objective()
     reference = [np.array([ratio], np.float32) for each in h for ratio in (-each, 0.0)]  # log π is 0
     examples = [
         replace(example, reference_logps=logps)
-        for example, logps in zip(algorithm.pair_examples(pairs), reference, strict=True)
+        for example, logps in zip(PairExamples().from_pairs(pairs), reference, strict=True)
     ]
     batch = make_micro_batch(examples, range(len(examples)), "packed")
     logps = torch.zeros(len(examples))
     normalizers = Normalizers(num_tokens=len(examples), num_sequences=len(examples))
-    _, sums = algorithm.loss(logps, logps, batch, normalizers)
+    _, sums = objective.loss(logps, logps, batch, normalizers)
     accuracy, margin = (sums[f"preference/{name}/unit_sum"].item() for name in ("accuracy", "margin"))
     return accuracy / len(h), margin / len(h)
 
@@ -307,4 +307,4 @@ def test_pairs_of_another_n_are_refused() -> None:
 
     pairs = [replace(random_pairs(1)[0], num_drawn=4)]
     with pytest.raises(ValueError, match=r"best and worst of 4 samples, but algorithm\.n is 8"):
-        Bonbon(BonbonConfig(n=8)).pair_examples(pairs)
+        BonbonConfig(n=8).build_examples().from_pairs(pairs)
