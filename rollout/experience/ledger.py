@@ -63,7 +63,7 @@ class Ledger:
         """Rows were logged, each of so many bytes; those at offsets `failed` have no completions."""
         if not offsets:
             return
-        are_fresh = not self.knows_any(set(ordinals))
+        are_fresh = not self.has_any_of(set(ordinals))
         for offset, ordinal in zip(offsets, ordinals, strict=True):
             self._rows[offset] = Row(offset, ordinal, num_bytes)
             self._of_ordinal.setdefault(ordinal, []).append(offset)
@@ -102,7 +102,7 @@ class Ledger:
         if mark == OrdinalState.TRAINED:
             self._last_step = max(self._last_step, step)
 
-    def recall(self, offsets: Iterable[int], mark: str, step: int) -> None:
+    def restore_mark(self, offsets: Iterable[int], mark: str, step: int) -> None:
         """A decision read from the journal, of which other lines may be damaged; `recount` follows."""
         for offset in offsets:
             row = self._rows.get(offset)
@@ -119,7 +119,7 @@ class Ledger:
             row.is_leased = True
             self._num_leased += 1
 
-    def give_back(self, offsets: Iterable[int]) -> None:
+    def release(self, offsets: Iterable[int]) -> None:
         """Rows that were handed out wait again, in their old places."""
         for offset in offsets:
             row = self._rows.get(offset)
@@ -144,7 +144,7 @@ class Ledger:
         """Whether a row of the ordinal is in the log and counts."""
         return self._is_done(ordinal) or self._live(ordinal) is not None
 
-    def knows_any(self, ordinals: set[int]) -> bool:
+    def has_any_of(self, ordinals: set[int]) -> bool:
         """Whether rows of any of them were ever logged."""
         return (
             not self._of_ordinal.keys().isdisjoint(ordinals)
@@ -253,7 +253,7 @@ class Ledger:
             elif self._live(row.ordinal) == row.offset:
                 self._start_waiting(row)
 
-    def forget(self) -> int:
+    def prune(self) -> int:
         """Forget rows done with long ago, so that memory does not grow with the run; the lowest offset remembered."""
         step = self._last_step - REMEMBERED_STEPS
         for row in self._ordered_rows():

@@ -84,7 +84,6 @@ class ExperienceLog:
         config: ExperienceConfig,
         position: LogPosition | None = None,
         seed: int = 0,
-        read_only: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> ExperienceLog:
         """The log in the folder, made if there is none.
@@ -93,23 +92,21 @@ class ExperienceLog:
         None leaves everything as it stands, but ends all leases: for an owner that died while the learner lived on.
         """
         log = cls(folder, config, seed, clock)
-        if not read_only:
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-                log._take_lock()
-            except OSError as error:
-                raise write_error(folder, 0, error) from error
         try:
-            recovered = recover(folder, read_only)
+            folder.mkdir(parents=True, exist_ok=True)
+            log._take_lock()
+        except OSError as error:
+            raise write_error(folder, 0, error) from error
+        try:
+            recovered = recover(folder)
             assumed = log._load(recovered, position)
             log._session = sum(event["kind"] == "opened" for event in recovered.events)
-            if not read_only:
-                log._journal = Journal(folder / JOURNAL, recovered.journal_bytes)
-                segment_bytes = int(config.segment_mib * MIB)
-                log._writer = SegmentWriter(folder, segment_bytes, recovered.last_segment, recovered.end)
-                if assumed and position is not None:
-                    log._journal.append({"kind": OrdinalState.TRAINED, "step": position.step, "offsets": assumed})
-                log._journal.append({"kind": "opened", "position": position.to_json() if position else None})
+            log._journal = Journal(folder / JOURNAL, recovered.journal_bytes)
+            segment_bytes = int(config.segment_mib * MIB)
+            log._writer = SegmentWriter(folder, segment_bytes, recovered.last_segment, recovered.end)
+            if assumed and position is not None:
+                log._journal.append({"kind": OrdinalState.TRAINED, "step": position.step, "offsets": assumed})
+            log._journal.append({"kind": "opened", "position": position.to_json() if position else None})
         except BaseException:
             log._release_lock()
             raise
@@ -131,7 +128,7 @@ class ExperienceLog:
         rows = pa.ipc.read_record_batch(message, SCHEMA)
         rows.validate()
         ordinals: list[int] = rows.column("ordinal").to_pylist()
-        kept, refused = self._sorted_out(ordinals)
+        kept, refused = self._without_duplicates(ordinals)
         if refused:
             appended = self.append(rows.take(pa.array(kept, pa.int64()))) if kept else Appended(range(0))
             self.ledger.num_refused += len(refused)
@@ -157,19 +154,19 @@ class ExperienceLog:
                 }
             )
         except BaseException:
-            self._writer.take_back(place)
+            self._writer.undo_append(place)
             raise
         self._add_record(Record(place, offsets, ordinals, failed))
         if self._draws.is_prioritised:
             self._draws.add(offsets, reward_spreads(rows))
         return Appended(offsets)
 
-    def _sorted_out(self, ordinals: Sequence[int]) -> tuple[Sequence[int], list[int]]:
+    def _without_duplicates(self, ordinals: Sequence[int]) -> tuple[Sequence[int], list[int]]:
         """Rows to log, and ordinals to refuse."""
         kept: list[int] = []
         refused: list[int] = []
         seen = set(ordinals)
-        if len(seen) == len(ordinals) and not self.ledger.knows_any(seen):  # as always, but after a mishap
+        if len(seen) == len(ordinals) and not self.ledger.has_any_of(seen):  # as always, but after a mishap
             return range(len(ordinals)), refused
         seen.clear()
         for row, ordinal in enumerate(ordinals):
@@ -238,7 +235,7 @@ class ExperienceLog:
         if self._draws.is_prioritised:
             self._journal.append({"kind": "returned", "lease_id": lease_id})
         del self._leases[lease_id]
-        self.ledger.give_back(lease.offsets)
+        self.ledger.release(lease.offsets)
 
     def settle(self, lease_id: str, step: int) -> None:
         """What the lease still holds was trained in `step`."""
@@ -249,7 +246,7 @@ class ExperienceLog:
             extra = {"weights": weights} if any(weight != 1.0 for weight in weights) else {}
             self._decide(list(lease.offsets), OrdinalState.TRAINED, step, extra)
         self._leases.pop(lease_id, None)
-        self._forget()
+        self._prune()
 
     def mark_filtered(self, offsets: Iterable[int], step: int) -> None:
         """Leave groups out for good, in `step`: they teach nothing."""
@@ -273,7 +270,7 @@ class ExperienceLog:
         for lease in self._leases.values():
             if not decided.isdisjoint(lease.offsets):
                 lease.offsets = [offset for offset in lease.offsets if offset not in decided]
-        self._draws.forget(offsets)
+        self._draws.discard(offsets)
 
     def _lease(self, lease_id: str) -> _OpenLease:
         if lease_id not in self._leases:
@@ -340,13 +337,13 @@ class ExperienceLog:
                 spreads = reward_spreads(read_record(self.folder, place))
                 self._draws.add(offsets, spreads[np.array(offsets) - first])
         self._draws.end_of_journal()
-        self._forget()
+        self._prune()
         return assumed
 
     def _replay_event(self, event: Entry) -> None:
         kind = event["kind"]
         if kind in (OrdinalState.TRAINED, OrdinalState.FILTERED, OrdinalState.DROPPED):
-            self.ledger.recall(event["offsets"], kind, event["step"])
+            self.ledger.restore_mark(event["offsets"], kind, event["step"])
         elif kind == "opened" and event["position"] is not None:
             self._rewind(LogPosition.from_json(event["position"]))
         elif kind == "leased":
@@ -371,8 +368,8 @@ class ExperienceLog:
         elif record.offsets:
             self._records.add(record.offsets[0], record.place)
 
-    def _forget(self) -> None:
-        self._records.forget(self.ledger.forget())
+    def _prune(self) -> None:
+        self._records.prune(self.ledger.prune())
 
     def _take_lock(self) -> None:
         """Held until `close` or the end of the process, however it ends."""

@@ -21,6 +21,7 @@ import pyarrow as pa
 import pytest
 
 from raylign.rollout.experience.log import ExperienceLog
+from raylign.rollout.experience.recovery import recover
 from raylign.rollout.experience.replay import ReplayLog
 from raylign.rollout.experience.schema import batch_to_groups, groups_to_batch
 from raylign.rollout.experience.types import (
@@ -74,9 +75,8 @@ def flip(path: Path, byte: int) -> None:
 
 def record_places(folder: Path) -> list[tuple[int, int]]:
     """(start, end) of each record of the first segment."""
-    with ExperienceLog.open(folder, FIFO, read_only=True) as log:
-        places = [place for place in log._records._places if place.segment == 0]
-    return [(place.start, place.start + place.length) for place in places]
+    places = [record.place for record in recover(folder, read_only=True).records]
+    return [(place.start, place.start + place.length) for place in places if place.segment == 0]
 
 
 def rows_in(folder: Path) -> list[int]:
