@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 T = TypeVar("T")
-LOOK_S = 1.0
+POLL_INTERVAL_S = 1.0
 """How often a call in flight looks whether its engine still lives."""
 
 
@@ -159,10 +159,10 @@ class VllmEngine:
             completions = self._completions(final, with_text=bool(sampling.stop))
         except (EngineDeadError, EngineGenerateError, EvidenceError) as error:
             kind = ENGINE_DIED if isinstance(error, EngineDeadError) else "engine"
-            return Group(prompt, (), failures=(Failure(kind, "engine", self._last_words(error)),))
+            return Group(prompt, (), failures=(Failure(kind, "engine", self._failure_message(error)),))
         return Group(prompt, completions, timings_s={"generate": time.perf_counter() - started_at})
 
-    def _last_words(self, error: Exception) -> str:
+    def _failure_message(self, error: Exception) -> str:
         if self._llm is None:
             return "the engine was stopped"
         cause = f" ({error.__cause__})" if error.__cause__ else ""
@@ -184,14 +184,14 @@ class VllmEngine:
         from vllm.v1.engine.exceptions import EngineDeadError
 
         waiting = asyncio.ensure_future(call)
-        while not (await asyncio.wait({waiting}, timeout=LOOK_S))[0]:
+        while not (await asyncio.wait({waiting}, timeout=POLL_INTERVAL_S))[0]:
             if self._llm is None or self._llm.errored:
                 waiting.cancel()
-                raise EngineDiedError(self._last_words(RuntimeError("the engine died")))
+                raise EngineDiedError(self._failure_message(RuntimeError("the engine died")))
         try:
             return waiting.result()
         except EngineDeadError as error:
-            raise EngineDiedError(self._last_words(error)) from error
+            raise EngineDiedError(self._failure_message(error)) from error
 
     async def wait_until_queued(self, num_completions: int, deadline_s: float) -> bool:
         until = time.monotonic() + deadline_s

@@ -222,7 +222,7 @@ class BucketMaps:
             memory = self._maps[info.path] = map_bucket(info)
         return memory
 
-    def forget_others(self, paths: set[str]) -> None:
+    def keep_only(self, paths: set[str]) -> None:
         """Let go of buckets that are not among these."""
         for path in set(self._maps) - paths:
             del self._maps[path]

@@ -95,7 +95,7 @@ def test_a_mapping_lasts_from_version_to_version_and_shows_the_newest(tmp_path: 
     found += 1  # a loader that changes what it is given is found out by whoever reads next
     with pytest.raises(BucketError, match="damaged"):
         check_buckets([info])
-    maps.forget_others(set())
+    maps.keep_only(set())
     sender.release()
     with pytest.raises(BucketError, match="is not there"):
         maps.of(info)
