@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field
 
 from raylign.learners.examples.example import Example, Normalizers
 from raylign.learners.losses.proximal import Proximal
+from raylign.learners.meters.metric import PassMetrics
 from raylign.rollout.sample import Group
 
 if TYPE_CHECKING:
@@ -101,14 +102,12 @@ class Algorithm(Protocol):
 
     def loss(
         self, logps: torch.Tensor, entropies: torch.Tensor, batch: MicroBatch, normalizers: Normalizers
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """This micro-batch's share of the global loss (shares of all micro-batches add up to the loss), and
-        summed metrics.
+    ) -> tuple[torch.Tensor, PassMetrics]:
+        """This micro-batch's share of the global loss (shares of all micro-batches add up to the loss), and metrics.
 
         `logps`, `entropies`: (N,) over the N completion tokens of the micro-batch, in the order of `batch`'s
-        flat fields. Metrics are sums over tokens whose key ends in `/sum`, maxima (`/max`) or minima (`/min`); the
-        learner combines them over micro-batches and ranks, and divides sums by the number of tokens that it ran.
-        Keys ending in `/unit_sum` are divided by the number of units, and `sequence/loss`, (S,), goes to `after_step`.
+        flat fields. Metrics are scalars that say by their kind how they combine over micro-batches, ranks and steps
+        (learners/meters/metric.py); `SEQUENCE_LOSS`, (S,), goes to `after_step`.
         """
 
 

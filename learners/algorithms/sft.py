@@ -13,6 +13,7 @@ import numpy as np
 from raylign.learners.algorithms.rows import RowAlgorithm, RowConfig, RowKind
 from raylign.learners.examples.example import Example, Normalizers
 from raylign.learners.losses.policy import Aggregation, nll, token_weights
+from raylign.learners.meters.metric import PassMetrics, token_sum
 from raylign.rollout.sample import IntArray
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class Sft(RowAlgorithm):
 
     def loss(
         self, logps: torch.Tensor, entropies: torch.Tensor, batch: MicroBatch, normalizers: Normalizers
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    ) -> tuple[torch.Tensor, PassMetrics]:
         """Σ w·(−log π_θ)."""
         token_loss = nll(logps) * batch.sequence_weights[batch.sequence_index]
         kind = self.config.aggregation
@@ -60,4 +61,4 @@ class Sft(RowAlgorithm):
         weights = token_weights(
             aggregation, batch.loss_mask, batch.sequence_index, batch.sequence_lengths, normalizers, norm_constant=1.0
         )
-        return (weights * token_loss).sum(), {"learner/entropy/sum": (entropies * batch.loss_mask).sum()}
+        return (weights * token_loss).sum(), {"learner/entropy": token_sum((entropies * batch.loss_mask).sum())}

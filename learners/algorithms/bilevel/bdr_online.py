@@ -19,6 +19,7 @@ from pydantic import Field
 from raylign.learners.algorithms.bilevel.selector import gate
 from raylign.learners.algorithms.bilevel.two_levels import TwoLevelAlgorithm, TwoLevelConfig
 from raylign.learners.losses.policy import nll
+from raylign.learners.meters.metric import PassMetrics, maximum, minimum
 
 if TYPE_CHECKING:
     import torch
@@ -57,12 +58,12 @@ class BdrOnline(TwoLevelAlgorithm[BdrOnlineConfig]):
     def factors(self, weights: Sequence[float]) -> list[float]:
         return gate(weights, self.config.filter_rate)
 
-    def token_losses(self, logps: torch.Tensor, batch: MicroBatch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def token_losses(self, logps: torch.Tensor, batch: MicroBatch) -> tuple[torch.Tensor, PassMetrics]:
         assert batch.old_logps is not None, "every example carries them"
         is_sampled = batch.facts["sampled"][batch.sequence_index] > 0
         ratios = importance_ratios(logps, batch.old_logps)
         ratios = ratios.where(is_sampled, ratios.new_ones(()))
-        extremes = {"selection/max_ratio/max": ratios.max(), "selection/min_ratio/min": ratios.min()}
+        extremes = {"selection/max_ratio": maximum(ratios.max()), "selection/min_ratio": minimum(ratios.min())}
         return nll(logps) * ratios, extremes
 
 

@@ -17,7 +17,7 @@ from raylign.learners.algorithms.preference.sail import SailConfig
 from raylign.learners.algorithms.preference.sail_routing import DATA, DDP, DPP, DPR, RouteDraws
 from raylign.learners.algorithms.registry import AnyAlgorithmConfig, build_algorithm
 from raylign.learners.engines.config import LearnerConfig
-from raylign.learners.engines.deepspeed_engine import NonFiniteError
+from raylign.learners.engines.non_finite import NonFiniteError
 from raylign.learners.examples.micro_batch import micro_batches, plan_for, shard, units_of
 from raylign.learners.learner import Learner
 from tests.learners.algorithms.pair_cases import random_groups, random_pairs
@@ -32,8 +32,8 @@ def learner_of(config: AnyAlgorithmConfig, model: Path, out: Path, cache: Path |
 
 
 def pair_algorithm(learner: Learner) -> PairAlgorithm[Any]:
-    assert isinstance(learner.algorithm, PairAlgorithm)
-    return learner.algorithm
+    assert isinstance(learner.objective, PairAlgorithm)
+    return learner.objective
 
 
 def trained(learner: Learner, updates: int = 2) -> tuple[list[dict[str, float]], np.ndarray]:
@@ -65,7 +65,7 @@ def test_the_reference_runs_once_a_row_and_never_again(tiny_model: Path, tmp_pat
     first_metrics, first = trained(learner_of(DpoConfig(), tiny_model, tmp_path, cache))
     again = learner_of(DpoConfig(), tiny_model, tmp_path, cache)
     again_metrics, second = trained(again)
-    assert again._reference is None, "all rows are known, so the reference was never loaded"
+    assert not again._reference.is_loaded, "all rows are known, so the reference was never loaded"
     assert np.array_equal(first, second)
     assert [line["learner/loss"] for line in first_metrics] == [line["learner/loss"] for line in again_metrics]
 
