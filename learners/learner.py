@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from raylign.learners.algorithms.base import Algorithm as Objective
+from raylign.learners.algorithms.base import Objective
 from raylign.learners.engines.build import build_engine
 from raylign.learners.engines.config import LearnerConfig, resolve_micro_batch_tokens
 from raylign.learners.engines.distributed import (

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import torch
 
-from raylign.learners.algorithms.base import Algorithm as Objective
+from raylign.learners.algorithms.base import Objective
 from raylign.learners.examples.example import Example
 from raylign.learners.examples.micro_batch import MicroBatch, normalizers_of, units_of
 from raylign.learners.meters.metric import SEQUENCE_LOSS, Metric, PassMetrics, StepMetrics, divided

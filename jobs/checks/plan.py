@@ -22,19 +22,16 @@ from raylign.jobs.checks.memory_estimate import (
     learner_bytes,
     read_model_size,
 )
+from raylign.jobs.config.evaluate import EvaluateConfig
 from raylign.jobs.config.loading import config_yaml
 from raylign.jobs.config.train import (
-    EvaluateConfig,
     TrainConfig,
-    answers_rows,
     generates_anything,
-    row_kind,
-    trusted_kind,
+    generates_for_training,
 )
 from raylign.jobs.run.folder import RunFolder
 from raylign.jobs.run.roles import beside_a_learner, shares_gpu
 from raylign.jobs.simulation.config import PlanConfig
-from raylign.learners.algorithms.bilevel.two_levels import TwoLevelConfig
 from raylign.rollout.engine.config import EngineConfig
 from raylign.rollout.model_folder import check_model_folder, find_model_folder, load_tokenizer
 
@@ -90,17 +87,15 @@ def examine_training(config: TrainConfig, machine: Machine) -> Findings:
     if tokenizer is None:
         return findings
     rewards = config.rewards if learns_from_samples else []
-    rows = row_kind(config)
-    longest = engine.max_model_len if rows else None
-    room_of_rows = room if learns_from_samples or answers_rows(config) or rows is None else engine.max_model_len
+    rows, trusted_kind = config.algorithm.curriculum, config.algorithm.trusted_kind
+    longest = engine.max_model_len if config.algorithm.learns_from_rows else None
+    room_of_rows = room if generates_for_training(config) else engine.max_model_len
     check_data(Samples("data", config.data, rewards, room_of_rows, longest, rows), tokenizer, config.seed, findings)
-    if isinstance(config.algorithm, TwoLevelConfig) and config.trusted_data is not None:
-        kind = trusted_kind(config)
-        samples = Samples("trusted_data", config.trusted_data, [], engine.max_model_len, longest, kind)
+    if trusted_kind is not None and config.trusted_data is not None:
+        samples = Samples("trusted_data", config.trusted_data, [], engine.max_model_len, longest, trusted_kind)
         check_data(samples, tokenizer, config.seed + 1, findings)
         if not findings.problems:
-            algorithm = config.algorithm
-            warnings = findings.attempt("trusted_data", lambda: check_levels(config, algorithm, tokenizer))
+            warnings = findings.attempt("trusted_data", lambda: check_levels(config, tokenizer))
             findings.warnings += warnings or []
     if evaluation.data is not None:
         # rewards that were tried on the training rows need no second trial
@@ -112,8 +107,8 @@ def examine_training(config: TrainConfig, machine: Machine) -> Findings:
                 f"{config.data.source} overlap: the run is evaluated on rows that it trains on"
             )
     if evaluation.trusted is not None:
-        kind, longest = trusted_kind(config), engine.max_model_len
-        held_out = Samples("evaluation.trusted", evaluation.trusted, [], longest, longest, kind)
+        context = engine.max_model_len
+        held_out = Samples("evaluation.trusted", evaluation.trusted, [], context, context, trusted_kind)
         check_data(held_out, tokenizer, config.seed, findings)
         if config.trusted_data and may_share_rows(config.trusted_data, evaluation.trusted):
             findings.warnings.append("evaluation.trusted and trusted_data overlap: rows are trained on and held out")

@@ -15,8 +15,9 @@ from raylign.jobs.checks.machine import GIB, Gpu, Machine
 from raylign.jobs.checks.memory_estimate import kv_cache_tokens, learner_bytes, read_model_size
 from raylign.jobs.checks.plan import check_before_evaluation, check_before_start, examine_evaluation, examine_training
 from raylign.jobs.cli import run_command_line
+from raylign.jobs.config.evaluate import EvaluateConfig
 from raylign.jobs.config.loading import config_yaml
-from raylign.jobs.config.train import EvaluateConfig, TrainConfig
+from raylign.jobs.config.train import TrainConfig
 from raylign.jobs.init_model import InitModelConfig, init_model
 from raylign.rollout.data.config import DataConfig
 
