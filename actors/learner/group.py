@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, cast
 
 from raylign.actors.learner.daemon_thread import in_daemon_thread
-from raylign.actors.learner.mailbox import POLL_S, START, STOP, Command, LearnerError, Mailbox, MailboxHandle
+from raylign.actors.learner.mailbox import POLL_S, STOP, Command, LearnerError, Mailbox, MailboxHandle
 from raylign.actors.learner.serve import RankArguments, serve_rank
 from raylign.actors.learner.spec import LearnerSpec
 from raylign.actors.learner.verbs import RankVerbs
@@ -59,7 +59,7 @@ class LearnerGroup:
         self._mailbox = cast(MailboxHandle, actor.remote(self._spec.config.num_ranks))
         self._storage = tempfile.mkdtemp(prefix="raylign-train-")
         self._fit = in_daemon_thread(self._run_trainer)
-        await self._run(Command(START), self._spec.config.start_deadline_s)
+        await self._call(RankVerbs.ready)
 
     def _run_trainer(self) -> None:
         from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
@@ -94,25 +94,23 @@ class LearnerGroup:
         """Run one of `RankVerbs` on every rank."""
         import ray
 
-        command = Command(verb.__name__, ray.put((given, named)))
-        return cast(R, await self._run(command, self._spec.config.step_deadline_s))
-
-    async def _run(self, command: Command, deadline_s: float) -> Any:
+        config, name = self._spec.config, verb.__name__
+        deadline_s = config.start_deadline_s if verb is RankVerbs.ready else config.step_deadline_s
         assert self._fit is not None and self._mailbox is not None, "start() comes first"
-        call = asyncio.ensure_future(self._mailbox.call.remote(command, deadline_s))
+        call = asyncio.ensure_future(self._mailbox.call.remote(Command(name, ray.put((given, named))), deadline_s))
         finished, _ = await asyncio.wait(
             {call, self._fit}, timeout=deadline_s + POLL_S, return_when=asyncio.FIRST_COMPLETED
         )
         if call in finished:
-            return answer_of(call)
+            return cast(R, answer_of(call))
         if self._fit in finished:
             # A rank that raised has told the mailbox first; its traceback is the better message.
             await asyncio.wait({call}, timeout=2.0)
             if call.done():
-                return answer_of(call)
+                return cast(R, answer_of(call))
             error = self._fit.exception()
-            raise LearnerError(f"the learner group ended during `{command.verb}`: {error}") from error
-        raise LearnerError(f"`{command.verb}` got no answer from the learner group within {deadline_s:.0f} s")
+            raise LearnerError(f"the learner group ended during `{name}`: {error}") from error
+        raise LearnerError(f"`{name}` got no answer from the learner group within {deadline_s:.0f} s")
 
     # ---- `RankVerbs`, which says what each does ---------------------------------------------------------
 

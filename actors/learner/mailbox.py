@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 R = TypeVar("R")
-START, STOP = "start", "stop"
+STOP = "stop"
 POLL_S = 20.0
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 """Positional and named ones of one of `RankVerbs`, which says their types."""
@@ -30,9 +30,9 @@ class Command:
     """What every rank is to do."""
 
     verb: str
-    """START, STOP, or the name of one of `RankVerbs`."""
+    """STOP, or the name of one of `RankVerbs`."""
     arguments: ray.ObjectRef[Arguments] | None = None
-    """In the object store, where all ranks of a node read one copy; None: none."""
+    """In the object store, where all ranks of a node read one copy; None with STOP."""
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,9 @@ class LearnerRank(Learner):
         self._sender = SharedMemorySender(spec.weights_bucket_bytes) if rank() == 0 else None
         self._gpu_sender: WeightSender | None = None
 
+    def ready(self) -> None:
+        """It is, once `__init__` has ended."""
+
     def algorithm_state(self) -> dict[str, Any]:
         """What the objective learned beside the model."""
         return self.objective.state()

@@ -1,7 +1,7 @@
 """What Ray Train runs on every rank: commands from the mailbox, one after the other.
 
-Given a `LearnerSpec` and the mailbox; builds the learner on START, answers verbs until STOP, and ends with the first
-error, which the mailbox is told before. A rank waits for the loop's next command; nothing else unblocks it.
+Given a `LearnerSpec` and the mailbox; builds the learner on the first command, answers verbs until STOP, and ends with
+the first error, which the mailbox is told before. A rank waits for the loop's next command; nothing else unblocks it.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import traceback
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from raylign.actors.learner.mailbox import POLL_S, START, STOP, Answer, MailboxHandle
+from raylign.actors.learner.mailbox import POLL_S, STOP, Answer, MailboxHandle
 from raylign.actors.learner.spec import LearnerSpec
 
 if TYPE_CHECKING:
@@ -40,13 +40,12 @@ def serve_rank(arguments: RankArguments) -> None:
             continue
         result: Any = None
         try:
-            if command.verb == START:
-                learner = LearnerRank(arguments["spec"])
-            elif command.verb != STOP:
-                assert learner is not None, "START comes first"
+            if command.verb != STOP:
+                if learner is None:
+                    learner = LearnerRank(arguments["spec"])
                 assert command.arguments is not None, "every verb comes with its arguments, be they none"
-                positional, named = ray.get(command.arguments)
-                result = getattr(learner, command.verb)(*positional, **named)
+                given, named = ray.get(command.arguments)
+                result = getattr(learner, command.verb)(*given, **named)
         except BaseException:
             ray.get(mailbox.done.remote(index, rank, Answer(traceback=traceback.format_exc())), timeout=POLL_S)
             raise

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 class RankVerbs(Protocol):
     """All ranks run every verb together; the loop gets rank 0's result."""
 
+    def ready(self) -> None:
+        """Nothing: the first verb, whose answer says that the learner is built."""
+
     def update(self, examples: Sequence[Example], version: int | None = None) -> dict[str, float]:
         """One batch: optimizer steps. `version`: of the weights that the batch improves; no token may be older than
         the bound. Metrics of all ranks together."""
