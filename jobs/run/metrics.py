@@ -62,7 +62,10 @@ METRICS: tuple[Metric, ...] = (
     Metric("learner/skipped_share", "share", "Tokens of sequences with advantage 0, not run: no meter counts them."),
     Metric("mismatch/mean_abs_logp_difference", "nats", "Mean |learner log-prob - engine log-prob|."),
     Metric("mismatch/max_abs_logp_difference", "nats", "Largest |learner log-prob - engine log-prob|."),
-    Metric("mismatch/effective_sample_size_share", "share", "(Σw)² / (n Σw²), w = π_learner / π_engine."),
+    Metric("mismatch/effective_sample_size_share", "share", "(Σρ)² / (n Σρ²), ρ = π_learner / π_engine."),
+    Metric(
+        "mismatch/weighted_sample_size_share", "share", "(Σw)² / (n Σw²), w the correction's weights; see alarm_below."
+    ),
     Metric("mismatch/mean_ratio", "ratio", "Mean of π_learner / π_engine over tokens, before any correction."),
     Metric("mismatch/max_ratio", "ratio", "Largest π_learner / π_engine of a token, before any correction."),
     Metric("mismatch/min_ratio", "ratio", "Smallest π_learner / π_engine of a token, before any correction."),

@@ -1,13 +1,13 @@
 """The mismatch meter: how far the learner's log-probs are from those that the engine sampled with.
 
-Given log π_old (learner, start of the update) and log π_roll (engine) on the tokens trained; gives sums, maxima and
-minima that combine over micro-batches and ranks, the numbers made of them, and an alarm.
+Given log π_old (learner, start of the update) and log π_roll (engine) on the tokens trained, and the weights that a
+correction made of them; gives sums, maxima and minima that combine over micro-batches and ranks, and the numbers made
+of them.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from raylign.learners.meters.metric import Metric, PassMetrics, StepMetrics, maximum, minimum, token_sum
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     import torch
 
 SHARE = "mismatch/effective_sample_size_share"
+"""Of the ratios before any correction: one token whose ratio is far off is enough to spoil it."""
+WEIGHTED_SHARE = "mismatch/weighted_sample_size_share"
+"""Of the weights that the correction gives the tokens, cut to its cap or left out: what the update makes of them."""
 
 
 def mismatch_metrics(
@@ -51,6 +54,15 @@ def mismatch_metrics(
         }
 
 
+def weight_metrics(weights: torch.Tensor, loss_mask: torch.Tensor) -> PassMetrics:
+    """Over a correction's (N,) weights of the tokens in the loss."""
+    counted = weights.double() * loss_mask.double()
+    return {
+        "mismatch/weight": token_sum(counted.sum()),
+        "mismatch/weight_squared": token_sum(counted.square().sum()),
+    }
+
+
 def finish_mismatch(metrics: StepMetrics, tokens_per_sequence: float) -> StepMetrics:
     """The metrics of a step, given token means of the sums above among others; those others as they are."""
     if "mismatch/mean_ratio" not in metrics:
@@ -60,6 +72,9 @@ def finish_mismatch(metrics: StepMetrics, tokens_per_sequence: float) -> StepMet
     rest["mismatch/geometric_mean_ratio"] = Metric(geometric * tokens_per_sequence, "mean")
     share = effective_sample_size_share(mean_ratio, rest.pop("mismatch/ratio_squared").value)
     rest[SHARE] = Metric(share, "mean")
+    if "mismatch/weight" in rest:
+        mean, mean_squared = rest.pop("mismatch/weight").value, rest.pop("mismatch/weight_squared").value
+        rest[WEIGHTED_SHARE] = Metric(effective_sample_size_share(mean, mean_squared), "mean")
     old, rollout = rest.pop("mismatch/old").value, rest.pop("mismatch/rollout").value
     old_variance = rest.pop("mismatch/old_squared").value - old**2
     rollout_variance = rest.pop("mismatch/rollout_squared").value - rollout**2
@@ -75,15 +90,3 @@ def effective_sample_size_share(mean_ratio: float, mean_squared_ratio: float) ->
     dominate.
     """
     return mean_ratio**2 / mean_squared_ratio if mean_squared_ratio > 0 else 0.0
-
-
-def ess_alarm(metrics: Mapping[str, float], threshold: float = 0.5) -> str | None:
-    """One sentence for the user when the effective sample size share is under `threshold`, else None."""
-    share = metrics.get(SHARE)
-    if share is None or share >= threshold:
-        return None
-    return (
-        f"only {share:.0%} of the trained tokens count (effective sample size, alarm below {threshold:.0%}): what "
-        "engines sampled is far from what the learner would; lower the staleness or the learning rate, check that "
-        "sampling is not truncated (top_p, top_k), or choose algorithm.correction"
-    )
