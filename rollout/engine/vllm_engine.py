@@ -11,6 +11,7 @@ import hashlib
 import multiprocessing
 import time
 from collections.abc import Awaitable, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from raylign.rollout.engine.base import EngineDiedError
@@ -208,19 +209,21 @@ class VllmEngine:
     async def resume(self) -> None:
         await self._answer(self._llm.resume_generation())
 
-    async def check_weights(self, buckets: Sequence[dict[str, Any]]) -> None:
-        await asyncio.to_thread(check_buckets, [BucketInfo(**bucket) for bucket in buckets])
+    async def check_weights(self, buckets: Sequence[BucketInfo]) -> None:
+        await asyncio.to_thread(check_buckets, buckets)
 
-    async def load_weights(self, buckets: Sequence[dict[str, Any]]) -> str | None:
-        if buckets[0]["adapter"] is not None:
-            return await self._load_adapter([BucketInfo(**bucket) for bucket in buckets])
-        outcomes = await self._answer(self._llm.collective_rpc("load_weight_buckets", args=(list(buckets),)))
+    async def load_weights(self, buckets: Sequence[BucketInfo]) -> str | None:
+        if buckets[0].adapter is not None:
+            return await self._load_adapter(buckets)
+        outcomes = await self._answer(
+            self._llm.collective_rpc("load_weight_buckets", args=([asdict(bucket) for bucket in buckets],))
+        )
         for outcome in outcomes:
             if "error" in outcome:
                 raise BucketError(outcome["error"], outcome["bucket"])
         return one_digest(outcomes) if outcomes[0] else None
 
-    async def _load_adapter(self, buckets: list[BucketInfo]) -> str | None:
+    async def _load_adapter(self, buckets: Sequence[BucketInfo]) -> str | None:
         """Under the id that running requests carry: under a new one they would stay with the old adapter, although
         their later tokens are labelled with the new version."""
         if not self._lora_rank:
