@@ -1,6 +1,6 @@
 """One way to call an object, be it a Ray actor or an object of this process: `await handle.verb.remote(...)`.
 
-Given a plain object, `LocalHandle` gives what a Ray actor handle gives.
+Given a plain object, `LocalHandle` gives what a Ray actor handle gives; `kill` ends the process behind either.
 """
 
 from __future__ import annotations
@@ -31,3 +31,11 @@ class LocalMethod:
         ready = [await argument if inspect.isawaitable(argument) else argument for argument in arguments]
         result = self._method(*ready)
         return await result if inspect.isawaitable(result) else result
+
+
+def kill(handle: Any) -> None:
+    """End the actor's process at once; an object of this process has none of its own."""
+    if not isinstance(handle, LocalHandle):
+        import ray
+
+        ray.kill(handle)

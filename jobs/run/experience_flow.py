@@ -6,7 +6,7 @@ Given a run's config, prompts and workers; gives a `StepBatch` for each step, an
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Coroutine, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from raylign.actors.experience_host import ExperienceHost
 from raylign.actors.feeder import FeederCounts, RolloutFeeder
 from raylign.actors.rollout_pool import RolloutPool
+from raylign.actors.waiting import wait_for
 from raylign.jobs.config.train import TrainConfig
 from raylign.jobs.run.step_batches import Leased, StepBatch, StepBatches
 from raylign.learners.algorithms.base import Algorithm, Routing
@@ -26,6 +27,7 @@ from raylign.rollout.staleness import StalenessBound
 
 LOG_DEADLINE_S = 120.0
 """For a call that only reads or writes a line of its journal, or gives a disk time to sync."""
+CLOSE_DEADLINE_S = 15.0
 
 
 class ExperienceFlow(Protocol):
@@ -33,15 +35,6 @@ class ExperienceFlow(Protocol):
 
     async def next(self, step: int) -> StepBatch:
         """The batch of `step`."""
-
-    def weights_arrived(self, version: int) -> None:
-        """All engines sample from `version` now."""
-
-    def worker_lost(self, number: int, has_weights: Callable[[], bool]) -> None:
-        """A worker is about to be replaced: its groups are issued again, and nothing to it until it has weights."""
-
-    async def worker_started(self, number: int) -> None:
-        """The one in its place is there."""
 
     def fail(self, error: Exception) -> None:
         """Engines cannot go on: whoever waits for a batch gets the error."""
@@ -78,7 +71,6 @@ class LiveFlow:
         step: int,
         position: dict[str, Any] | None,
         takes_turns: bool,
-        replace_worker: Callable[[int], Awaitable[Callable[[], bool]]],
     ) -> LiveFlow:
         """Open the log, and feed the engines from where the ledger says that things stand. `takes_turns`: engine and
         learner share a GPU, so nothing may run ahead (the bound η then holds with 0)."""
@@ -102,7 +94,6 @@ class LiveFlow:
             next_ordinal=opened.next_ordinal,
             ordered=rollout.deterministic,
             aborts_stale=settings.stale == "drop",
-            replace_worker=replace_worker,
         )
         batches = StepBatches(
             LogGroups(log, lease_s=2 * rollout.answer_deadline_s + config.learner.step_deadline_s),
@@ -116,23 +107,14 @@ class LiveFlow:
         return cls(log, feeder, batches, runs_ahead > 0, config.num_steps)
 
     async def next(self, step: int) -> StepBatch:
+        self._feeder.begin_step()
         batch = await self._unless_it_fails(self._batches.next(step))
         if self._looks_ahead and step + 1 < self._num_steps:
             self._batches.look_ahead(step + 1)
         return batch
 
-    def weights_arrived(self, version: int) -> None:
-        self._feeder.weights_arrived(version)
-
-    def worker_lost(self, number: int, has_weights: Callable[[], bool]) -> None:
-        self._feeder.lose(number, has_weights)
-
-    async def worker_started(self, number: int) -> None:
-        await self._feeder.connect(number)
-
     def fail(self, error: Exception) -> None:
-        if not self._feeder.failure.done():
-            self._feeder.failure.set_exception(error)
+        self._feeder.fail(error)
 
     async def trained(self, batch: StepBatch) -> tuple[FeederCounts, dict[str, Any] | None]:
         self._feeder.step_trained(batch.step + 1)
@@ -148,7 +130,7 @@ class LiveFlow:
         await self._batches.stop()
         await self._feeder.stop()
         try:
-            await asyncio.wait_for(self._log.close.remote(), 15.0)
+            await wait_for(self._log.close.remote(), "the experience log to close", CLOSE_DEADLINE_S)
         except Exception as error:
             print(f"the experience log did not close ({error}); what it has acknowledged is on disk", flush=True)
         finally:
@@ -200,17 +182,11 @@ class LogGroups:
 async def answer(call: Awaitable[Any], deadline_s: float = LOG_DEADLINE_S) -> Any:
     """What the log's process answers; its own words, or that it is gone or hangs, as an `ExperienceError`."""
     try:
-        async with asyncio.timeout(deadline_s):
-            return await call
-    except TimeoutError:
-        raise ExperienceError(
-            f"the experience log did not answer within {deadline_s:.0f} s; go on by --resume"
-        ) from None
+        return await wait_for(call, "the experience log; go on by --resume", deadline_s)
+    except ValueError:  # a mistake of the user's
+        raise
     except Exception as error:
-        root = getattr(error, "cause", None) or error  # Ray wraps what an actor raised
-        if isinstance(root, ValueError):  # a mistake of the user's
-            raise root from None
-        raise ExperienceError(str(root)) from error
+        raise ExperienceError(str(error)) from error
 
 
 def start_experience_host(folder: Path, config: ExperienceConfig, seed: int) -> Any:

@@ -6,7 +6,6 @@ does what the recorded one did, bit for bit.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -33,15 +32,6 @@ class ReplayFlow:
             for group, weight in zip(batch_to_groups(lease.batch), lease.weights, strict=True)
         ]
         return make_batch(step, groups, self._algorithm, self._config, lease_ids=[])
-
-    def weights_arrived(self, version: int) -> None:
-        pass
-
-    def worker_lost(self, number: int, has_weights: Callable[[], bool]) -> None:
-        pass
-
-    async def worker_started(self, number: int) -> None:
-        pass
 
     def fail(self, error: Exception) -> None:
         raise error

@@ -11,15 +11,14 @@ import importlib.metadata
 import math
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from raylign.actors.weights.update import EngineState
 from raylign.jobs.config.train import TrainConfig
 from raylign.jobs.curricula.rows import (
     RowExamples,
@@ -98,7 +97,6 @@ class Run:
         self._delivery: asyncio.Task[None] | None = None
         self._weight_metrics: dict[str, float] = {}
         self._times_s: dict[str, float] = {}
-        self._is_updating = False
         self._saved_step = self.step
         self.evaluations = [line for line in read_metrics(self.folder.path) if "evaluation/seconds" in line]
         self._evaluated_step = int(self.evaluations[-1]["step"]) if self.evaluations else -1
@@ -134,7 +132,6 @@ class Run:
                 self.folder.path,
                 self._start_checkpoint,
                 self._levels.about_rows(self.config.num_steps) if self._levels else None,
-                self._engine_is_sick,
             )
         self._progress.__enter__()
 
@@ -180,8 +177,6 @@ class Run:
         """Steps to do, counted from 0; ends early when asked to stop."""
         self._is_stepping = True
         while self.step < self.config.num_steps and not self._stop_asked:
-            if self._flow is not None and self.deterministic:
-                self._flow.weights_arrived(self.step)  # only now: evaluation and rollouts must not share the engines
             yield self.step
 
     @property
@@ -206,7 +201,6 @@ class Run:
             step=self.step,
             position=self._log_position,
             takes_turns=self.parts.takes_turns,
-            replace_worker=self._worker_died,
         )
         if self.parts.takes_turns:
             await self.parts.learner.offload()
@@ -236,11 +230,9 @@ class Run:
     async def update(self, examples: list[Example], version: int | None) -> dict[str, float]:
         """One batch through the learner."""
         clock = time.perf_counter()
-        self._is_updating = True
         try:
-            return await self.parts.learner.update(examples, version)
+            return await self.parts.update(examples, version)
         finally:
-            self._is_updating = False
             self._times_s["learner"] = time.perf_counter() - clock
 
     async def refresh_answers(self, step: int) -> dict[str, float]:
@@ -278,42 +270,19 @@ class Run:
         if self.parts.takes_turns:
             await self.parts.learner.offload()
             await self.parts.rollouts.wake()
-        self._delivery = asyncio.create_task(self._deliver(exported, version))
+        self._delivery = asyncio.create_task(self._deliver(exported))
         if self.config.asynchrony.max_staleness == 0 or self.parts.takes_turns:
             await self._delivered()
         self._times_s["weights"] = time.perf_counter() - clock
         return self._weight_metrics
 
-    async def _engine_is_sick(self, number: int) -> Any:
-        """The publisher's word: an engine that could not be updated is ended, and another started in its place."""
-        if self._flow is not None:
-            self._flow.worker_lost(number, lambda: self._has_weights(number))
-        handle = await self.parts.rollouts.replace(number)
-        if self._flow is not None:
-            await self._flow.worker_started(number)
-        return handle
-
-    async def _worker_died(self, number: int) -> Callable[[], bool]:
-        """The feeder's word: a worker is gone. Another is started, and gets the published weights."""
-        self.parts.publisher.remove_engine(number)
-        self.parts.publisher.add_engine(await self.parts.rollouts.replace(number), number)
-        if not self._is_updating:  # else the learner holds no whole version now, and the next delivery brings it
-            with suppress(RuntimeError):  # a delivery is under way: it brings them
-                await self.parts.publisher.catch_up()
-        return lambda: self._has_weights(number)
-
-    def _has_weights(self, number: int) -> bool:
-        return self.parts.publisher.states.get(number) is EngineState.CURRENT
-
-    async def _deliver(self, exported: Any, version: int) -> None:
+    async def _deliver(self, exported: Any) -> None:
         try:
             self._weight_metrics = await self.parts.publisher.deliver(exported)
         except Exception as error:
             if self._flow is not None:
                 self._flow.fail(error)  # the loop may be waiting for groups that no engine can give any more
             raise
-        if self._flow is not None and not self.deterministic:
-            self._flow.weights_arrived(version)
 
     async def _delivered(self) -> None:
         """The weights on their way have arrived."""

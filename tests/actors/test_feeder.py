@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,11 @@ import pytest
 
 from raylign.actors.experience_host import ExperienceHost
 from raylign.actors.feeder import RolloutFeeder
+from raylign.actors.fleet import EngineState, Fleet
 from raylign.actors.handles import LocalHandle
 from raylign.actors.reward_server import RewardServer
-from raylign.actors.rollout_pool import RewardServerError, RolloutError, RolloutPool
+from raylign.actors.rollout_errors import RewardServerError, RolloutError
+from raylign.actors.rollout_pool import RolloutPool
 from raylign.actors.rollout_worker import RolloutWorker
 from raylign.rewards.rules import ExactConfig
 from raylign.rollout.engine.fake_engine import FakeEngine
@@ -54,7 +56,7 @@ class Fed:
 
     feeder: RolloutFeeder
     host: ExperienceHost
-    engines: Sequence[FakeEngine]
+    fleet: Fleet
     read: list[Group] = field(default_factory=list)
 
     async def lease(self, count: int, step: int, wait_s: float = 5.0) -> str:
@@ -83,9 +85,32 @@ class Fed:
         await self.quiet()
         assert (await self.host.state())[0].num_logged == count
 
+    async def until(self, condition: Callable[[], bool]) -> None:
+        while not condition():
+            await asyncio.sleep(0.001)
+
+    @property
+    def engines_at_work(self) -> set[int]:
+        return {running.engine.number for running in self.feeder.running.by_ordinal.values()}
+
     @property
     def ordinals(self) -> list[int]:
         return [group.prompt.ordinal for group in self.read]
+
+
+StartEngine = Callable[[int], Awaitable[FakeEngine]]
+
+
+def started(start: StartEngine, workers: list[RolloutWorker]) -> Callable[[int], Awaitable[LocalHandle]]:
+    """As `Fleet` wants it."""
+
+    async def start_worker(number: int) -> LocalHandle:
+        worker = RolloutWorker.around(await start(number))
+        await worker.start()
+        workers.append(worker)
+        return LocalHandle(worker)
+
+    return start_worker
 
 
 def feed(
@@ -100,7 +125,10 @@ def feed(
     rewards: object = None,
     deadline_s: float = 10,
     config: ExperienceConfig | None = None,
+    start: StartEngine | None = None,
 ) -> None:
+    """`start`: gives the engine in the place of one that died."""
+
     async def run() -> None:
         host = ExperienceHost(folder, config or ExperienceConfig(), seed=0)
         opened = await host.start(START)
@@ -108,7 +136,8 @@ def feed(
         for worker in workers:
             await worker.start()
         server = LocalHandle(rewards or RewardServer([ExactConfig(name="exact")]))
-        pool = RolloutPool([LocalHandle(worker) for worker in workers], server, deadline_s)
+        fleet = Fleet([LocalHandle(worker) for worker in workers], start=start and started(start, workers))
+        pool = RolloutPool(fleet, server, deadline_s)
         feeder = RolloutFeeder(
             pool,
             LocalHandle(host),
@@ -124,9 +153,10 @@ def feed(
         )
         await feeder.start()
         try:
-            await asyncio.wait_for(work(Fed(feeder, host, engines)), 20)
+            await asyncio.wait_for(work(Fed(feeder, host, fleet)), 20)
         finally:
             await feeder.stop()
+            await fleet.stop(5)
             await host.close()
             for worker in workers:
                 await worker.stop()
@@ -231,39 +261,35 @@ def test_a_dead_engine_is_reported_with_its_last_words(tmp_path: Path) -> None:
     feed(tmp_path, work, [SickEngine(dies)])
 
 
-def test_a_dead_worker_is_replaced_and_its_groups_are_generated_again(tmp_path: Path) -> None:
+def test_a_dead_engine_is_replaced_and_gets_work_again_once_it_has_the_weights(tmp_path: Path) -> None:
+    async def another(number: int) -> FakeEngine:
+        return answering(token_s=0.01)
+
     async def work(fed: Fed) -> None:
-        has_weights = False
-
-        async def replace_worker(number: int) -> Callable[[], bool]:
-            worker = RolloutWorker.around(answering())
-            await worker.start()
-            fed.feeder._pool._workers[number] = LocalHandle(worker)
-            return lambda: has_weights
-
-        fed.feeder._replace_worker = replace_worker
-        await fed.lease(4, step=0)
+        await fed.train(4, step=0)
         await fed.quiet()
-        assert all(running.worker == 1 for running in fed.feeder.running.values())  # nothing for it without weights
-        has_weights = True
-        fed.feeder.step_trained(1)
-        fed.feeder.weights_arrived(1)
-        await fed.lease(8, step=1)
-        assert sorted(fed.ordinals) == list(range(12))
+        assert fed.fleet.states == {0: EngineState.STALE, 1: EngineState.CURRENT}
+        assert fed.engines_at_work <= {1}  # nothing for the new one without weights
+        (new,) = (engine for engine in fed.fleet.engines if engine.number == 0)
+        fed.fleet.mark_current(new)
+        fed.fleet.weights_published(1)
+        await fed.until(lambda: 0 in fed.engines_at_work)
+        await fed.lease(12, step=1)
+        assert sorted(fed.ordinals) == list(range(16))
 
-    feed(tmp_path, work, [SickEngine(dies), answering(token_s=0.01)])
+    feed(tmp_path, work, [SickEngine(dies), answering(token_s=0.01)], start=another)
 
 
 def test_groups_that_can_no_longer_be_used_are_ended_and_generated_again(tmp_path: Path) -> None:
     async def work(fed: Fed) -> None:
         await fed.quiet()
-        assert sorted(fed.feeder.running) == [0, 1, 2, 3, 4, 5, 6, 7]  # all of version 0, and slow
+        assert sorted(fed.feeder.running.by_ordinal) == [0, 1, 2, 3, 4, 5, 6, 7]  # all of version 0, and slow
         fed.feeder.step_trained(1)  # (the loop would have trained other groups)
         fed.feeder.weights_arrived(2)  # at η = 1 no step to come may train tokens of version 0
         await fed.quiet()
         counts = fed.feeder.take_counts()
         assert (counts.aborted, counts.reissued) == (8, 8)
-        assert {running.since_version for running in fed.feeder.running.values()} == {2}
+        assert {running.since_version for running in fed.feeder.running.by_ordinal.values()} == {2}
 
     feed(tmp_path, work, [answering("slow", token_s=60.0)], max_staleness=1, aborts_stale=True)
 
@@ -289,6 +315,7 @@ def test_deterministic_runs_start_in_rounds_and_log_in_order(tmp_path: Path) -> 
         for step in range(3):
             await fed.train(4, step)
             fed.feeder.weights_arrived(step + 1)
+            fed.feeder.begin_step()
         assert fed.ordinals == list(range(12))
 
     feed(tmp_path, work, [answering(token_s=0.001)], max_staleness=0, ordered=True)

@@ -9,8 +9,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from raylign.actors.fleet import Fleet
 from raylign.actors.handles import LocalHandle
-from raylign.actors.rollout_pool import RewardServerError, RolloutError, RolloutPool
+from raylign.actors.rollout_errors import RewardServerError, RolloutError
+from raylign.actors.rollout_pool import RolloutPool
 from raylign.rollout.sample import Completion, Failure, Group, Prompt, VersionSpan
 from raylign.rollout.sampling import SamplingConfig
 
@@ -51,7 +53,7 @@ PROMPTS = [Prompt(prompt_id=str(n), ordinal=n, token_ids=np.ones(2, np.int32), t
 
 
 def collect(workers: Sequence[Worker], rewards: Rewards) -> list[Group]:
-    pool = RolloutPool([LocalHandle(worker) for worker in workers], LocalHandle(rewards), deadline_s=10)
+    pool = RolloutPool(Fleet([LocalHandle(worker) for worker in workers]), LocalHandle(rewards), deadline_s=10)
     return asyncio.run(pool.collect_all(PROMPTS, SamplingConfig()))
 
 
