@@ -10,6 +10,7 @@ import sys
 from collections.abc import Awaitable
 from typing import Any
 
+from raylign.actors.handles import KilledError
 from raylign.actors.waiting import wait_for
 from raylign.actors.weights.update import Phase, WeightUpdateError
 from raylign.rollout.engine.base import EngineDiedError
@@ -33,7 +34,7 @@ async def answer_of(side: str, answer: Awaitable[Any], phase: Phase, version: in
 
 def is_death(error: Exception) -> bool:
     """Whether an error means that the engine's process or its actor is no more."""
-    if isinstance(error, EngineDiedError):
+    if isinstance(error, EngineDiedError | KilledError):
         return True
     exceptions = sys.modules.get("ray.exceptions")  # not imported: then no actor was asked
     return exceptions is not None and isinstance(error, exceptions.RayActorError)

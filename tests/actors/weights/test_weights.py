@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,80 +20,12 @@ from raylign.actors.weights.publisher import WeightPublisher
 from raylign.actors.weights.update import Phase, WeightUpdateError
 from raylign.rollout.engine.base import EngineDiedError
 from raylign.rollout.engine.config import EngineConfig
-from raylign.rollout.engine.fake_engine import FakeEngine
 from raylign.rollout.engine.vllm_engine import VllmEngine
 from raylign.rollout.sample import Group, Prompt
 from raylign.rollout.sampling import SamplingConfig
-from raylign.rollout.weights.buckets import SharedMemorySender
+from tests.actors.weights.fake_sides import ALearner, Recorded, Replacing, a_model, flip_a_bit, run, until
 
 PROMPT = Prompt("row-0", 0, "2 + 3 =", np.array([21, 22, 23], dtype=np.int32))
-
-
-class ALearner:
-    """The learner's end: any weights, in shared memory."""
-
-    def __init__(self, weights: dict[str, torch.Tensor], folder: Path | None = None, bucket_bytes: int = 1000) -> None:
-        self.weights = weights
-        self.sender = SharedMemorySender(bucket_bytes, folder)
-        self.spoil: Callable[[list[dict[str, Any]]], None] = lambda buckets: None
-
-    async def export_weights(self, version: int) -> list[dict[str, Any]]:
-        buckets = self.sender.export(version, self.weights.items())
-        self.spoil(buckets)
-        return buckets
-
-    async def release_weights(self) -> None:
-        self.sender.release()
-
-
-def a_model(seed: int) -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return {f"layer.{index}": torch.randn(10, 10, generator=generator) for index in range(5)}
-
-
-def flip_a_bit(bucket: dict[str, Any]) -> None:
-    content = bytearray(Path(bucket["path"]).read_bytes())
-    content[100] ^= 1
-    Path(bucket["path"]).write_bytes(content)
-
-
-class Recorded(FakeEngine):
-    """Notes the verbs that are called, and fails where told."""
-
-    def __init__(self) -> None:
-        super().__init__(lambda prompt, seed: "answer")
-        self.verbs: list[str] = []
-        self.reasons: list[str] = []
-        self.before: Callable[[str], None] = lambda verb: None
-        self.fail: dict[str, int] = {}
-        self.error: Exception = RuntimeError("the dog ate it")
-        self.hang = ""
-        self._inside = False
-
-    def __getattribute__(self, name: str) -> Any:
-        value = super().__getattribute__(name)
-        if name.startswith("_") or not asyncio.iscoroutinefunction(value):
-            return value
-
-        async def recorded(*arguments: Any) -> Any:
-            if self._inside:  # a verb that calls another
-                return await value(*arguments)
-            self.verbs.append(name)
-            if name == "abort_weight_update":
-                self.reasons.append(arguments[0])
-            self.before(name)
-            if self.hang == name:
-                await asyncio.sleep(60)
-            if self.fail.get(name, 0) > 0:
-                self.fail[name] -= 1
-                raise self.error
-            self._inside = True
-            try:
-                return await value(*arguments)
-            finally:
-                self._inside = False
-
-        return recorded
 
 
 async def set_up(
@@ -107,18 +38,6 @@ async def set_up(
     learner = ALearner(a_model(0), tmp_path)
     handles = [LocalHandle(engine) for engine in engines]
     return engines, learner, WeightPublisher(Fleet(handles), learner, WeightsConfig(deadline_s=deadline_s))
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    while not condition():
-        await asyncio.sleep(0.001)
-
-
-def run(test: Awaitable[None]) -> None:
-    async def within() -> None:
-        await asyncio.wait_for(test, 30)
-
-    asyncio.run(within())
 
 
 def test_all_engines_get_the_weights_the_version_and_go_on(tmp_path: Path) -> None:
@@ -313,25 +232,6 @@ def test_of_two_engines_that_disagree_nobody_can_say_which_is_right(tmp_path: Pa
     run(test())
 
 
-class Replacing:
-    """The pool's part: ends an engine, starts another."""
-
-    def __init__(self, takes_s: float = 0.0) -> None:
-        self.made: dict[int, Recorded] = {}
-        self.takes_s = takes_s
-        self.fail = False
-
-    async def __call__(self, number: int) -> LocalHandle:
-        await asyncio.sleep(self.takes_s)
-        if self.fail:
-            raise RuntimeError("no place left")
-        self.made[number] = Recorded()
-        await self.made[number].start()
-        await self.made[number].pause()  # it serves once it holds the published version
-        self.made[number].verbs.clear()
-        return LocalHandle(self.made[number])
-
-
 async def set_up_replacing(tmp_path: Path, num_engines: int, takes_s: float = 0.0) -> Any:
     engines, learner, publisher = await set_up(tmp_path, num_engines)
     replacing = Replacing(takes_s)
@@ -364,19 +264,24 @@ def test_a_new_engine_is_stale_until_its_digest_matches(tmp_path: Path) -> None:
     run(test())
 
 
-def test_after_a_restart_a_new_engine_must_match_the_others(tmp_path: Path) -> None:
+def test_after_a_restart_a_new_engine_must_match_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     async def test() -> None:
         engines, learner, publisher, replacing = await set_up_replacing(tmp_path, 3)  # nothing was exported since
         for engine in engines:
             engine.weights = a_model(0)
         learner.weights = a_model(1)
+
+        def put_right(buckets: list[dict[str, Any]]) -> None:  # the next export is of other weights
+            learner.weights = a_model(0)
+
+        learner.spoil = put_right
         await lose(publisher, 2, replacing)
-        await until(lambda: "abort_weight_update" in replacing.made[2].verbs)
-        assert "engine 2 in verify: its weights have digest" in replacing.made[2].reasons[0]
-        learner.weights = a_model(0)
-        await until(lambda: publisher.fleet.states[2] is EngineState.CURRENT)
+        await until(lambda: len(publisher.fleet.serving) == 3)
 
     run(test())
+    said = capsys.readouterr().out
+    assert said.count("starting another") == 2  # the one that died, and the one that was sent the wrong weights
+    assert "engines were started, but weight update to version 0 failed on engine 2 in verify: its weights have" in said
 
 
 def test_a_new_engine_is_never_sent_the_weights_of_a_learner_that_has_moved_on(tmp_path: Path) -> None:
@@ -386,9 +291,9 @@ def test_a_new_engine_is_never_sent_the_weights_of_a_learner_that_has_moved_on(t
         learner.weights = a_model(1)
         late = await lose(publisher, 1, replacing)
         await publisher.catch_up()
-        assert late.verbs == [] and publisher.fleet.states[1] is EngineState.STALE
+        assert late.verbs == [] and len(publisher.fleet.serving) == 1
         await publisher.publish(1)
-        assert late.version == 1 and publisher.fleet.states[1] is EngineState.CURRENT
+        assert late.version == 1 and len(publisher.fleet.serving) == 2
 
     run(test())
 
