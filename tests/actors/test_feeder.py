@@ -67,7 +67,7 @@ def too_few(group: Group, attempt: int) -> Group:
     return replace(group, completions=group.completions[:1]) if spoiled else group
 
 
-def test_a_group_refused_at_the_door_is_counted_and_generated_again(tmp_path: Path) -> None:
+def test_a_group_that_is_not_valid_is_counted_and_generated_again(tmp_path: Path) -> None:
     async def work(fed: Fed) -> None:
         await fed.train(4, step=0)
         assert sorted(fed.ordinals) == [0, 1, 2, 3]
