@@ -91,11 +91,10 @@ async def _rates(
 async def _rate(num_engines: int, groups_per_step: int, num_steps: int, num_hosts: int) -> float:
     """Trajectories/s over the steps after the first two, which fill the pipe."""
     from raylign.jobs.config.train import TrainConfig
+    from raylign.jobs.curricula.registry import open_curriculum
     from raylign.jobs.init_model import InitModelConfig, init_model
     from raylign.jobs.run.experience_flow import LiveFlow
-    from raylign.learners.algorithms.registry import build_algorithm
     from raylign.rollout.data.config import DataConfig
-    from raylign.rollout.data.prompts import PromptSource
     from raylign.rollout.model_folder import load_tokenizer
 
     num_warm_up = 2
@@ -115,20 +114,17 @@ async def _rate(num_engines: int, groups_per_step: int, num_steps: int, num_host
                 "async": {"max_staleness": MAX_STALENESS},
             }
         )
-        prompts = PromptSource.open(config.data, load_tokenizer(str(model)), 0, 400)
-        algorithm = build_algorithm(config.algorithm, MAX_STALENESS, {"numeric": 1.0})
+        curriculum = open_curriculum(config, load_tokenizer(str(model)))
         scripted = ScriptedPool(num_engines, num_hosts, ANSWER_TOKENS)
         pool = await scripted.open(config.rewards)
         flow = await LiveFlow.start(
             config,
             pool,
-            prompts,
-            algorithm,
+            curriculum,
             Path(folder) / "experience",
             step=0,
             position=None,
             takes_turns=False,
-            replace_worker=no_replacement,
         )
         try:
             start = time.perf_counter()
@@ -136,20 +132,15 @@ async def _rate(num_engines: int, groups_per_step: int, num_steps: int, num_host
             for step in range(num_steps + num_warm_up):
                 if step == num_warm_up:
                     start, num_trajectories = time.perf_counter(), 0
-                batch = await flow.next(step)
+                batch = await flow.batches.next(step)
                 num_trajectories += sum(len(group.completions) for group in batch.groups)
                 await asyncio.gather(*(handle.commit_weights.remote(step + 1, False) for handle in scripted.handles))
-                flow.weights_arrived(step + 1)
+                pool.fleet.weights_published(step + 1)
                 await flow.trained(batch)
             return num_trajectories / (time.perf_counter() - start)
         finally:
             await flow.stop()
             await pool.stop()
-
-
-async def no_replacement(number: int) -> Any:
-    """Scripted engines do not die."""
-    raise RuntimeError(f"scripted engine {number} died")
 
 
 def main() -> None:

@@ -22,6 +22,7 @@ from benchmarks.measurement import Measurement, show
 from benchmarks.scripted import ScriptedPool
 from raylign.actors.weights.publisher import WeightPublisher
 from raylign.jobs.config.train import TrainConfig
+from raylign.jobs.run.opening import open_run
 from raylign.jobs.run.parts import RunParts
 from raylign.jobs.run.run import Run
 from raylign.jobs.train import learn_from_rollouts
@@ -48,9 +49,8 @@ class ScriptedParts(RunParts):
 class ScriptedRun(Run):
     """A run whose engines are scripted, and whose memory is looked at as it goes."""
 
-    def __init__(self, config: TrainConfig) -> None:
-        super().__init__(config)
-        self.parts = ScriptedParts(config, self.algorithm)
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
         self.looks: list[dict[str, float]] = []
 
     async def record_step(self, *arguments: Any, **more: Any) -> None:
@@ -132,7 +132,7 @@ async def _looks(folder: Path, num_steps: int) -> list[dict[str, float]]:
         }
     )
     with ray_cluster(config.cluster):
-        async with ScriptedRun.open(config) as run:
+        async with open_run(config, ScriptedRun, ScriptedParts(config)) as run:
             await learn_from_rollouts(run)
             assert isinstance(run, ScriptedRun)
             return run.looks

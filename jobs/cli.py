@@ -45,7 +45,7 @@ COMMANDS = {
         "raylign.jobs.config.train:TrainConfig", "raylign.jobs.train:train", "train a model with any algorithm"
     ),
     "evaluate": Command(
-        "raylign.jobs.config.train:EvaluateConfig",
+        "raylign.jobs.config.evaluate:EvaluateConfig",
         "raylign.jobs.evaluate:evaluate",
         "accuracy and pass@k of a model or checkpoint",
     ),

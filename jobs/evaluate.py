@@ -12,7 +12,7 @@ from pathlib import Path
 
 from raylign.actors.cluster import ray_cluster
 from raylign.jobs.checks.plan import check_before_evaluation
-from raylign.jobs.config.train import EvaluateConfig
+from raylign.jobs.config.evaluate import EvaluateConfig
 from raylign.jobs.run.checkpoints import model_folder
 from raylign.jobs.run.metrics import evaluation_metrics
 from raylign.jobs.run.progress import Progress

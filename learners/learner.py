@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from raylign.learners.algorithms.base import Algorithm
+from raylign.learners.algorithms.base import Objective
 from raylign.learners.engines.config import LearnerConfig, resolve_micro_batch_tokens
 from raylign.learners.engines.deepspeed_engine import DeepSpeedEngine, shard_reference
 from raylign.learners.engines.distributed import (
@@ -54,7 +54,7 @@ class Learner:
         self,
         config: LearnerConfig,
         model_path: str,
-        algorithm: Algorithm,
+        algorithm: Objective,
         temperature: float,
         total_optimizer_steps: int,
         seed: int,
@@ -283,7 +283,7 @@ class Learner:
             return [self._reference(batch.to(self.engine.device))[0].cpu() for batch in batches]
 
 
-def _loss_with_mismatch(algorithm: Algorithm, normalizers: Normalizers, sequence_losses: list[dict[int, float]]) -> Any:
+def _loss_with_mismatch(algorithm: Objective, normalizers: Normalizers, sequence_losses: list[dict[int, float]]) -> Any:
     """The algorithm's loss, with the mismatch meter and the padding added to its metrics; fills `sequence_losses`."""
 
     def loss(

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import importlib
 import json
 import os
+import resource
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -116,6 +117,30 @@ def circle_in(graph: dict[str, set[str]]) -> list[str]:
     return []
 
 
+# What all methods have in common, and the one place that names them.
+KNOWN_OF_ALGORITHMS = {"base", "facts", "registry"}
+
+
+def test_nothing_outside_the_algorithms_names_one() -> None:
+    """The loop, the curricula, the checks and the ranks know what an algorithm is, and none by its name."""
+    broken = [
+        f"{place} imports {name}"
+        for place, file, name in all_imports()
+        if not file.startswith("learners/algorithms/")
+        if name.startswith("raylign.learners.algorithms.") and name.split(".")[3] not in KNOWN_OF_ALGORITHMS
+    ]
+    registry = importlib.import_module("raylign.learners.algorithms.registry")
+    for path in modules():
+        if path.is_relative_to(ROOT / "learners" / "algorithms"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Compare) and "algorithm" in ast.unparse(node.left):
+                words = {str(part.value) for part in ast.walk(node) if isinstance(part, ast.Constant)}
+                named = words & set(registry.ALGORITHM_NAMES)
+                broken += [f"{path.relative_to(ROOT)}:{node.lineno} compares with {name!r}" for name in sorted(named)]
+    assert not broken, "\n".join(broken)
+
+
 def test_no_modules_import_each_other_in_a_circle() -> None:
     assert not (circle := circle_in(imports_of_modules())), " -> ".join(circle)
 
@@ -141,8 +166,8 @@ def test_an_import_inside_a_function_or_by_string_is_seen(tmp_path: Path) -> Non
     assert sorted(imported_names(tmp_path / "m.py")) == [(2, "raylign.jobs.train"), (3, "vllm.envs"), (4, "..x")]
 
 
-def raylign_in_a_fresh_process(*words: str) -> tuple[str, set[str], float]:
-    """Runs the command line; its output, the top-level modules it had imported, and the seconds it took."""
+def raylign_in_a_fresh_process(*words: str) -> tuple[str, set[str]]:
+    """Runs the command line; its output, and the top-level modules it had imported."""
     program = (
         "import json, runpy, sys\n"
         f"sys.argv = {['raylign', *words]!r}\n"
@@ -154,16 +179,14 @@ def raylign_in_a_fresh_process(*words: str) -> tuple[str, set[str], float]:
         "loaded = sorted({name.split('.')[0] for name in sys.modules})\n"
         "sys.stderr.write('\\n' + json.dumps([status, loaded]))\n"
     )
-    started = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, env=os.environ | {"COLUMNS": "120"}
     )
-    seconds = time.perf_counter() - started
     assert done.returncode == 0, done.stderr
     said, _, last_line = done.stderr.rpartition("\n")
     status, loaded = json.loads(last_line)
     assert not status, said
-    return done.stdout, set(loaded), seconds
+    return done.stdout, set(loaded)
 
 
 @pytest.mark.parametrize(
@@ -178,7 +201,7 @@ def raylign_in_a_fresh_process(*words: str) -> tuple[str, set[str], float]:
 )
 def test_help_and_config_validation_import_nothing_heavy(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    printed, loaded, _ = raylign_in_a_fresh_process(*words)
+    printed, loaded = raylign_in_a_fresh_process(*words)
     assert printed.strip()
     assert not loaded & NOT_FOR_HELP
 
@@ -194,10 +217,15 @@ def test_every_module_of_configs_imports_without_heavy_libraries() -> None:
     assert done.stdout.split() == []
 
 
-def test_help_answers_in_under_a_second() -> None:
+def test_help_takes_less_than_a_second_of_the_processor() -> None:
+    """Processor time, not the clock's: what else the machine does is not our cost. The best of a few, since a busy
+    machine also has colder caches."""
     seconds = []
-    for _ in range(5):  # the best of a few: another process on the machine is not our cost
-        seconds.append(raylign_in_a_fresh_process("--help")[2])
+    for _ in range(5):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        raylign_in_a_fresh_process("--help")
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
         if seconds[-1] < 1.0:
             return
-    pytest.fail(f"raylign --help took {min(seconds):.2f} s at best")
+    pytest.fail(f"raylign --help took {min(seconds):.2f} s of the processor at best")

@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from raylign.actors.learner.spec import LearnerSpec
-from raylign.learners.algorithms.bilevel.two_levels import TwoLevelAlgorithm
-from raylign.learners.algorithms.registry import build_algorithm
 from raylign.learners.engines.distributed import rank
 from raylign.learners.examples.example import Example
 from raylign.learners.learner import Learner
@@ -26,14 +24,10 @@ class LearnerRank:
     def __init__(self, spec: LearnerSpec) -> None:
         if cores := set(spec.cpu_cores) & os.sched_getaffinity(0):
             os.sched_setaffinity(0, cores)  # before torch starts its threads, which inherit it
-        algorithm = build_algorithm(spec.algorithm, spec.max_staleness)
-        if isinstance(algorithm, TwoLevelAlgorithm):
-            assert spec.weighed_rows is not None, "the loop tells what there is to weigh"
-            algorithm.weigh(spec.weighed_rows)
         self._learner = Learner(
             spec.config,
             spec.model_path,
-            algorithm,
+            spec.algorithm.build_objective(spec.max_staleness, spec.rows),
             spec.temperature,
             spec.total_optimizer_steps,
             spec.seed,

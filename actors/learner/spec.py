@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from raylign.learners.algorithms.bilevel.level_rows import WeighedRows
+from raylign.learners.algorithms.facts import RunRows
 from raylign.learners.algorithms.registry import AlgorithmConfig
 from raylign.learners.engines.config import LearnerConfig
 
@@ -26,8 +26,8 @@ class LearnerSpec:
     """The bound that the learner asserts at its door."""
     cpu_cores: tuple[int, ...] = ()
     """Cores that all ranks of this machine share; empty: those that Ray gives them."""
-    weighed_rows: WeighedRows | None = None
-    """What the algorithm's selector weighs (bdr, bdr_online)."""
+    rows: RunRows | None = None
+    """Of the run, for algorithms that learn something about each row."""
     reference_cache: str = ""
     """Folder that keeps log-probs of the reference on rows; empty: none."""
     weights_bucket_bytes: int = 256 << 20

@@ -12,7 +12,7 @@ from raylign.actors.cluster import ClusterConfig
 from raylign.jobs.checks.findings import Findings
 from raylign.jobs.checks.machine import Machine
 from raylign.jobs.checks.plan import examine_evaluation
-from raylign.jobs.config.train import EvaluateConfig, GreedySamplingConfig
+from raylign.jobs.config.evaluate import EvaluateConfig, GreedySamplingConfig
 from raylign.rewards.registry import AnyRewardConfig
 from raylign.rollout.data.config import DataConfig
 from raylign.rollout.engine.config import EngineConfig

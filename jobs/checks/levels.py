@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from raylign.jobs.config.train import TrainConfig
 from raylign.jobs.curricula.two_levels import open_levels
-from raylign.learners.algorithms.bilevel.two_levels import TwoLevelConfig
 from raylign.rollout.data.prompts import PromptSource
 
 if TYPE_CHECKING:
@@ -41,7 +40,7 @@ def level_warnings(weighed: PromptSource, trusted: PromptSource, trusted_are_pai
         yield f"{num_questions} of {len(below)} rows of data have a prompt of trusted_data with another response"
 
 
-def check_levels(config: TrainConfig, algorithm: TwoLevelConfig, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+def check_levels(config: TrainConfig, tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """The warnings of a run; errors where either set cannot be used."""
-    weighed, trusted = open_levels(config, algorithm, tokenizer)
-    return list(level_warnings(weighed, trusted, algorithm.upper != "sft"))
+    weighed, trusted = open_levels(config, tokenizer)
+    return list(level_warnings(weighed, trusted, config.algorithm.trusted_kind == "pairs"))

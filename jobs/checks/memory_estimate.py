@@ -14,7 +14,6 @@ from typing import Any
 
 from raylign.jobs.checks.machine import GIB, Machine
 from raylign.jobs.config.train import TrainConfig
-from raylign.learners.algorithms.policy_gradient.policy import PolicyConfig
 from raylign.learners.engines.config import resolve_micro_batch_tokens
 from raylign.rollout.engine.config import EngineConfig
 
@@ -100,7 +99,7 @@ def learner_bytes(size: ModelSize, config: TrainConfig, on_gpu: bool) -> dict[st
             trained * (12 if mixed else 8), 1
         ),
     }
-    if isinstance(config.algorithm, PolicyConfig) and config.algorithm.kl_coef > 0 and learner.lora is None:
+    if config.algorithm.needs_reference and learner.lora is None:
         parts["reference model"] = sharded(size.num_parameters * dtype_bytes, 3)
     # logits, their log-softmax and its gradient, in float32
     pass_tokens = max(resolve_micro_batch_tokens(learner, on_gpu), config.rollout.engine.max_model_len)

@@ -10,6 +10,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pydantic import BaseModel
+
 from raylign.jobs.checks.data import Samples, check_data, may_share_rows
 from raylign.jobs.checks.findings import Findings, print_findings
 from raylign.jobs.checks.levels import check_levels
@@ -22,19 +24,16 @@ from raylign.jobs.checks.memory_estimate import (
     learner_bytes,
     read_model_size,
 )
+from raylign.jobs.config.evaluate import EvaluateConfig
 from raylign.jobs.config.loading import config_yaml
 from raylign.jobs.config.train import (
-    EvaluateConfig,
     TrainConfig,
-    answers_rows,
     generates_anything,
-    row_kind,
-    trusted_kind,
+    generates_for_training,
 )
-from raylign.jobs.run.folder import RunFolder
+from raylign.jobs.run.folder import check_run_folder
 from raylign.jobs.run.roles import beside_a_learner, shares_gpu
 from raylign.jobs.simulation.config import PlanConfig
-from raylign.learners.algorithms.bilevel.two_levels import TwoLevelConfig
 from raylign.rollout.engine.config import EngineConfig
 from raylign.rollout.model_folder import check_model_folder, find_model_folder, load_tokenizer
 
@@ -76,7 +75,7 @@ def examine_training(config: TrainConfig, machine: Machine) -> Findings:
         eta = config.asynchrony.max_staleness
         ahead = f"engines run at most {eta} weight versions ahead" if eta else "engines and learner take turns"
         findings.fact("staleness", f"{ahead} (async.max_staleness {eta})")
-    findings.attempt("folder", lambda: _check_folder(config.folder, config if config.resume else None, findings))
+    findings.attempt("folder", lambda: _check_folder(config.folder, config, config.resume, findings))
     if config.replay is not None:
         findings.attempt("replay", lambda: _check_recording(config, findings))
     size, tokenizer = _check_model("model.path", config.model.path, findings)
@@ -90,17 +89,15 @@ def examine_training(config: TrainConfig, machine: Machine) -> Findings:
     if tokenizer is None:
         return findings
     rewards = config.rewards if learns_from_samples else []
-    rows = row_kind(config)
-    longest = engine.max_model_len if rows else None
-    room_of_rows = room if learns_from_samples or answers_rows(config) or rows is None else engine.max_model_len
+    rows, trusted_kind = config.algorithm.curriculum, config.algorithm.trusted_kind
+    longest = engine.max_model_len if config.algorithm.learns_from_rows else None
+    room_of_rows = room if generates_for_training(config) else engine.max_model_len
     check_data(Samples("data", config.data, rewards, room_of_rows, longest, rows), tokenizer, config.seed, findings)
-    if isinstance(config.algorithm, TwoLevelConfig) and config.trusted_data is not None:
-        kind = trusted_kind(config)
-        samples = Samples("trusted_data", config.trusted_data, [], engine.max_model_len, longest, kind)
+    if trusted_kind is not None and config.trusted_data is not None:
+        samples = Samples("trusted_data", config.trusted_data, [], engine.max_model_len, longest, trusted_kind)
         check_data(samples, tokenizer, config.seed + 1, findings)
         if not findings.problems:
-            algorithm = config.algorithm
-            warnings = findings.attempt("trusted_data", lambda: check_levels(config, algorithm, tokenizer))
+            warnings = findings.attempt("trusted_data", lambda: check_levels(config, tokenizer))
             findings.warnings += warnings or []
     if evaluation.data is not None:
         # rewards that were tried on the training rows need no second trial
@@ -112,8 +109,8 @@ def examine_training(config: TrainConfig, machine: Machine) -> Findings:
                 f"{config.data.source} overlap: the run is evaluated on rows that it trains on"
             )
     if evaluation.trusted is not None:
-        kind, longest = trusted_kind(config), engine.max_model_len
-        held_out = Samples("evaluation.trusted", evaluation.trusted, [], longest, longest, kind)
+        context = engine.max_model_len
+        held_out = Samples("evaluation.trusted", evaluation.trusted, [], context, context, trusted_kind)
         check_data(held_out, tokenizer, config.seed, findings)
         if config.trusted_data and may_share_rows(config.trusted_data, evaluation.trusted):
             findings.warnings.append("evaluation.trusted and trusted_data overlap: rows are trained on and held out")
@@ -134,7 +131,7 @@ def examine_evaluation(config: EvaluateConfig, machine: Machine) -> Findings:
     from raylign.jobs.run.checkpoints import model_folder
 
     findings = Findings()
-    findings.attempt("folder", lambda: _check_folder(config.folder, None, findings))
+    findings.attempt("folder", lambda: _check_folder(config.folder, config, False, findings))
     if _runs_here(config.cluster.address):
         _check_count("num_engines", config.num_engines, config.engine.tensor_parallel_size, machine, findings)
     path = findings.attempt("model", lambda: model_folder(config.model))
@@ -149,21 +146,14 @@ def examine_evaluation(config: EvaluateConfig, machine: Machine) -> Findings:
     return findings
 
 
-def _check_folder(folder: Path, resumed: TrainConfig | None, findings: Findings) -> None:
-    findings.fact("run folder", f"{folder}" + (" (resumed)" if resumed else ""))
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file; choose another folder")
+def _check_folder(folder: Path, config: BaseModel, resume: bool, findings: Findings) -> None:
+    findings.fact("run folder", f"{folder}" + (" (resumed)" if resume else ""))
     if any(part.startswith("_ray_pkg_") for part in folder.absolute().parts):
         raise ValueError(
             f"{folder} lies in the copy of the code that Ray made for this job and deletes after it: "
             "give an absolute path that stays, on several nodes on a shared disk (--folder /…)"
         )
-    if not folder.is_dir() or not any(folder.iterdir()):
-        return
-    if resumed:
-        RunFolder(folder).check_same_config(config_yaml(resumed))
-    else:
-        raise ValueError(f"{folder} exists and is not empty: go on with it by --resume, or choose a new name")
+    check_run_folder(folder, config_yaml(config) if resume else "", resume)
 
 
 def _check_recording(config: TrainConfig, findings: Findings) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from pydantic import BaseModel, Field, model_validator
 
 from raylign.actors.cluster import ClusterConfig
-from raylign.jobs.config.train import filled_folder, no_room_words, raise_together
+from raylign.jobs.config.shared_checks import filled_folder, no_room_words, raise_together
 from raylign.rewards.judge.config import JudgeConfig
 from raylign.rewards.registry import RewardConfig
 from raylign.rollout.data.config import DataConfig

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, Field, model_validator
 
-from raylign.jobs.config.train import filled_folder
+from raylign.jobs.config.shared_checks import filled_folder
 
 
 class FollowUp(BaseModel, extra="forbid", use_attribute_docstrings=True):

@@ -23,8 +23,8 @@ from typing import Protocol
 import numpy as np
 import pyarrow as pa
 
-from raylign.learners.algorithms.bilevel.bdr_online import BdrOnlineConfig, refresh_is_due
-from raylign.learners.algorithms.bilevel.selector import ROUNDING, bottom_rows
+from raylign.learners.algorithms.facts import RefreshPlan
+from raylign.learners.examples.row_shares import ROUNDING, bottom_rows
 from raylign.rollout.experience.schema import batch_to_groups, groups_to_batch
 from raylign.rollout.sample import Completion, FloatArray, Group
 
@@ -63,16 +63,20 @@ def fixed_rows(num_rows: int, share: float, seed: int) -> list[int]:
     return sorted(random.choice(num_rows, int(num_rows * share + ROUNDING), replace=False).tolist())
 
 
+def refresh_is_due(step: int, last_step: int, plan: RefreshPlan) -> bool:
+    """Whether answers are to be generated at the start of `step`, counted from 1. `last_step`: of the refresh before; 0
+    after fixed rows got their first answers, −1 where dynamic ones have none yet."""
+    return step >= plan.warmup_steps and step - last_step >= plan.every_steps
+
+
 class Refresh:
     """Masked rows, their answers, and the next answers under way."""
 
-    def __init__(
-        self, config: BdrOnlineConfig, num_rows: int, seed: int, engines: Engines, waits_for_answers: bool
-    ) -> None:
-        self._config, self._num_rows, self._engines = config, num_rows, engines
+    def __init__(self, plan: RefreshPlan, num_rows: int, seed: int, waits_for_answers: bool) -> None:
+        self._plan, self._num_rows = plan, num_rows
         self._waits_for_answers = waits_for_answers
-        self._fixed = [] if config.dynamic else fixed_rows(num_rows, config.masked_share, seed)
-        self._last_step = -1 if config.dynamic else 0
+        self._fixed = [] if plan.dynamic else fixed_rows(num_rows, plan.masked_share, seed)
+        self._last_step = -1 if plan.dynamic else 0
         """Of the last refresh that started."""
         self._under_way: asyncio.Task[Answers] | None = None
         self.groups: dict[int, Group] = {}
@@ -86,22 +90,21 @@ class Refresh:
         group = self.groups.get(row)
         return None if group is None else usable(group)
 
-    async def begin(self) -> dict[str, float]:
+    async def begin(self, engines: Engines) -> dict[str, float]:
         """Fixed rows get their first answers before the first step; a resumed run has them already."""
-        if self._config.dynamic or self.in_use_since >= 0:
+        if self._plan.dynamic or self.in_use_since >= 0:
             return {}
-        return await self._finish(await self._start(0))
+        return await self._finish(await self._start(0, engines))
 
-    async def at_step(self, step: int) -> dict[str, float]:
+    async def at_step(self, step: int, engines: Engines) -> dict[str, float]:
         """Before the batch of `step`, counted from 1: put answers in place that are there, ask for new ones if due.
         Gives metrics of answers put in place."""
         metrics: dict[str, float] = {}
         if self._under_way is not None and self._under_way.done():
             metrics = await self._finish(self._under_way)
-        settings = self._config
-        due = refresh_is_due(step, self._last_step, settings.generation_every_steps, settings.online_warmup_steps)
+        due = refresh_is_due(step, self._last_step, self._plan)
         if due and self._under_way is None:
-            self._under_way = await self._start(step)
+            self._under_way = await self._start(step, engines)
             if self._waits_for_answers:
                 metrics = await self._finish(self._under_way)
         return metrics
@@ -118,18 +121,20 @@ class Refresh:
             await asyncio.wait({self._under_way}, timeout=STOP_DEADLINE_S)
             self._under_way = None
 
-    async def _start(self, step: int) -> asyncio.Task[Answers]:
+    async def _start(self, step: int, engines: Engines) -> asyncio.Task[Answers]:
         self._last_step = step
         rows = self._fixed
-        if self._config.dynamic:
-            rows = bottom_rows(await self._engines.row_weights(), self._config.masked_share)
-        deliver = await self._engines.send_weights(max(0, step - 1))  # step s begins with the weights of s − 1 steps
-        return asyncio.create_task(self._answer(step, rows, deliver))
+        if self._plan.dynamic:
+            rows = bottom_rows(await engines.row_weights(), self._plan.masked_share)
+        deliver = await engines.send_weights(max(0, step - 1))  # step s begins with the weights of s − 1 steps
+        return asyncio.create_task(self._answer(step, rows, deliver, engines))
 
-    async def _answer(self, step: int, rows: list[int], deliver: Callable[[], Awaitable[None]]) -> Answers:
+    async def _answer(
+        self, step: int, rows: list[int], deliver: Callable[[], Awaitable[None]], engines: Engines
+    ) -> Answers:
         clock = time.perf_counter()
         await deliver()
-        groups = await self._engines.answer(rows, self.num_refreshes)
+        groups = await engines.answer(rows, self.num_refreshes)
         return Answers(step, dict(zip(rows, groups, strict=True)), time.perf_counter() - clock)
 
     async def _finish(self, task: asyncio.Task[Answers]) -> dict[str, float]:

@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from raylign.jobs.run.folder import write_atomically
-from raylign.learners.algorithms.bilevel.selector import top_rows
-from raylign.learners.algorithms.bilevel.two_levels import TwoLevelConfig
+from raylign.learners.algorithms.facts import SelectionPlan
+from raylign.learners.examples.row_shares import top_rows
 from raylign.rollout.data.prompts import PromptSource
 from raylign.rollout.sample import FloatArray, Group
 
@@ -37,33 +37,25 @@ SCHEMA = pa.schema(
 )
 
 
-def kept_rows(algorithm: TwoLevelConfig, weights: FloatArray, logits: FloatArray) -> set[int]:
-    """Rows that count as kept: the top p to export, those that a gate over all rows would pass, or without either those
-    that weigh no less than all did at the start."""
-    share = algorithm.export_top_p
-    if share is None and gates(algorithm):
-        share = 1 - algorithm.filter_rate
-    if share is None:
+def kept_rows(plan: SelectionPlan, weights: FloatArray, logits: FloatArray) -> set[int]:
+    """Rows that count as kept: the top share to export, those that a gate over all rows would pass, or without either
+    those that weigh no less than all did at the start."""
+    if plan.kept_share is None:
         return set(np.flatnonzero(weights >= 1.0 - 1e-3).tolist())
-    return set(top_rows(logits, share)) if share else set()
-
-
-def gates(algorithm: TwoLevelConfig) -> bool:
-    """Whether weights decide which rows pass."""
-    return algorithm.answers_rows or bool(getattr(algorithm, "gate", False))
+    return set(top_rows(logits, plan.kept_share)) if plan.kept_share else set()
 
 
 def write_selection(
     folder: Path,
     rows: PromptSource,
-    algorithm: TwoLevelConfig,
+    plan: SelectionPlan,
     state: Mapping[str, Any],
     groups: Mapping[int, Group],
     step: int,
 ) -> None:
     """`state`: the algorithm's, with weights and logits. `groups`: the answers in use, by row."""
     weights, logits = state["weights"], state["logits"]
-    kept = kept_rows(algorithm, weights, logits)
+    kept = kept_rows(plan, weights, logits)
     lines = []
     for row in range(len(rows)):
         prompt, response = rows.texts_of_row(row)
@@ -90,8 +82,8 @@ def write_selection(
     temporary = folder / f".tmp-{SELECTION_FILE}"
     pa.parquet.write_table(table, temporary)
     temporary.replace(folder / SELECTION_FILE)
-    if algorithm.export_top_p is not None:
-        chosen = (rows.mapped_row(row).row for row in top_rows(logits, algorithm.export_top_p))
+    if plan.export_share is not None:
+        chosen = (rows.mapped_row(row).row for row in top_rows(logits, plan.export_share))
         text = "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in chosen)
         write_atomically(folder / SELECTED_FILE, text)
 

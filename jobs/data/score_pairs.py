@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, Field, model_validator
 
-from raylign.jobs.config.train import filled_folder
+from raylign.jobs.config.shared_checks import filled_folder
 from raylign.jobs.run.folder import write_atomically
 from raylign.jobs.run.progress import Progress
 from raylign.rewards.base import Item

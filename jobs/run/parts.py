@@ -29,8 +29,7 @@ from raylign.jobs.run.roles import (
     start_reward_server,
     transport_between_nodes,
 )
-from raylign.learners.algorithms.base import Algorithm
-from raylign.learners.algorithms.bilevel.level_rows import WeighedRows
+from raylign.learners.algorithms.facts import RunRows
 from raylign.learners.examples.example import Example
 
 
@@ -47,9 +46,9 @@ class RunParts:
     takes_turns = False
     """Colocated mode: the only GPU belongs to the engine or to the learner, never to both."""
 
-    def __init__(self, config: TrainConfig, algorithm: Algorithm) -> None:
-        self._config, self._algorithm = config, algorithm
-        self._generates = algorithm.needs_rollouts and not config.replay
+    def __init__(self, config: TrainConfig) -> None:
+        self._config = config
+        self._generates = config.algorithm.needs_rollouts and not config.replay
         answers_held_out = config.evaluation.data is not None and not config.replay
         needs_engines = self._generates or answers_rows(config) or answers_held_out
         self.num_engines = config.rollout.num_engines if needs_engines else 0
@@ -61,9 +60,9 @@ class RunParts:
         num_steps: int,
         run_folder: Path,
         checkpoint: Checkpoint | None,
-        weighed_rows: WeighedRows | None,
+        rows: RunRows,
     ) -> None:
-        """Side by side: most of their time is imports. `weighed_rows`: what a selector weighs (bdr, bdr_online)."""
+        """Side by side: most of their time is imports. `rows`: those of the run, for every rank."""
         config, num_gpus = self._config, num_cluster_gpus()
         cpus = cpus_for_each_role(config.learner.num_ranks + self.num_engines)
         gpus_per_engine = config.rollout.engine.tensor_parallel_size
@@ -74,7 +73,7 @@ class RunParts:
         if not num_gpus and (self._generates or answers_rows(config)) and config.asynchrony.max_staleness > 0:
             engine_cores, learner_cores = split_cores(os.sched_getaffinity(0), config.rollout.engine.cpu_cores)
         self.learner = LearnerGroup(
-            self._learner_spec(num_steps, run_folder.absolute(), checkpoint, weighed_rows, learner_cores),
+            self._learner_spec(num_steps, run_folder.absolute(), checkpoint, rows, learner_cores),
             cpus_per_rank=cpus,
             gpus_per_rank=SHARED_GPU if share_gpu else float(num_gpus > 0),
         )
@@ -90,22 +89,22 @@ class RunParts:
         num_steps: int,
         run_folder: Path,
         checkpoint: Checkpoint | None,
-        weighed_rows: WeighedRows | None,
+        rows: RunRows,
         cores: list[int],
     ) -> LearnerSpec:
-        config, learns_from_rows = self._config, self._algorithm.learns_from_rows
+        config, learns_from_rows = self._config, self._config.algorithm.learns_from_rows
         return LearnerSpec(
             config=config.learner,
             model_path=config.model.path,
             algorithm=config.algorithm,
             temperature=1.0 if learns_from_rows else config.sampling.temperature,
-            total_optimizer_steps=num_steps * self._algorithm.num_updates,
+            total_optimizer_steps=num_steps * config.algorithm.optimizer_steps_per_batch,
             seed=config.seed,
             debug_folder=str(run_folder / "debug"),
             state_folder=str(checkpoint.state_path) if checkpoint else None,
             weights_bucket_bytes=config.weights.bucket_mib << 20,
             max_staleness=config.asynchrony.max_staleness,
-            weighed_rows=weighed_rows,
+            rows=rows,
             reference_cache=str(run_folder / "reference") if learns_from_rows else "",
             cpu_cores=tuple(cores),
             ships_adapters=self._lora is not None,

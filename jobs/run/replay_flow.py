@@ -6,38 +6,44 @@ does what the recorded one did, bit for bit.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from raylign.actors.feeder import FeederCounts
 from raylign.jobs.config.train import TrainConfig
-from raylign.jobs.run.step_batches import StepBatch, make_batch
-from raylign.learners.algorithms.base import Algorithm
+from raylign.jobs.curricula.base import Curriculum
+from raylign.jobs.run.step_batches import StepBatch, make_batch, with_importance
 from raylign.rollout.experience.replay import ReplayLog
 from raylign.rollout.experience.schema import batch_to_groups
+
+
+class ReplayBatches:
+    """The recorded steps."""
+
+    def __init__(self, config: TrainConfig, curriculum: Curriculum) -> None:
+        assert config.replay is not None
+        self._config, self._curriculum = config, curriculum
+        self._log = ReplayLog.open(config.replay)
+
+    async def next(self, step: int) -> StepBatch:
+        lease = self._log.lease(step)
+        groups = with_importance(batch_to_groups(lease.batch), lease.weights)
+        return make_batch(step, groups, self._curriculum, self._config, lease_ids=[])
 
 
 class ReplayFlow:
     """An `ExperienceFlow` without engines."""
 
-    def __init__(self, config: TrainConfig, algorithm: Algorithm) -> None:
-        assert config.replay is not None
-        self._config, self._algorithm = config, algorithm
-        self._log = ReplayLog.open(config.replay)
+    def __init__(self, config: TrainConfig, curriculum: Curriculum) -> None:
+        self.batches = ReplayBatches(config, curriculum)
 
-    async def next(self, step: int) -> StepBatch:
-        lease = self._log.lease(step)
-        groups = [
-            replace(group, importance_weight=float(weight))
-            for group, weight in zip(batch_to_groups(lease.batch), lease.weights, strict=True)
-        ]
-        return make_batch(step, groups, self._algorithm, self._config, lease_ids=[])
+    def begin_step(self) -> None:
+        pass
 
     def fail(self, error: Exception) -> None:
         raise error
 
-    async def trained(self, batch: StepBatch) -> tuple[FeederCounts, dict[str, Any] | None]:
-        return FeederCounts(), None
+    async def trained(self, batch: StepBatch) -> tuple[FeederCounts | None, dict[str, Any] | None]:
+        return None, None
 
     async def commit(self) -> None:
         pass

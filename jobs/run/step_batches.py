@@ -1,24 +1,34 @@
 """What a step trains: groups from the log, made into examples while the learner still trains the step before.
 
-Given the log, the algorithm and the staleness bound; gives a `StepBatch` for each step, in order. Groups without
+Given the log, the curriculum and the staleness bound; gives a `StepBatch` for each step, in order. Groups without
 anything to learn are replaced (dynamic sampling), tokens beyond the bound are masked or their group dropped; all of it
 is counted.
+
+    StepBatches.next ── _gather ── _lease ──▶ ExperienceHost.lease ── ExperienceLog.lease
+
+Who waits for whom: `_lease` waits for the log to hold enough groups, at most `rollout.answer_deadline_s`, and says so
+every 30 s; it ends at once when the supply of groups fails or can never move again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Any, Protocol
+
+import numpy as np
 
 from raylign.jobs.config.train import TrainConfig
+from raylign.jobs.curricula.base import Curriculum
+from raylign.jobs.run.log_calls import LOG_DEADLINE_S, answer, outcome
 from raylign.jobs.run.metrics import rollout_metrics
-from raylign.learners.algorithms.base import Algorithm
 from raylign.learners.examples.example import Example
-from raylign.rollout.sample import Group
-from raylign.rollout.staleness import StalenessBound, too_old
+from raylign.rollout.experience.schema import batch_to_groups, message_to_batch
+from raylign.rollout.experience.types import Lease
+from raylign.rollout.sample import FloatArray, Group
+from raylign.rollout.staleness import too_old
 
 REPORT_S = 30.0
 
@@ -31,26 +41,21 @@ class ExhaustedError(RuntimeError):
     """Dynamic sampling found too few groups to learn from."""
 
 
-@dataclass(frozen=True)
-class Leased:
-    """Groups handed out by the log, in its order."""
+class Supply(Protocol):
+    """Whoever brings groups into the log."""
 
-    lease_id: str
-    groups: list[Group]
-    offsets: list[int]
+    failure: asyncio.Future[None]
+    """Done, with its error, when it cannot go on."""
 
+    def reissue(self, ordinals: Iterable[int]) -> None:
+        """Generate these again."""
 
-class GroupSource(Protocol):
-    """Where groups come from: the log of this run, or a recorded one."""
+    @property
+    def cannot_move(self) -> bool:
+        """Nothing runs and nothing may start."""
 
-    async def lease(self, count: int, step: int, wait_s: float) -> Leased | None:
-        """`count` groups, or None when there are not so many within the wait."""
-
-    async def mark_filtered(self, offsets: Sequence[int], step: int) -> None:
-        """Nothing to learn from these."""
-
-    async def mark_dropped(self, offsets: Sequence[int], step: int) -> list[int]:
-        """Too old; gives the ordinals, to be generated again."""
+    def state(self) -> str:
+        """Where things stand, for whoever waits."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,8 @@ class StepBatch:
     lease_ids: list[str]
     metrics: dict[str, float] = field(default_factory=dict)
     """Of the groups and of what was masked, dropped, filtered."""
+    wait_s: float = 0.0
+    """How long the loop waited for it."""
 
 
 @dataclass
@@ -75,35 +82,25 @@ class StepBatches:
     """`await next(step)`, step after step."""
 
     def __init__(
-        self,
-        source: GroupSource,
-        algorithm: Algorithm,
-        config: TrainConfig,
-        *,
-        reissue: Callable[[list[int]], None],
-        why_stuck: Callable[[], str | None],
-        state: Callable[[], str],
+        self, log: Any, supply: Supply, curriculum: Curriculum, config: TrainConfig, looks_ahead: bool = False
     ) -> None:
-        """`why_stuck`: words when no group can ever come; `state`: where things stand, for a long wait."""
-        self._source, self._algorithm = source, algorithm
-        self._bound = StalenessBound(
-            config.asynchrony.max_staleness,
-            config.rollout.prompts_per_step,
-            algorithm.routing.generated_before if algorithm.routing else None,
-        )
+        """`log`: handle of an `ExperienceHost`. `looks_ahead`: the batch after is gathered while one is trained."""
+        self._log, self._supply, self._curriculum, self._config = log, supply, curriculum, config
+        self._make, self._bound = curriculum.make, curriculum.bound(config.asynchrony.max_staleness)
         self._max_staleness, self._stale = config.asynchrony.max_staleness, config.asynchrony.stale
-        self._config, self._deadline_s = config, config.rollout.answer_deadline_s
-        self._reissue, self._why_stuck, self._state = reissue, why_stuck, state
+        self._deadline_s = config.rollout.answer_deadline_s
+        self._lease_s = 2 * self._deadline_s + config.learner.step_deadline_s
+        self._looks_ahead = looks_ahead
         self._ahead: asyncio.Task[StepBatch] | None = None
 
-    def look_ahead(self, step: int) -> None:
-        """Start to gather the batch of `step`; a later `next(step)` finds it done or under way."""
-        self._ahead = asyncio.create_task(self._gather(step))
-
     async def next(self, step: int) -> StepBatch:
-        """The batch of `step`."""
+        """The batch of `step`, as soon as it is there."""
+        clock = time.perf_counter()
         ahead, self._ahead = self._ahead, None
-        return await (ahead or self._gather(step))
+        batch = await (ahead or self._gather(step))
+        if self._looks_ahead and step + 1 < self._config.num_steps:
+            self._ahead = asyncio.create_task(self._gather(step + 1))
+        return replace(batch, wait_s=time.perf_counter() - clock)
 
     async def stop(self) -> None:
         """Give up looking ahead."""
@@ -119,48 +116,53 @@ class StepBatches:
         while (missing := needed - len(chosen)) > 0:
             if self._is_exhausted(counts.filtered, step, len(chosen), needed):
                 break
-            leased = await self._lease(missing, step)
-            lease_ids.append(leased.lease_id)
-            chosen += await self._useful(leased, step, counts)
-        batch = make_batch(step, chosen, self._algorithm, self._config, lease_ids)
+            lease = await self._lease(missing, step)
+            lease_ids.append(lease.lease_id)
+            chosen += await self._useful(lease, step, counts)
+        batch = make_batch(step, chosen, self._curriculum, self._config, lease_ids)
         batch.metrics["staleness/dropped_groups"] = float(counts.dropped)
         batch.metrics["rollout/filtered_groups"] = float(counts.filtered)
         return batch
 
-    async def _lease(self, count: int, step: int) -> Leased:
+    async def _lease(self, count: int, step: int) -> Lease:
         started_at = time.monotonic()
         while True:
-            leased = await self._source.lease(count, step, REPORT_S)
-            if leased is not None:
-                return leased
-            waited_s = time.monotonic() - started_at
-            if why := self._why_stuck():
-                raise StuckError(f"step {step + 1} cannot get its {count} groups, because {why}")
+            call = asyncio.ensure_future(self._log.lease.remote(count, self._lease_s, step, REPORT_S))
+            failure = self._supply.failure
+            await asyncio.wait({call, failure}, timeout=REPORT_S + LOG_DEADLINE_S, return_when="FIRST_COMPLETED")
+            if failure.done():
+                call.cancel()
+                failure.result()
+            lease: Lease | None = outcome(call)
+            if lease is not None:
+                return lease
+            waited_s, state = time.monotonic() - started_at, self._supply.state()
+            if self._supply.cannot_move:
+                raise StuckError(f"step {step + 1} cannot get its {count} groups, because nothing can start: {state}")
+            what = f"{count} groups of step {step + 1}"
             if waited_s >= self._deadline_s:
-                raise StuckError(
-                    f"waited {waited_s:.0f} s for {count} groups of step {step + 1} (rollout.answer_deadline_s): "
-                    + self._state()
-                )
-            print(f"waiting for {count} groups of step {step + 1} since {waited_s:.0f} s: {self._state()}", flush=True)
+                raise StuckError(f"waited {waited_s:.0f} s for {what} (rollout.answer_deadline_s): {state}")
+            print(f"waiting for {what} since {waited_s:.0f} s: {state}", flush=True)
 
-    async def _useful(self, leased: Leased, step: int, counts: _Counts) -> list[Group]:
+    async def _useful(self, lease: Lease, step: int, counts: _Counts) -> list[Group]:
         """Those of a lease that the step can learn from; the others are marked, and so replaced."""
         useful: list[Group] = []
         filtered: list[int] = []
         dropped: list[int] = []
-        for group, offset in zip(leased.groups, leased.offsets, strict=True):
+        groups = with_importance(batch_to_groups(message_to_batch(lease.batch)), lease.weights)
+        for group, offset in zip(groups, lease.offsets, strict=True):
             if self._is_too_old(group, step):
                 dropped.append(offset)
-            elif not self._algorithm.accepts(group):
+            elif not self._make.accepts(group):
                 filtered.append(offset)
             else:
                 useful.append(group)
         if dropped:
             counts.dropped += len(dropped)
-            self._reissue(await self._source.mark_dropped(dropped, step))
+            self._supply.reissue(await answer(self._log.mark_dropped.remote(dropped, "stale", step)))
         if filtered:
             counts.filtered += len(filtered)
-            await self._source.mark_filtered(filtered, step)
+            await answer(self._log.mark_filtered.remote(filtered, step))
         return useful
 
     def _is_too_old(self, group: Group, step: int) -> bool:
@@ -172,7 +174,7 @@ class StepBatches:
 
     def _is_exhausted(self, num_filtered: int, step: int, num_chosen: int, needed: int) -> bool:
         """Whether dynamic sampling ends with what there is; fails where the config says so."""
-        dynamic = self._algorithm.dynamic_sampling
+        dynamic = self._make.dynamic_sampling
         if dynamic is None or num_filtered < dynamic.max_rounds * needed:
             return False
         words = (
@@ -185,13 +187,20 @@ class StepBatches:
         return True
 
 
+def with_importance(groups: Sequence[Group], weights: FloatArray) -> list[Group]:
+    """The groups with the importance weights that they were drawn with."""
+    if bool(np.all(weights == 1.0)):
+        return list(groups)
+    return [replace(group, importance_weight=float(weight)) for group, weight in zip(groups, weights, strict=True)]
+
+
 def make_batch(
-    step: int, groups: list[Group], algorithm: Algorithm, config: TrainConfig, lease_ids: list[str]
+    step: int, groups: list[Group], curriculum: Curriculum, config: TrainConfig, lease_ids: list[str]
 ) -> StepBatch:
     """Examples of the groups, in an order that does not depend on the clock where the run is deterministic."""
     if config.rollout.deterministic:
         groups = sorted(groups, key=lambda group: group.prompt.ordinal)
-    examples, num_masked = mask_too_old(algorithm.examples(groups), step, config.asynchrony.max_staleness)
+    examples, num_masked = mask_too_old(curriculum.examples(step, groups), step, config.asynchrony.max_staleness)
     metrics = rollout_metrics(groups)
     metrics["time/reward_s"] = sum(group.timings_s.get("score", 0.0) for group in groups)
     metrics["staleness/masked_tokens"] = float(num_masked)

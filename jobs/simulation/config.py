@@ -11,7 +11,8 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from raylign.jobs.config.train import Section, TrainConfig
+from raylign.jobs.config.sections import Section
+from raylign.jobs.config.train import TrainConfig
 
 
 class LengthsConfig(Section):

@@ -21,9 +21,10 @@ from raylign.jobs.checks.machine import GIB, Gpu, Machine
 from raylign.jobs.cli import COMMANDS, _command_name
 from raylign.jobs.compare.compare import examine_compare
 from raylign.jobs.compare.config import CompareConfig
+from raylign.jobs.config.evaluate import EvaluateConfig
 from raylign.jobs.config.loading import Layer, find_recipe, parse_words, read_recipe, resolve
 from raylign.jobs.config.sweep import SweepConfig
-from raylign.jobs.config.train import EvaluateConfig, TrainConfig
+from raylign.jobs.config.train import TrainConfig
 from raylign.jobs.data.best_of_n import examine_best_of_n
 from raylign.jobs.data.best_of_n_config import BestOfNConfig
 from raylign.jobs.init_model import InitModelConfig, init_model

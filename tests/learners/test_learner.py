@@ -16,7 +16,7 @@ from raylign.learners.algorithms.policy_gradient.cispo import CispoConfig
 from raylign.learners.algorithms.policy_gradient.grpo import GrpoConfig
 from raylign.learners.algorithms.policy_gradient.gspo import GspoConfig
 from raylign.learners.algorithms.policy_gradient.rloo import RlooConfig
-from raylign.learners.algorithms.registry import AnyAlgorithmConfig, build_algorithm
+from raylign.learners.algorithms.registry import AnyAlgorithmConfig
 from raylign.learners.algorithms.sft import SftConfig
 from raylign.learners.engines.config import LearnerConfig, LoraConfig
 from raylign.learners.engines.deepspeed_engine import NonFiniteError
@@ -40,7 +40,7 @@ def make(tiny_model: Path, tmp_path: Path) -> Make:
         **settings: Any,
     ) -> Learner:
         config = LearnerConfig.model_validate({"learning_rate": 1e-2, "threads_per_rank": 1, **settings})
-        chosen = build_algorithm(algorithm or GrpoConfig(), max_staleness)
+        chosen = (algorithm or GrpoConfig()).build_objective(max_staleness)
         debug = tmp_path / "debug"
         return Learner(config, str(model), chosen, temperature, total_steps, 0, debug, max_staleness)
 

@@ -11,8 +11,9 @@ from typing import Literal, Self
 
 from pydantic import model_validator
 
-from raylign.learners.algorithms.bilevel.selector import gate
-from raylign.learners.algorithms.bilevel.two_levels import TwoLevelAlgorithm, TwoLevelConfig
+from raylign.learners.algorithms.bilevel.two_levels import TwoLevelConfig, TwoLevelObjective
+from raylign.learners.algorithms.facts import RunRows
+from raylign.learners.examples.row_shares import gate
 
 
 class BdrConfig(TwoLevelConfig):
@@ -31,8 +32,16 @@ class BdrConfig(TwoLevelConfig):
             )
         return self
 
+    @property
+    def gates(self) -> bool:
+        return self.gate
 
-class Bdr(TwoLevelAlgorithm[BdrConfig]):
+    def build_objective(self, max_staleness: int = 0, rows: RunRows | None = None) -> Bdr:
+        assert rows is not None, "the curriculum tells what there is to weigh"
+        return Bdr(self, rows)
+
+
+class Bdr(TwoLevelObjective[BdrConfig]):
     """Implements `factors`."""
 
     def factors(self, weights: Sequence[float]) -> list[float]:

@@ -12,12 +12,13 @@ log π_old is what the engine reported for the tokens that it sampled; no text i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from raylign.learners.algorithms.bilevel.selector import gate
-from raylign.learners.algorithms.bilevel.two_levels import TwoLevelAlgorithm, TwoLevelConfig
+from raylign.learners.algorithms.bilevel.two_levels import TwoLevelConfig, TwoLevelObjective
+from raylign.learners.algorithms.facts import RefreshPlan, RunRows
+from raylign.learners.examples.row_shares import gate
 from raylign.learners.losses.policy import nll
 
 if TYPE_CHECKING:
@@ -44,15 +45,20 @@ class BdrOnlineConfig(TwoLevelConfig):
     """No refresh before this step (5000 is fixed in the public code, although its text describes 0)."""
 
     @property
-    def answers_rows(self) -> bool:
-        """Engines answer questions of the rows beside the training."""
+    def gates(self) -> bool:
         return True
 
+    @property
+    def refresh(self) -> RefreshPlan:
+        return RefreshPlan(self.dynamic, self.masked_share, self.generation_every_steps, self.online_warmup_steps)
 
-class BdrOnline(TwoLevelAlgorithm[BdrOnlineConfig]):
+    def build_objective(self, max_staleness: int = 0, rows: RunRows | None = None) -> BdrOnline:
+        assert rows is not None, "the curriculum tells what there is to weigh"
+        return BdrOnline(self, rows)
+
+
+class BdrOnline(TwoLevelObjective[BdrOnlineConfig]):
     """Implements `factors` and `token_losses`."""
-
-    keeps_old_logps: ClassVar[bool] = True
 
     def factors(self, weights: Sequence[float]) -> list[float]:
         return gate(weights, self.config.filter_rate)
@@ -69,9 +75,3 @@ class BdrOnline(TwoLevelAlgorithm[BdrOnlineConfig]):
 def importance_ratios(logps: torch.Tensor, old_logps: torch.Tensor) -> torch.Tensor:
     """(N,) r_t, detached."""
     return (logps.detach() - old_logps.clamp(min=LOWEST_OLD_LOGP)).exp().clamp(max=LARGEST_RATIO)
-
-
-def refresh_is_due(step: int, last_step: int, every_steps: int, warmup_steps: int) -> bool:
-    """Whether answers are to be generated at the start of `step`, counted from 1. `last_step`: of the refresh before; 0
-    after fixed rows got their first answers, −1 where dynamic ones have none yet."""
-    return step >= warmup_steps and step - last_step >= every_steps

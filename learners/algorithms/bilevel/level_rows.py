@@ -7,42 +7,36 @@ or several answers of the policy whose losses are averaged.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
+from raylign.learners.algorithms.base import ExampleMaker
 from raylign.learners.algorithms.preference.pairs import CHOSEN, REJECTED
 from raylign.learners.examples.example import Example
-from raylign.rollout.sample import Completion, IntArray, PreferencePair
+from raylign.learners.examples.rows import Demonstration, WeighedRow
+from raylign.rollout.sample import IntArray, PreferencePair
 from raylign.rollout.staleness import token_versions
 
 UPPER, LOWER = 0.0, 1.0
-Demonstration = tuple[IntArray, IntArray]
-"""Prompt and response."""
 
 
-@dataclass(frozen=True)
-class WeighedRows:
-    """What a selector needs to know of the rows that it weighs."""
+class LevelExamples(ExampleMaker):
+    """Both levels of a step. `keeps_old_logps`: some answers are the policy's own, so examples carry log π_old."""
 
-    num_rows: int
-    fingerprint: str
-    """Of the rows and their order: a selector learned on others is refused."""
-    rows_per_step: int
-    num_steps: int
+    def __init__(self, keeps_old_logps: bool) -> None:
+        self._keeps_old_logps = keeps_old_logps
 
+    def from_trusted(self, rows: Sequence[Demonstration | PreferencePair]) -> list[Example]:
+        return self._completed(trusted_examples(rows))
 
-@dataclass(frozen=True)
-class WeighedRow:
-    """One row to weigh, in a batch."""
+    def from_levels(
+        self, trusted: Sequence[Demonstration | PreferencePair], weighed: Sequence[WeighedRow]
+    ) -> list[Example]:
+        return self._completed(trusted_examples(trusted) + weighed_examples(weighed))
 
-    row: int
-    """Its number: the place among the kept rows, from 0."""
-    prompt_ids: IntArray
-    response_ids: IntArray
-    answers: tuple[Completion, ...] | None = None
-    """The policy's, learned from instead of the response; None where the response stands. Without a usable one the row
-    is left out until it has others."""
+    def _completed(self, examples: list[Example]) -> list[Example]:
+        return with_old_logps(examples) if self._keeps_old_logps else examples
 
 
 def trusted_examples(rows: Sequence[Demonstration | PreferencePair]) -> list[Example]:

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 import numpy as np
 from pydantic import Field
 
-from raylign.learners.algorithms.bilevel.level_rows import LOWER, UPPER, WeighedRows, counts_above, rows_by_entry
+from raylign.learners.algorithms.base import BaseAlgorithmConfig, PlainObjective
+from raylign.learners.algorithms.bilevel.level_rows import LOWER, UPPER, LevelExamples, counts_above, rows_by_entry
 from raylign.learners.algorithms.bilevel.selector import Selector, SelectorConfig
+from raylign.learners.algorithms.facts import CurriculumKind, RunRows, SelectionPlan
 from raylign.learners.algorithms.preference.pairs import pairs_in
-from raylign.learners.algorithms.rows import RowAlgorithm, RowConfig, RowKind
 from raylign.learners.examples.example import Example, Normalizers
 from raylign.learners.losses.policy import nll
 from raylign.learners.losses.preference import logistic_loss, square_loss
@@ -31,10 +32,10 @@ if TYPE_CHECKING:
     from raylign.learners.examples.micro_batch import MicroBatch
 
 
-class TwoLevelConfig(RowConfig):
+class TwoLevelConfig(BaseAlgorithmConfig):
     """Keys of both."""
 
-    row_kind: ClassVar[RowKind] = "two_levels"
+    curriculum: ClassVar[CurriculumKind] = "two_levels"
     name: str
     """Which algorithm this is."""
     upper: Literal["sft", "dpo", "ipo"] = "sft"
@@ -53,6 +54,31 @@ class TwoLevelConfig(RowConfig):
     """Share of rows, by logit, written to selected.jsonl for a fresh sft (SEAL); empty: none are written."""
     selector: SelectorConfig = SelectorConfig()
 
+    @property
+    def needs_reference(self) -> bool:
+        return self.upper != "sft"
+
+    @property
+    def trusted_kind(self) -> Literal["demonstrations", "pairs"]:
+        return "demonstrations" if self.upper == "sft" else "pairs"
+
+    @property
+    def gates(self) -> bool:
+        """Whether weights decide which rows pass, instead of multiplying their losses."""
+        return False
+
+    @property
+    def selection(self) -> SelectionPlan:
+        kept_share = self.export_top_p
+        if kept_share is None and self.gates:
+            kept_share = 1 - self.filter_rate
+        return SelectionPlan(kept_share, self.export_top_p)
+
+    def build_examples(
+        self, seed: int = 0, rows_per_step: int = 1, reward_weights: Mapping[str, float] | None = None
+    ) -> LevelExamples:
+        return LevelExamples(self.refresh is not None)
+
 
 def upper_share(config: TwoLevelConfig, epoch: int) -> float:
     """λ of one pass over the weighed rows, counted from 0."""
@@ -62,22 +88,17 @@ def upper_share(config: TwoLevelConfig, epoch: int) -> float:
 C = TypeVar("C", bound=TwoLevelConfig)
 
 
-class TwoLevelAlgorithm(RowAlgorithm, Generic[C], ABC):
-    """Implements `Algorithm`; subclasses say what a weight does to the model's loss."""
+class TwoLevelObjective(PlainObjective, Generic[C], ABC):
+    """Implements `Objective`; subclasses say what a weight does to the model's loss."""
 
     completes_batch = True
-    keeps_old_logps: ClassVar[bool] = False
-    """Whether examples carry π_old, the policy that sampled an answer."""
 
-    def __init__(self, config: C, max_staleness: int = 0, reward_weights: Mapping[str, float] | None = None) -> None:
+    def __init__(self, config: C, rows: RunRows) -> None:
         self.config = config
-        self.needs_reference = config.upper != "sft"
-        self._num_steps = 0
-
-    def weigh(self, rows: WeighedRows) -> None:
-        """Told once on every rank, before the first batch and before `load_state`."""
+        self.needs_reference = config.needs_reference
         self._rows = rows
-        self.selector = Selector(self.config.selector, rows.num_rows, rows.num_steps)
+        self._num_steps = 0
+        self.selector = Selector(config.selector, rows.num_rows, rows.num_steps)
 
     @abstractmethod
     def factors(self, weights: Sequence[float]) -> list[float]:

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from raylign.learners.algorithms.policy_gradient.group_relative import GroupRelative, GroupRelativeConfig
+from raylign.learners.algorithms.facts import RunRows
+from raylign.learners.algorithms.policy_gradient.group_relative import GroupRelativeConfig
+from raylign.learners.algorithms.policy_gradient.policy import PolicyObjective
 from raylign.learners.losses.policy import PolicyLoss, capped_ratio_loss
 
 if TYPE_CHECKING:
@@ -27,8 +29,11 @@ class CispoConfig(GroupRelativeConfig):
     ratio_cap: float = Field(5.0, gt=0)
     """Largest ratio π_θ/π_old that weighs a token."""
 
+    def build_objective(self, max_staleness: int = 0, rows: RunRows | None = None) -> Cispo:
+        return Cispo(self, max_staleness)
 
-class Cispo(GroupRelative[CispoConfig]):
+
+class Cispo(PolicyObjective[CispoConfig]):
     """See the head of this file."""
 
     def objective(self, logps: torch.Tensor, old_logps: torch.Tensor, batch: MicroBatch) -> PolicyLoss:

@@ -13,8 +13,9 @@ from typing import Literal
 import numpy as np
 
 from raylign.learners.algorithms.base import DynamicSampling
-from raylign.learners.algorithms.policy_gradient.group_relative import GroupRelative, GroupRelativeConfig
-from raylign.learners.algorithms.policy_gradient.policy import ClippedConfig
+from raylign.learners.algorithms.facts import RunRows
+from raylign.learners.algorithms.policy_gradient.group_relative import GroupRelativeConfig, GroupRelativeExamples
+from raylign.learners.algorithms.policy_gradient.policy import ClippedConfig, PolicyObjective
 from raylign.learners.examples.from_groups import total_rewards
 from raylign.learners.losses.advantages import all_equal
 from raylign.rollout.sample import Group
@@ -27,14 +28,24 @@ class DapoConfig(ClippedConfig, GroupRelativeConfig):
     """Which algorithm this is."""
     dynamic_sampling: DynamicSampling | None = DynamicSampling()
 
+    def build_objective(self, max_staleness: int = 0, rows: RunRows | None = None) -> Dapo:
+        return Dapo(self, max_staleness)
 
-class Dapo(GroupRelative[DapoConfig]):
+    def build_examples(
+        self, seed: int = 0, rows_per_step: int = 1, reward_weights: Mapping[str, float] | None = None
+    ) -> DapoExamples:
+        return DapoExamples(self, reward_weights)
+
+
+class Dapo(PolicyObjective[DapoConfig]):
     """See the head of this file."""
 
-    def __init__(
-        self, config: DapoConfig, max_staleness: int = 0, reward_weights: Mapping[str, float] | None = None
-    ) -> None:
-        super().__init__(config, max_staleness, reward_weights)
+
+class DapoExamples(GroupRelativeExamples[DapoConfig]):
+    """Implements `accepts`."""
+
+    def __init__(self, config: DapoConfig, reward_weights: Mapping[str, float] | None = None) -> None:
+        super().__init__(config, reward_weights)
         self.dynamic_sampling = config.dynamic_sampling
 
     def accepts(self, group: Group) -> bool:

@@ -11,7 +11,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from raylign.learners.algorithms.policy_gradient.policy import ClippedConfig, PolicyAlgorithm
+from raylign.learners.algorithms.facts import RunRows
+from raylign.learners.algorithms.policy_gradient.policy import ClippedConfig, PolicyExamples, PolicyObjective
 from raylign.learners.losses.advantages import group_advantages
 from raylign.rollout.sample import FloatArray, Group
 
@@ -26,17 +27,27 @@ class DrGrpoConfig(ClippedConfig):
     clip_high: float = Field(0.2, ge=0)
     """Ratios over 1 + clip_high get no gradient where the advantage is positive."""
 
+    def build_objective(self, max_staleness: int = 0, rows: RunRows | None = None) -> DrGrpo:
+        return DrGrpo(self, max_staleness)
 
-class DrGrpo(PolicyAlgorithm[DrGrpoConfig]):
+    def build_examples(
+        self, seed: int = 0, rows_per_step: int = 1, reward_weights: Mapping[str, float] | None = None
+    ) -> DrGrpoExamples:
+        return DrGrpoExamples(self)
+
+
+class DrGrpo(PolicyObjective[DrGrpoConfig]):
     """See the head of this file."""
 
     aggregation = "seq_mean_token_sum_norm"
 
-    def __init__(
-        self, config: DrGrpoConfig, max_staleness: int = 0, reward_weights: Mapping[str, float] | None = None
-    ) -> None:
-        super().__init__(config, max_staleness, reward_weights)
+    def __init__(self, config: DrGrpoConfig, max_staleness: int = 0) -> None:
+        super().__init__(config, max_staleness)
         self.norm_constant = config.norm_constant
+
+
+class DrGrpoExamples(PolicyExamples[DrGrpoConfig]):
+    """Implements `advantages`."""
 
     def advantages(self, groups: Sequence[Group], rewards: Sequence[FloatArray]) -> list[FloatArray]:
         return group_advantages(rewards, "none")

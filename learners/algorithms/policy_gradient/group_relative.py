@@ -6,13 +6,13 @@ objective.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, Self, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Self, TypeVar
 
 import numpy as np
 from pydantic import Field, model_validator
 
-from raylign.learners.algorithms.policy_gradient.policy import PolicyAlgorithm, PolicyConfig
+from raylign.learners.algorithms.policy_gradient.policy import PolicyConfig, PolicyExamples
 from raylign.learners.losses.advantages import AdvantageScale, group_advantages, several_reward_advantages
 from raylign.rollout.sample import FloatArray, Group
 
@@ -35,12 +35,21 @@ class GroupRelativeConfig(PolicyConfig):
             )
         return self
 
+    def build_examples(
+        self, seed: int = 0, rows_per_step: int = 1, reward_weights: Mapping[str, float] | None = None
+    ) -> GroupRelativeExamples[Any]:
+        return GroupRelativeExamples(self, reward_weights)
+
 
 G = TypeVar("G", bound=GroupRelativeConfig)
 
 
-class GroupRelative(PolicyAlgorithm[G]):
+class GroupRelativeExamples(PolicyExamples[G]):
     """Implements `advantages`."""
+
+    def __init__(self, config: G, reward_weights: Mapping[str, float] | None = None) -> None:
+        super().__init__(config)
+        self.reward_weights = reward_weights
 
     def advantages(self, groups: Sequence[Group], rewards: Sequence[FloatArray]) -> list[FloatArray]:
         config = self.config

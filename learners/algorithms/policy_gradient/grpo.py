@@ -7,13 +7,13 @@ token mean over the global batch, KL off, clip 0.2/0.28; `aggregation: seq_mean_
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from raylign.learners.algorithms.policy_gradient.group_relative import GroupRelative, GroupRelativeConfig
-from raylign.learners.algorithms.policy_gradient.policy import ClippedConfig
+from raylign.learners.algorithms.facts import RunRows
+from raylign.learners.algorithms.policy_gradient.group_relative import GroupRelativeConfig
+from raylign.learners.algorithms.policy_gradient.policy import ClippedConfig, PolicyObjective
 from raylign.learners.losses.policy import Aggregation
 
 
@@ -36,13 +36,14 @@ class GrpoConfig(ClippedConfig, GroupRelativeConfig):
             )
         return self
 
+    def build_objective(self, max_staleness: int = 0, rows: RunRows | None = None) -> Grpo:
+        return Grpo(self, max_staleness)
 
-class Grpo(GroupRelative[GrpoConfig]):
+
+class Grpo(PolicyObjective[GrpoConfig]):
     """See the head of this file."""
 
-    def __init__(
-        self, config: GrpoConfig, max_staleness: int = 0, reward_weights: Mapping[str, float] | None = None
-    ) -> None:
-        super().__init__(config, max_staleness, reward_weights)
+    def __init__(self, config: GrpoConfig, max_staleness: int = 0) -> None:
+        super().__init__(config, max_staleness)
         self.aggregation = config.aggregation
         self.norm_constant = config.norm_constant

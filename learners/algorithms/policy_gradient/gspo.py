@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from raylign.learners.algorithms.policy_gradient.group_relative import GroupRelative, GroupRelativeConfig
+from raylign.learners.algorithms.facts import RunRows
+from raylign.learners.algorithms.policy_gradient.group_relative import GroupRelativeConfig
+from raylign.learners.algorithms.policy_gradient.policy import PolicyObjective
 from raylign.learners.losses.policy import PolicyLoss, sequence_policy_loss
 
 if TYPE_CHECKING:
@@ -31,8 +33,11 @@ class GspoConfig(GroupRelativeConfig):
     token_level: bool = False
     """GSPO-token: the sequence's ratio with each token's own gradient, for advantages that differ within a sequence."""
 
+    def build_objective(self, max_staleness: int = 0, rows: RunRows | None = None) -> Gspo:
+        return Gspo(self, max_staleness)
 
-class Gspo(GroupRelative[GspoConfig]):
+
+class Gspo(PolicyObjective[GspoConfig]):
     """See the head of this file."""
 
     aggregation = "seq_mean_token_mean"

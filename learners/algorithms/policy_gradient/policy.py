@@ -7,17 +7,19 @@ An algorithm says how rewards become advantages and what the objective of a toke
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar, Generic, Literal, Self, TypeVar
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypeVar
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import Field, model_validator
 
-from raylign.learners.algorithms.base import PlainAlgorithm
+from raylign.learners.algorithms.base import BaseAlgorithmConfig, ExampleMaker, PlainObjective
+from raylign.learners.algorithms.facts import CurriculumKind, RunFacts
 from raylign.learners.examples.example import Example, Normalizers
 from raylign.learners.examples.from_groups import OverlongConfig, examples_of, total_rewards
 from raylign.learners.losses.advantages import group_advantages
 from raylign.learners.losses.corrections import CorrectionConfig, correction_weights
 from raylign.learners.losses.policy import Aggregation, KlEstimator, PolicyLoss, kl, policy_loss, token_weights
+from raylign.learners.meters.mismatch import weight_metrics
 from raylign.rollout.sample import FloatArray, Group
 
 if TYPE_CHECKING:
@@ -26,9 +28,10 @@ if TYPE_CHECKING:
     from raylign.learners.examples.micro_batch import MicroBatch
 
 
-class PolicyConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
+class PolicyConfig(BaseAlgorithmConfig):
     """Keys of every algorithm that learns from rewards."""
 
+    curriculum: ClassVar[CurriculumKind] = "prompts"
     name: str
     """Which algorithm this is."""
     num_updates: int = Field(1, ge=1)
@@ -54,9 +57,12 @@ class PolicyConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
         return self
 
     @property
-    def needs_rollouts(self) -> bool:
-        """Engines generate all that is trained on."""
-        return True
+    def needs_reference(self) -> bool:
+        return self.kl_coef > 0
+
+    @property
+    def optimizer_steps_per_batch(self) -> int:
+        return self.num_updates
 
     @property
     def kl_place(self) -> Literal["loss", "reward"]:
@@ -65,8 +71,28 @@ class PolicyConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
 
     @property
     def min_group_size(self) -> int:
-        """Fewest completions of one prompt that give an advantage."""
         return 2
+
+    def alarm_below(self, max_staleness: int) -> float:
+        return self.correction.resolved(max_staleness).alarm_below
+
+    def problems(self, run: RunFacts) -> Iterator[str]:
+        if problem := self.staleness_problem(run.max_staleness):
+            yield f"async.{problem}"
+        num_samples = run.prompts_per_step * run.sampling.num_completions
+        if self.num_updates > num_samples:
+            yield f"algorithm.num_updates is {self.num_updates}: a step has only {num_samples} completions"
+        start = self.overlong.max_tokens - self.overlong.buffer_tokens if self.overlong else 0
+        if start >= run.sampling.max_tokens:
+            yield (
+                f"algorithm.overlong starts over {start} tokens: with sampling.max_tokens = {run.sampling.max_tokens} "
+                "it never acts"
+            )
+
+    def build_examples(
+        self, seed: int = 0, rows_per_step: int = 1, reward_weights: Mapping[str, float] | None = None
+    ) -> PolicyExamples[Any]:
+        return PolicyExamples(self)
 
     def staleness_problem(self, max_staleness: int) -> str | None:
         """Why this config cannot train on samples of older weights; None where it can."""
@@ -87,35 +113,42 @@ class ClippedConfig(PolicyConfig):
 C = TypeVar("C", bound=PolicyConfig)
 
 
-class PolicyAlgorithm(PlainAlgorithm, Generic[C]):
-    """Implements `Algorithm`; subclasses change what the methods below `loss` give."""
+class PolicyExamples(ExampleMaker, Generic[C]):
+    """Scored groups as examples; subclasses give other `advantages`."""
 
-    needs_rollouts: ClassVar[bool] = True
-    aggregation: Aggregation = "token_mean"
-    norm_constant: float | None = None
-    learns_from_rows = False
-
-    def __init__(self, config: C, max_staleness: int = 0, reward_weights: Mapping[str, float] | None = None) -> None:
-        if problem := config.staleness_problem(max_staleness):
-            raise ValueError(problem)
+    def __init__(self, config: C) -> None:
         self.config = config
-        self.reward_weights = reward_weights
-        self.correction = config.correction.resolved(max_staleness)
-        self.proximal = self.correction.proximal
-        self.alarm_below = self.correction.alarm_below
-        self.needs_reference = config.kl_coef > 0
-        self.num_updates = config.num_updates
-        self.min_group_size = config.min_group_size
-        self.entropy_has_gradient = config.entropy_coef > 0
-        self._kl_coef = config.kl_coef if config.kl_place == "loss" else 0.0
-        self.needs_old_logps = config.kl_coef > 0 and config.kl_place == "reward"
-        self.skips_zero_advantages = self._kl_coef == 0 and config.entropy_coef == 0
 
-    def examples(self, groups: Sequence[Group]) -> list[Example]:
+    def from_groups(self, groups: Sequence[Group]) -> list[Example]:
         """One example for each completion; failed ones have NaN rewards and a zero mask."""
         groups = [group for group in groups if group.completions]
         rewards = [total_rewards(group, self.config.overlong) for group in groups]
         return examples_of(groups, rewards, self.advantages(groups, rewards), self.config.mask_truncated)
+
+    def advantages(self, groups: Sequence[Group], rewards: Sequence[FloatArray]) -> list[FloatArray]:
+        """(G,) of each group, from its (G,) total rewards."""
+        return group_advantages(rewards)
+
+
+class PolicyObjective(PlainObjective, Generic[C]):
+    """Implements `Objective`; subclasses change what the methods below `loss` give."""
+
+    aggregation: Aggregation = "token_mean"
+    norm_constant: float | None = None
+    learns_from_rows = False
+
+    def __init__(self, config: C, max_staleness: int = 0) -> None:
+        if problem := config.staleness_problem(max_staleness):
+            raise ValueError(problem)
+        self.config = config
+        self.correction = config.correction.resolved(max_staleness)
+        self.proximal = self.correction.proximal
+        self.needs_reference = config.needs_reference
+        self.num_updates = config.num_updates
+        self.entropy_has_gradient = config.entropy_coef > 0
+        self._kl_coef = config.kl_coef if config.kl_place == "loss" else 0.0
+        self.needs_old_logps = config.kl_coef > 0 and config.kl_place == "reward"
+        self.skips_zero_advantages = self._kl_coef == 0 and config.entropy_coef == 0
 
     def loss(
         self, logps: torch.Tensor, entropies: torch.Tensor, batch: MicroBatch, normalizers: Normalizers
@@ -137,6 +170,8 @@ class PolicyAlgorithm(PlainAlgorithm, Generic[C]):
             token_loss = token_loss * weights
             metrics["mismatch/truncated_share/sum"] = (truncated * mask).sum()
             metrics["mismatch/masked_share/sum"] = (masked * mask).sum()
+            if self.proximal != "rollout":  # else the weights are 1, and say nothing
+                metrics |= weight_metrics(weights, mask)
         token_loss = token_loss * batch.sequence_weights[batch.sequence_index]
         if self.needs_reference:
             assert batch.reference_logps is not None, "the learner fills reference_logps"
@@ -150,10 +185,6 @@ class PolicyAlgorithm(PlainAlgorithm, Generic[C]):
             self.aggregation, mask, batch.sequence_index, batch.sequence_lengths, normalizers, self.norm_constant
         )
         return (weights * token_loss).sum(), metrics
-
-    def advantages(self, groups: Sequence[Group], rewards: Sequence[FloatArray]) -> list[FloatArray]:
-        """(G,) of each group, from its (G,) total rewards."""
-        return group_advantages(rewards)
 
     def objective(self, logps: torch.Tensor, old_logps: torch.Tensor, batch: MicroBatch) -> PolicyLoss:
         """(N,) what is minimised, token by token; here PPO's clipped loss."""

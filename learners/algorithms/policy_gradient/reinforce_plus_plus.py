@@ -7,14 +7,15 @@ taken out first, and the KL is a k2 term of the loss.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 from pydantic import Field
 
-from raylign.learners.algorithms.policy_gradient.policy import ClippedConfig, PolicyAlgorithm
+from raylign.learners.algorithms.facts import RunRows
+from raylign.learners.algorithms.policy_gradient.policy import ClippedConfig, PolicyExamples, PolicyObjective
 from raylign.learners.examples.example import Example
 from raylign.learners.losses.advantages import group_advantages, returns_with_kl, whitened
 from raylign.learners.losses.policy import KlEstimator
@@ -41,17 +42,19 @@ class ReinforcePlusPlusConfig(ClippedConfig):
     def min_group_size(self) -> int:
         return 2 if self.baseline else 1
 
+    def build_objective(self, max_staleness: int = 0, rows: RunRows | None = None) -> ReinforcePlusPlus:
+        return ReinforcePlusPlus(self, max_staleness)
 
-class ReinforcePlusPlus(PolicyAlgorithm[ReinforcePlusPlusConfig]):
+    def build_examples(
+        self, seed: int = 0, rows_per_step: int = 1, reward_weights: Mapping[str, float] | None = None
+    ) -> ReinforcePlusPlusExamples:
+        return ReinforcePlusPlusExamples(self)
+
+
+class ReinforcePlusPlus(PolicyObjective[ReinforcePlusPlusConfig]):
     """See the head of this file."""
 
     completes_batch = True
-
-    def advantages(self, groups: Sequence[Group], rewards: Sequence[FloatArray]) -> list[FloatArray]:
-        """Rewards, or rewards minus their group mean: `complete` makes advantages of them."""
-        if self.config.baseline:
-            return group_advantages(rewards, "none")
-        return [np.nan_to_num(reward_G, nan=0.0) for reward_G in rewards]
 
     def complete(self, examples: list[Example]) -> list[Example]:
         """Returns of each token, whitened over all tokens in the loss."""
@@ -73,3 +76,13 @@ class ReinforcePlusPlus(PolicyAlgorithm[ReinforcePlusPlusConfig]):
             example.loss_mask,
             self.config.kl_coef,
         )
+
+
+class ReinforcePlusPlusExamples(PolicyExamples[ReinforcePlusPlusConfig]):
+    """Implements `advantages`."""
+
+    def advantages(self, groups: Sequence[Group], rewards: Sequence[FloatArray]) -> list[FloatArray]:
+        """Rewards, or rewards minus their group mean: `complete` makes advantages of them."""
+        if self.config.baseline:
+            return group_advantages(rewards, "none")
+        return [np.nan_to_num(reward_G, nan=0.0) for reward_G in rewards]

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from pydantic import Field
 
-from raylign.learners.algorithms.policy_gradient.policy import PolicyAlgorithm, PolicyConfig
+from raylign.learners.algorithms.facts import RunRows
+from raylign.learners.algorithms.policy_gradient.policy import PolicyConfig, PolicyExamples, PolicyObjective
 from raylign.learners.examples.example import Example
 from raylign.learners.losses.advantages import leave_one_out
 from raylign.learners.losses.policy import PolicyLoss, policy_loss, reinforce_loss
@@ -48,21 +49,24 @@ class RlooConfig(PolicyConfig):
             "gradient A·∇log π_θ holds only for samples of π_θ, so older ones must be weighed by π_θ/π_roll; use auto"
         )
 
+    def build_objective(self, max_staleness: int = 0, rows: RunRows | None = None) -> Rloo:
+        return Rloo(self, max_staleness)
 
-class Rloo(PolicyAlgorithm[RlooConfig]):
+    def build_examples(
+        self, seed: int = 0, rows_per_step: int = 1, reward_weights: Mapping[str, float] | None = None
+    ) -> RlooExamples:
+        return RlooExamples(self)
+
+
+class Rloo(PolicyObjective[RlooConfig]):
     """See the head of this file."""
 
     aggregation = "seq_mean_token_sum_norm"
     norm_constant = 1.0
 
-    def __init__(
-        self, config: RlooConfig, max_staleness: int = 0, reward_weights: Mapping[str, float] | None = None
-    ) -> None:
-        super().__init__(config, max_staleness, reward_weights)
+    def __init__(self, config: RlooConfig, max_staleness: int = 0) -> None:
+        super().__init__(config, max_staleness)
         self.completes_batch = self.needs_old_logps
-
-    def advantages(self, groups: Sequence[Group], rewards: Sequence[FloatArray]) -> list[FloatArray]:
-        return leave_one_out(rewards)
 
     def complete(self, examples: list[Example]) -> list[Example]:
         """Take β·Σ_t k1 out of each reward. Leave-one-out is linear, so its own leave-one-out is added to A."""
@@ -84,6 +88,13 @@ class Rloo(PolicyAlgorithm[RlooConfig]):
         if self.num_updates == 1:
             return reinforce_loss(logps, batch.advantages)
         return policy_loss(logps, old_logps, batch.advantages, self.config.clip, self.config.clip)
+
+
+class RlooExamples(PolicyExamples[RlooConfig]):
+    """Implements `advantages`."""
+
+    def advantages(self, groups: Sequence[Group], rewards: Sequence[FloatArray]) -> list[FloatArray]:
+        return leave_one_out(rewards)
 
 
 def _summed_k1(example: Example) -> float:

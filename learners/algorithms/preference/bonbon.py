@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from raylign.learners.algorithms.preference.pairs import PairAlgorithm, PairConfig, Pairs
+from raylign.learners.algorithms.facts import RunRows
+from raylign.learners.algorithms.preference.pairs import PairConfig, PairExamples, PairObjective, Pairs
 from raylign.learners.examples.example import Example
 from raylign.learners.losses.best_of_n_theory import best_of_n_beta
 from raylign.learners.losses.preference import logistic_loss, square_loss
@@ -36,24 +37,21 @@ class BonbonConfig(PairConfig):
     sft_per_token: bool = False
     """Divide the likelihood of the best answer by its length (not in the paper)."""
 
+    def build_objective(self, max_staleness: int = 0, rows: RunRows | None = None) -> Bonbon:
+        return Bonbon(self)
 
-class Bonbon(PairAlgorithm[BonbonConfig]):
+    def build_examples(
+        self, seed: int = 0, rows_per_step: int = 1, reward_weights: Mapping[str, float] | None = None
+    ) -> BonbonExamples:
+        return BonbonExamples(self.n)
+
+
+class Bonbon(PairObjective[BonbonConfig]):
     """Implements `pair_loss`."""
 
-    def __init__(
-        self, config: BonbonConfig, max_staleness: int = 0, reward_weights: Mapping[str, float] | None = None
-    ) -> None:
-        super().__init__(config, max_staleness, reward_weights)
+    def __init__(self, config: BonbonConfig) -> None:
+        super().__init__(config)
         self.beta = config.beta or best_of_n_beta(config.n)
-
-    def pair_examples(self, pairs: Sequence[PreferencePair], is_training: bool = True) -> list[Example]:
-        for pair in pairs:
-            if pair.num_drawn not in (None, self.config.n):
-                raise ValueError(
-                    f"prompt {pair.prompt.prompt_id}: best and worst of {pair.num_drawn} samples, but algorithm.n is "
-                    f"{self.config.n}: beta would be wrong; set algorithm.n to {pair.num_drawn}, or use its file"
-                )
-        return super().pair_examples(pairs, is_training)
 
     def pair_loss(self, pairs: Pairs) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """α·SFT + (1−α)·contrast."""
@@ -70,3 +68,19 @@ class Bonbon(PairAlgorithm[BonbonConfig]):
             "bonbon/contrastive_loss": contrast.detach(),
             "bonbon/log_ratio_margin": pairs.h.detach(),
         }
+
+
+class BonbonExamples(PairExamples):
+    """Refuses pairs of another n."""
+
+    def __init__(self, n: int) -> None:
+        self._n = n
+
+    def from_pairs(self, pairs: Sequence[PreferencePair], is_training: bool = True) -> list[Example]:
+        for pair in pairs:
+            if pair.num_drawn not in (None, self._n):
+                raise ValueError(
+                    f"prompt {pair.prompt.prompt_id}: best and worst of {pair.num_drawn} samples, but algorithm.n is "
+                    f"{self._n}: beta would be wrong; set algorithm.n to {pair.num_drawn}, or use its file"
+                )
+        return super().from_pairs(pairs, is_training)

@@ -5,12 +5,12 @@ Given preference pairs; −log σ(β·h) with summed log-probs, soft labels and 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from raylign.learners.algorithms.preference.pairs import PairAlgorithm, PairConfig, Pairs
+from raylign.learners.algorithms.facts import RunRows
+from raylign.learners.algorithms.preference.pairs import PairConfig, PairObjective, Pairs
 from raylign.learners.losses.preference import logistic_loss
 
 if TYPE_CHECKING:
@@ -29,16 +29,20 @@ class DpoConfig(PairConfig):
     reference_free: bool = False
     """Take the reference's log-ratio for 0; no reference model is loaded."""
 
+    @property
+    def needs_reference(self) -> bool:
+        return not self.reference_free
 
-class Dpo(PairAlgorithm[DpoConfig]):
+    def build_objective(self, max_staleness: int = 0, rows: RunRows | None = None) -> Dpo:
+        return Dpo(self)
+
+
+class Dpo(PairObjective[DpoConfig]):
     """Implements `pair_loss`."""
 
-    def __init__(
-        self, config: DpoConfig, max_staleness: int = 0, reward_weights: Mapping[str, float] | None = None
-    ) -> None:
-        super().__init__(config, max_staleness, reward_weights)
+    def __init__(self, config: DpoConfig) -> None:
+        super().__init__(config)
         self.beta = config.beta
-        self.needs_reference = not config.reference_free
 
     def pair_loss(self, pairs: Pairs) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """−q·log σ(βh) − (1−q)·log σ(−βh)."""

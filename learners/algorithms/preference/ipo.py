@@ -5,12 +5,12 @@ Given preference pairs; (h − 1/(2β))² with summed log-probs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from raylign.learners.algorithms.preference.pairs import PairAlgorithm, PairConfig, Pairs
+from raylign.learners.algorithms.facts import RunRows
+from raylign.learners.algorithms.preference.pairs import PairConfig, PairObjective, Pairs
 from raylign.learners.losses.preference import square_loss
 
 if TYPE_CHECKING:
@@ -27,16 +27,20 @@ class IpoConfig(PairConfig):
     reference_free: bool = False
     """Take the reference's log-ratio for 0; no reference model is loaded."""
 
+    @property
+    def needs_reference(self) -> bool:
+        return not self.reference_free
 
-class Ipo(PairAlgorithm[IpoConfig]):
+    def build_objective(self, max_staleness: int = 0, rows: RunRows | None = None) -> Ipo:
+        return Ipo(self)
+
+
+class Ipo(PairObjective[IpoConfig]):
     """Implements `pair_loss`."""
 
-    def __init__(
-        self, config: IpoConfig, max_staleness: int = 0, reward_weights: Mapping[str, float] | None = None
-    ) -> None:
-        super().__init__(config, max_staleness, reward_weights)
+    def __init__(self, config: IpoConfig) -> None:
+        super().__init__(config)
         self.beta = config.beta
-        self.needs_reference = not config.reference_free
 
     def pair_loss(self, pairs: Pairs) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """(h − 1/(2β))²."""

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 
 import numpy as np
 
-from raylign.learners.algorithms.rows import RowAlgorithm, RowConfig, RowKind
+from raylign.learners.algorithms.base import BaseAlgorithmConfig, ExampleMaker, PlainObjective
+from raylign.learners.algorithms.facts import CurriculumKind
 from raylign.learners.examples.example import Example, Normalizers
 from raylign.rollout.sample import IntArray, PreferencePair
 
@@ -26,12 +27,21 @@ CHOSEN, REJECTED = 1.0, -1.0
 PAIR_VALUE = "pair/value"
 
 
-class PairConfig(RowConfig):
+class PairConfig(BaseAlgorithmConfig):
     """Keys of every algorithm that learns from preference pairs."""
 
-    row_kind: ClassVar[RowKind] = "pairs"
+    curriculum: ClassVar[CurriculumKind] = "pairs"
     name: str
     """Which algorithm this is."""
+
+    @property
+    def needs_reference(self) -> bool:
+        return True
+
+    def build_examples(
+        self, seed: int = 0, rows_per_step: int = 1, reward_weights: Mapping[str, float] | None = None
+    ) -> PairExamples:
+        return PairExamples()
 
 
 @dataclass(frozen=True)
@@ -61,18 +71,10 @@ class Pairs:
 C = TypeVar("C", bound=PairConfig)
 
 
-class PairAlgorithm(RowAlgorithm, Generic[C], ABC):
-    """Implements `loss`; subclasses give `pair_loss`."""
+class PairExamples(ExampleMaker):
+    """Two examples of one unit for each pair."""
 
-    needs_reference = True
-    beta = 1.0
-    """An implicit reward is so many log-ratios; scores count as they are."""
-
-    def __init__(self, config: C, max_staleness: int = 0, reward_weights: Mapping[str, float] | None = None) -> None:
-        self.config = config
-
-    def pair_examples(self, pairs: Sequence[PreferencePair], is_training: bool = True) -> list[Example]:
-        """Two examples for each pair. `is_training` is False for held-out pairs."""
+    def from_pairs(self, pairs: Sequence[PreferencePair], is_training: bool = True) -> list[Example]:
         examples: list[Example] = []
         for unit, pair in enumerate(pairs):
             facts = self.facts_of(pair, is_training)
@@ -87,6 +89,17 @@ class PairAlgorithm(RowAlgorithm, Generic[C], ABC):
     def _answer(self, pair: PreferencePair, unit: int, ids: IntArray, facts: dict[str, float]) -> Example:
         mask = np.ones(len(ids), np.float32)
         return Example(pair.prompt.token_ids, ids, loss_mask=mask, group=pair.prompt.ordinal, unit=unit, facts=facts)
+
+
+class PairObjective(PlainObjective, Generic[C], ABC):
+    """Implements `loss`; subclasses give `pair_loss`."""
+
+    beta = 1.0
+    """An implicit reward is so many log-ratios; scores count as they are."""
+
+    def __init__(self, config: C) -> None:
+        self.config = config
+        self.needs_reference = config.needs_reference
 
     @abstractmethod
     def pair_loss(self, pairs: Pairs) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:

@@ -5,13 +5,15 @@ Given preference pairs; −log σ(s(x, y_w) − s(x, y_l)), with soft labels and
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from pydantic import Field
 
-from raylign.learners.algorithms.preference.pairs import PairAlgorithm, PairConfig, Pairs
+from raylign.learners.algorithms.facts import RunRows
+from raylign.learners.algorithms.preference.pairs import PairConfig, PairExamples, PairObjective, Pairs
 from raylign.learners.examples.example import Example
 from raylign.learners.losses.preference import logistic_loss
 from raylign.rollout.sample import IntArray, PreferencePair
@@ -31,19 +33,23 @@ class RewardModelTrainingConfig(PairConfig):
     label_smoothing: float = Field(0.0, ge=0, lt=0.5)
     """Share of labels taken for wrong."""
 
+    @property
+    def needs_reference(self) -> bool:
+        return False
 
-class RewardModelTraining(PairAlgorithm[RewardModelTrainingConfig]):
+    def build_objective(self, max_staleness: int = 0, rows: RunRows | None = None) -> RewardModelTraining:
+        return RewardModelTraining(self)
+
+    def build_examples(
+        self, seed: int = 0, rows_per_step: int = 1, reward_weights: Mapping[str, float] | None = None
+    ) -> ScorerExamples:
+        return ScorerExamples()
+
+
+class RewardModelTraining(PairObjective[RewardModelTrainingConfig]):
     """Implements `pair_loss`: with scores where log-probs stand otherwise, h is the difference of the two scores."""
 
-    needs_reference = False
     model_kind: Literal["policy", "scorer"] = "scorer"
-
-    def _answer(self, pair: PreferencePair, unit: int, ids: IntArray, facts: dict[str, float]) -> Example:
-        """One more token, never fed, at whose place the score of the whole answer stands."""
-        example = super()._answer(pair, unit, np.append(ids, ids[-1]).astype(np.int32), facts)
-        mask = np.zeros(len(ids) + 1, np.float32)
-        mask[-1] = 1.0
-        return replace(example, loss_mask=mask)
 
     def pair_loss(self, pairs: Pairs) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """−q·log σ(h) − (1−q)·log σ(−h); calibration: how sure the scorer is against how often it is right.
@@ -62,3 +68,14 @@ class RewardModelTraining(PairAlgorithm[RewardModelTrainingConfig]):
             "reward_model/confidence": confidence,
             "reward_model/brier_score": ((-h).sigmoid()).square(),
         }
+
+
+class ScorerExamples(PairExamples):
+    """Answers with a place for their score."""
+
+    def _answer(self, pair: PreferencePair, unit: int, ids: IntArray, facts: dict[str, float]) -> Example:
+        """One more token, never fed, at whose place the score of the whole answer stands."""
+        example = super()._answer(pair, unit, np.append(ids, ids[-1]).astype(np.int32), facts)
+        mask = np.zeros(len(ids) + 1, np.float32)
+        mask[-1] = 1.0
+        return replace(example, loss_mask=mask)

@@ -12,13 +12,14 @@ model; the DPO loss and the terms that make its gradient that of the online prob
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from pydantic import BaseModel, Field, model_validator
 
-from raylign.learners.algorithms.preference.pairs import PAIR_VALUE, PairAlgorithm, PairConfig, Pairs
+from raylign.learners.algorithms.facts import RunFacts, RunRows
+from raylign.learners.algorithms.preference.pairs import PAIR_VALUE, PairConfig, PairExamples, PairObjective, Pairs
 from raylign.learners.algorithms.preference.sail_routing import DATA, DDP, DPP, DPR, RouteDraws
 from raylign.learners.examples.example import Example
 from raylign.learners.losses.preference import (
@@ -97,73 +98,51 @@ class SailConfig(PairConfig):
         return self.generated_share > 0
 
     @property
+    def needs_rewards(self) -> bool:
+        return self.dpr.share > 0
+
+    @property
     def min_group_size(self) -> int:
         return 2 if self.needs_rollouts else 1
 
     @property
     def epoch_stretch(self) -> float:
-        """Epochs grow by this, so that as many rows are learned from as they stand."""
+        """So that as many rows are learned from as they stand."""
         return 1 / (1 - self.generated_share - self.ddp.share)
 
+    def build_objective(self, max_staleness: int = 0, rows: RunRows | None = None) -> Sail:
+        return Sail(self)
 
-class Sail(PairAlgorithm[SailConfig]):
-    """Implements `pair_loss`, and the making of pairs from the policy's answers."""
+    def build_examples(
+        self, seed: int = 0, rows_per_step: int = 1, reward_weights: Mapping[str, float] | None = None
+    ) -> SailExamples:
+        return SailExamples(self, seed, rows_per_step)
 
-    def __init__(
-        self, config: SailConfig, max_staleness: int = 0, reward_weights: Mapping[str, float] | None = None
-    ) -> None:
-        super().__init__(config, max_staleness, reward_weights)
+    def problems(self, run: RunFacts) -> Iterator[str]:
+        if not self.needs_rollouts:
+            return
+        sampling = run.sampling
+        if sampling.num_completions != 2:
+            yield f"sampling.num_completions is {sampling.num_completions}: sail makes a pair of 2 answers"
+        if run.max_staleness > 0 and not run.drops_stale:
+            yield "async.stale is mask: a pair cannot be learned from in part; set async.stale to drop"
+        if self.dpp.share and self.relabel == "at_generation" and sampling.temperature != 1:
+            yield (
+                f"sampling.temperature is {sampling.temperature:g}: engines then report log-probs that are not "
+                "the policy's own, and no label can be drawn from them; set algorithm.relabel to at_use, or the "
+                "temperature to 1"
+            )
+        if run.replay:
+            yield f"replay is {run.replay}: sail draws from rows and recorded answers together, which is not supported"
+
+
+class Sail(PairObjective[SailConfig]):
+    """Implements `pair_loss`."""
+
+    def __init__(self, config: SailConfig) -> None:
+        super().__init__(config)
         self.beta = config.beta
-        self.needs_rollouts = config.needs_rollouts
-        self.min_group_size = config.min_group_size
         self._baseline = FIRST_BASELINE if config.baseline == "mean" else 0.0
-
-    def open(self, seed: int, rows_per_step: int) -> None:
-        shares = [self.config.ddp.share, self.config.dpp.share, self.config.dpr.share]
-        self._routes = RouteDraws(seed, rows_per_step, shares)
-        self.routing = self._routes if self.needs_rollouts else None
-
-    def facts_of(self, pair: PreferencePair, is_training: bool) -> dict[str, float]:
-        route, uniform = (DATA, 0.0)
-        if is_training and (route := self._routes.route(pair.prompt.ordinal)) == DDP:
-            uniform = self._routes.uniform(pair.prompt.ordinal)
-        return {"probability": pair.probability, "route": route, "uniform": uniform, "rollout_logp": 0.0}
-
-    def examples(self, groups: Sequence[Group]) -> list[Example]:
-        """Two examples for each group of two answers, the better one first where rewards say so. The groups' ordinals
-        count generated rows only. Groups without two whole answers, or without the scores that should label them, make
-        no pair; the step's metrics count them."""
-        examples: list[Example] = []
-        for unit, group in enumerate(groups):
-            row = self._routes.row_of(group.prompt.ordinal)
-            route = self._routes.route(row)
-            if not _makes_a_pair(group, needs_scores=route == DPR):
-                continue
-            order = [0, 1]
-            if route == DPR:
-                assert group.total_rewards is not None, "scored before it came here"
-                order = [1, 0] if group.total_rewards[0] < group.total_rewards[1] else [0, 1]
-            for index, side in zip(order, (1.0, -1.0), strict=True):
-                completion = group.completions[index]
-                facts = {"probability": 1.0, "route": route, "uniform": self._routes.uniform(row), "side": side}
-                facts["rollout_logp"] = float(completion.logps.sum())
-                versions = np.repeat(
-                    np.array([span.version for span in completion.version_spans], np.int32),
-                    [span.end - span.start for span in completion.version_spans],
-                )
-                mask = np.ones(len(completion.token_ids), np.float32)
-                examples.append(
-                    Example(
-                        group.prompt.token_ids,
-                        completion.token_ids,
-                        loss_mask=mask,
-                        token_versions=versions,
-                        group=row,
-                        unit=unit,
-                        facts=facts,
-                    )
-                )
-        return examples
 
     def pair_loss(self, pairs: Pairs) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """The table at the head of this file."""
@@ -237,6 +216,57 @@ class Sail(PairAlgorithm[SailConfig]):
 
     def load_state(self, state: dict[str, Any]) -> None:
         self._baseline = state["baseline"]
+
+
+class SailExamples(PairExamples):
+    """Pairs of the data with their routes, and pairs made of the policy's answers."""
+
+    def __init__(self, config: SailConfig, seed: int, rows_per_step: int) -> None:
+        shares = [config.ddp.share, config.dpp.share, config.dpr.share]
+        self._routes = RouteDraws(seed, rows_per_step, shares)
+        self.routing = self._routes if config.needs_rollouts else None
+
+    def facts_of(self, pair: PreferencePair, is_training: bool) -> dict[str, float]:
+        route, uniform = (DATA, 0.0)
+        if is_training and (route := self._routes.route(pair.prompt.ordinal)) == DDP:
+            uniform = self._routes.uniform(pair.prompt.ordinal)
+        return {"probability": pair.probability, "route": route, "uniform": uniform, "rollout_logp": 0.0}
+
+    def from_groups(self, groups: Sequence[Group]) -> list[Example]:
+        """Two examples for each group of two answers, the better one first where rewards say so. The groups' ordinals
+        count generated rows only. Groups without two whole answers, or without the scores that should label them, make
+        no pair; the step's metrics count them."""
+        examples: list[Example] = []
+        for unit, group in enumerate(groups):
+            row = self._routes.row_of(group.prompt.ordinal)
+            route = self._routes.route(row)
+            if not _makes_a_pair(group, needs_scores=route == DPR):
+                continue
+            order = [0, 1]
+            if route == DPR:
+                assert group.total_rewards is not None, "scored before it came here"
+                order = [1, 0] if group.total_rewards[0] < group.total_rewards[1] else [0, 1]
+            for index, side in zip(order, (1.0, -1.0), strict=True):
+                completion = group.completions[index]
+                facts = {"probability": 1.0, "route": route, "uniform": self._routes.uniform(row), "side": side}
+                facts["rollout_logp"] = float(completion.logps.sum())
+                versions = np.repeat(
+                    np.array([span.version for span in completion.version_spans], np.int32),
+                    [span.end - span.start for span in completion.version_spans],
+                )
+                mask = np.ones(len(completion.token_ids), np.float32)
+                examples.append(
+                    Example(
+                        group.prompt.token_ids,
+                        completion.token_ids,
+                        loss_mask=mask,
+                        token_versions=versions,
+                        group=row,
+                        unit=unit,
+                        facts=facts,
+                    )
+                )
+        return examples
 
 
 def _makes_a_pair(group: Group, needs_scores: bool) -> bool:

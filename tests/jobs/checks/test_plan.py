@@ -15,8 +15,9 @@ from raylign.jobs.checks.machine import GIB, Gpu, Machine
 from raylign.jobs.checks.memory_estimate import kv_cache_tokens, learner_bytes, read_model_size
 from raylign.jobs.checks.plan import check_before_evaluation, check_before_start, examine_evaluation, examine_training
 from raylign.jobs.cli import run_command_line
+from raylign.jobs.config.evaluate import EvaluateConfig
 from raylign.jobs.config.loading import config_yaml
-from raylign.jobs.config.train import EvaluateConfig, TrainConfig
+from raylign.jobs.config.train import TrainConfig
 from raylign.jobs.init_model import InitModelConfig, init_model
 from raylign.rollout.data.config import DataConfig
 
@@ -121,7 +122,7 @@ def test_an_existing_run_folder_asks_for_resume_or_a_new_name(values: dict[str, 
     (values["folder"] / "metrics.jsonl").touch()
     problem = only_problem(examine(values))
     assert "go on with it by --resume, or choose a new name" in problem
-    assert "not a run folder to resume" in only_problem(examine(values, resume=True))
+    assert "not a folder to resume" in only_problem(examine(values, resume=True))
     (values["folder"] / "config.yaml").write_text(config_yaml(TrainConfig.model_validate(values)))
     assert examine(values, resume=True).problems == []
     assert any("seed: 0 -> 1" in problem for problem in examine(values, resume=True, seed=1).problems)

@@ -10,9 +10,10 @@ import pytest
 from pydantic import BaseModel
 
 from raylign.jobs.checks.doctor import DoctorConfig
+from raylign.jobs.config.evaluate import EvaluateConfig
 from raylign.jobs.config.keys import dotted_keys, models_in
 from raylign.jobs.config.loading import ConfigError, config_yaml, load_config, parse_words, resolve
-from raylign.jobs.config.train import EvaluateConfig, TrainConfig
+from raylign.jobs.config.train import TrainConfig
 from raylign.jobs.init_model import InitModelConfig
 from raylign.jobs.quickstart import QuickstartConfig
 from tests.jobs.stand_ins import config_of_recipe, shipped_recipes

@@ -52,7 +52,7 @@ def answered(rows: PromptSource, row: int) -> Group:
 
 
 def test_every_row_is_there_with_text_weight_and_what_became_of_it(rows: PromptSource, tmp_path: Path) -> None:
-    write_selection(tmp_path, rows, BdrOnlineConfig(filter_rate=0.5), STATE, {4: answered(rows, 4)}, 12)
+    write_selection(tmp_path, rows, BdrOnlineConfig(filter_rate=0.5).selection, STATE, {4: answered(rows, 4)}, 12)
     found = read_selection(tmp_path)
     assert [row["state"] for row in found] == ["kept", "dropped", "dropped", "kept", "regenerated", "kept"]
     assert found[4]["answers"] == [{"text": f"better {EVIL}", "version": 7}]
@@ -75,24 +75,24 @@ def test_every_row_is_there_with_text_weight_and_what_became_of_it(rows: PromptS
 def test_which_rows_count_as_kept(
     rows: PromptSource, tmp_path: Path, algorithm: TwoLevelConfig, kept: set[int]
 ) -> None:
-    write_selection(tmp_path, rows, algorithm, STATE, {}, 1)
+    write_selection(tmp_path, rows, algorithm.selection, STATE, {}, 1)
     assert {row["row"] for row in read_selection(tmp_path) if row["state"] == "kept"} == kept
 
 
 def test_the_top_rows_are_exported_as_they_stood_in_the_data(rows: PromptSource, tmp_path: Path) -> None:
-    write_selection(tmp_path, rows, BdrConfig(export_top_p=0.5), STATE, {}, 1)
+    write_selection(tmp_path, rows, BdrConfig(export_top_p=0.5).selection, STATE, {}, 1)
     lines = [json.loads(line) for line in (tmp_path / "selected.jsonl").read_text().splitlines()]
     assert lines == [rows.mapped_row(row).row for row in (0, 3, 5)]
     assert lines[0]["origin"] == "x"
 
 
 def test_without_top_p_nothing_is_exported(rows: PromptSource, tmp_path: Path) -> None:
-    write_selection(tmp_path, rows, BdrConfig(), STATE, {}, 1)
+    write_selection(tmp_path, rows, BdrConfig().selection, STATE, {}, 1)
     assert not (tmp_path / "selected.jsonl").exists()
 
 
 def test_the_page_shows_both_ends_and_lets_nothing_through(rows: PromptSource, tmp_path: Path) -> None:
-    write_selection(tmp_path, rows, BdrOnlineConfig(filter_rate=0.5), STATE, {4: answered(rows, 4)}, 1)
+    write_selection(tmp_path, rows, BdrOnlineConfig(filter_rate=0.5).selection, STATE, {4: answered(rows, 4)}, 1)
     html = selection_html(tmp_path)
     tags: list[str] = []
     parser = HTMLParser()

@@ -13,9 +13,9 @@ import pytest
 
 from raylign.jobs.config.loading import ConfigError, load_config
 from raylign.jobs.config.train import TrainConfig
+from raylign.jobs.curricula.registry import open_curriculum
 from raylign.jobs.curricula.selection import read_selection
-from raylign.jobs.curricula.two_levels import TwoLevelRows
-from raylign.learners.algorithms.bilevel.two_levels import TwoLevelConfig
+from raylign.jobs.curricula.two_levels import TwoLevelCurriculum
 from raylign.learners.examples.example import Example
 from raylign.rollout.model_folder import load_tokenizer
 from raylign.rollout.sample import Completion, Group, Prompt, VersionSpan
@@ -92,10 +92,12 @@ def values(tmp_path: Path, make_tiny_model: MakeModel) -> dict[str, Any]:
     }
 
 
-def opened(values: dict[str, Any]) -> tuple[TwoLevelRows, Parts]:
-    config, parts = load_config(TrainConfig, [], values), Parts()
-    assert isinstance(config.algorithm, TwoLevelConfig)
-    return TwoLevelRows(config, config.algorithm, load_tokenizer(config.model.path), parts), parts  # type: ignore[arg-type]
+def opened(values: dict[str, Any]) -> tuple[TwoLevelCurriculum, Any]:
+    """The curriculum, and the parts of a run that it may call."""
+    config = load_config(TrainConfig, [], values)
+    curriculum = open_curriculum(config, load_tokenizer(config.model.path))
+    assert isinstance(curriculum, TwoLevelCurriculum)
+    return curriculum, Parts()
 
 
 def facts(examples: list[Example], level: float, fact: str) -> list[float]:
@@ -106,7 +108,7 @@ def test_every_row_is_seen_equally_often_however_long_the_other_set(values: dict
     rows, _ = opened(values)
     seen: Counter[float] = Counter()
     for step in range(10):  # 40 places: four passes over the weighed rows
-        examples = rows.of_step(step)
+        examples = rows.examples(step, [])
         assert len(facts(examples, 0, "row")) == len(facts(examples, 1, "row")) == ROWS_PER_STEP
         seen.update(facts(examples, 1, "row"))
     assert set(seen.values()) == {4}
@@ -116,7 +118,7 @@ def test_every_row_is_seen_equally_often_however_long_the_other_set(values: dict
 def test_both_levels_are_encoded_by_the_same_rules(values: dict[str, Any]) -> None:
     rows, _ = opened(values)
     tokenizer = load_tokenizer(values["model"]["path"])
-    for example in rows.of_step(0):
+    for example in rows.examples(0, []):
         name = "weighed" if example.facts["level"] else "trusted"
         assert tokenizer.decode(example.prompt_ids).startswith(f"{name} ")
         assert tokenizer.decode(example.completion_ids[:-1]).startswith("it is ")
@@ -124,8 +126,8 @@ def test_both_levels_are_encoded_by_the_same_rules(values: dict[str, Any]) -> No
 
 
 def test_held_out_trusted_rows_give_the_upper_loss(values: dict[str, Any]) -> None:
-    rows, _ = opened(values | {"evaluation": {"trusted": values["trusted_data"]}})
-    found = asyncio.run(rows.evaluate())
+    rows, parts = opened(values | {"evaluation": {"trusted": values["trusted_data"]}})
+    found = asyncio.run(rows.evaluate(parts))
     assert found == {"evaluation/loss": pytest.approx(1.0), "evaluation/num_rows": NUM_TRUSTED}
 
 
@@ -134,17 +136,17 @@ def test_rows_of_the_smallest_weights_are_learned_from_by_answers(values: dict[s
     rows, parts = opened(values | {"algorithm": {**algorithm, "online_warmup_steps": 0}})
 
     async def run() -> None:
-        assert (await rows.before_step(0))["refresh/rows"] == 3  # step 1 of the paper's count: 1 − (−1) = 2
-        assert await rows.before_step(1) == {}
-        assert (await rows.before_step(2))["refresh/tokens"] == 12
+        assert (await rows.before_step(0, parts))["refresh/rows"] == 3  # step 1 of the paper's count: 1 − (−1) = 2
+        assert await rows.before_step(1, parts) == {}
+        assert (await rows.before_step(2, parts))["refresh/tokens"] == 12
         rows.save(tmp_path)
-        await rows.write_selection(tmp_path, step=3)
+        await rows.write_results(tmp_path, 3, parts)
 
     asyncio.run(run())
     assert [prompt.row["ask"] for prompt in parts.rollouts.prompts] == ["weighed 7?", "weighed 8?", "weighed 9?"]
     answered = []
     for step in range(3):
-        for example in rows.of_step(step):
+        for example in rows.examples(step, []):
             if example.facts["sampled"]:
                 answered.append(example.facts["row"])
                 assert example.completion_ids.tolist() == [5, 6]
@@ -160,7 +162,7 @@ def test_rows_of_the_smallest_weights_are_learned_from_by_answers(values: dict[s
 
     resumed, _ = opened(values | {"algorithm": {**algorithm, "online_warmup_steps": 0}})
     resumed.load(tmp_path)
-    for before, after in zip(rows.of_step(1), resumed.of_step(1), strict=True):
+    for before, after in zip(rows.examples(1, []), resumed.examples(1, []), strict=True):
         np.testing.assert_array_equal(before.completion_ids, after.completion_ids)
         assert before.facts == after.facts
 
@@ -170,7 +172,7 @@ def test_two_refreshes_draw_with_different_seeds(values: dict[str, Any]) -> None
     rows, parts = opened(values | {"algorithm": algorithm})
 
     async def ordinals(step: int) -> set[int]:
-        await rows.before_step(step)
+        await rows.before_step(step, parts)
         return {prompt.ordinal for prompt in parts.rollouts.prompts}
 
     async def run() -> None:

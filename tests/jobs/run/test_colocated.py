@@ -5,40 +5,41 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from raylign.actors.weights.update import ExportedWeights
 from raylign.jobs.config.loading import load_config
 from raylign.jobs.config.train import TrainConfig
 from raylign.jobs.run.parts import RunParts
 from raylign.jobs.run.roles import shares_gpu
 from raylign.jobs.run.run import Run
-from raylign.learners.algorithms.policy_gradient.grpo import GrpoConfig
-from raylign.learners.algorithms.registry import build_algorithm
+from raylign.jobs.run.stop_request import StopRequest
 
 
-class Recorder:
+class NotedDown:
     """Any awaitable verb, noted down."""
 
     def __init__(self, name: str, calls: list[str]) -> None:
         self._name, self._calls = name, calls
 
     def __getattr__(self, verb: str) -> Any:
-        async def called(*arguments: Any) -> dict[str, float]:
+        async def called(*arguments: Any) -> Any:
             self._calls.append(f"{self._name} {verb}")
-            return {}
+            return ExportedWeights(1, (), 0.0) if verb == "export" else {}
 
         return called
 
 
-def run_with_recorders(calls: list[str]) -> Run:
-    run = Run.__new__(Run)
-    run.config = load_config(TrainConfig, [], {"rewards": [{"name": "exact"}]})
-    run.deterministic = False
-    run.algorithm = build_algorithm(GrpoConfig())
-    parts = run.parts = RunParts(run.config, run.algorithm)
-    parts.learner, parts.rollouts, parts.publisher, run._flow = (  # type: ignore[assignment]
-        Recorder(name, calls) for name in ("learner", "engines", "publisher", "log")
+def run_noted_down(calls: list[str]) -> Run:
+    """A run without Ray: its parts and its flow only say what they are asked."""
+    config = load_config(TrainConfig, [], {"rewards": [{"name": "exact"}]})
+    parts = RunParts(config)
+    parts.learner, parts.rollouts, parts.publisher = (  # type: ignore[assignment]
+        NotedDown(name, calls) for name in ("learner", "engines", "publisher")
     )
     parts.takes_turns = True
-    run._delivery, run._weight_metrics, run._times_s = None, {}, {}
+    unused: Any = None
+    run = Run(config, unused, parts, unused, unused, unused, unused, StopRequest(print))
+    flow: Any = NotedDown("log", calls)
+    run.flow_through(flow)
     return run
 
 
@@ -46,15 +47,13 @@ def test_the_gpu_changes_hands_around_every_step() -> None:
     calls: list[str] = []
 
     async def step() -> None:
-        run = run_with_recorders(calls)
-        await run.next_batch(0)
+        run = run_noted_down(calls)
         await run.update([], version=0)
         await run.publish_weights(version=1)
 
     asyncio.run(step())
     assert calls == [
-        "log next",  # the last group is in: nothing runs on the engine any more
-        "engines sleep",
+        "engines sleep",  # the last group is in: nothing runs on the engine any more
         "learner reload",
         "publisher before_learning",
         "learner update",

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pytest
 
+from raylign.actors.handles import LocalHandle
 from raylign.jobs.config.loading import load_config
 from raylign.jobs.config.train import TrainConfig
-from raylign.jobs.run.step_batches import ExhaustedError, Leased, StepBatch, StepBatches, StuckError, mask_too_old
-from raylign.learners.algorithms.registry import build_algorithm
+from raylign.jobs.curricula.prompts import PromptCurriculum
+from raylign.jobs.run.step_batches import ExhaustedError, StepBatch, StepBatches, StuckError, mask_too_old
 from raylign.learners.examples.example import Example
+from raylign.rollout.experience.schema import batch_to_message, groups_to_batch
+from raylign.rollout.experience.types import Lease
 from raylign.rollout.sample import Completion, Group, Prompt, VersionSpan
 
 
@@ -35,26 +38,47 @@ def group(ordinal: int, versions: Sequence[int] = (0, 0), rewards: Sequence[floa
 
 @dataclass
 class Recorded:
-    """A source that serves a list, and remembers what it was told."""
+    """A log that serves a list, and remembers what it was told."""
 
     groups: list[Group]
     filtered: list[int] = field(default_factory=list)
     dropped: list[int] = field(default_factory=list)
     _next: int = 0
 
-    async def lease(self, count: int, step: int, wait_s: float) -> Leased | None:
+    async def lease(self, count: int, lease_s: float, step: int, wait_s: float) -> Lease | None:
         if self._next + count > len(self.groups):
             return None
-        offsets = list(range(self._next, self._next + count))
+        offsets = tuple(range(self._next, self._next + count))
         self._next += count
-        return Leased(lease_id=str(self._next), groups=[self.groups[offset] for offset in offsets], offsets=offsets)
+        message = batch_to_message(groups_to_batch([self.groups[offset] for offset in offsets]))
+        return Lease(str(self._next), step, offsets, message, np.ones(count, np.float32))
 
     async def mark_filtered(self, offsets: Sequence[int], step: int) -> None:
         self.filtered += offsets
 
-    async def mark_dropped(self, offsets: Sequence[int], step: int) -> list[int]:
+    async def mark_dropped(self, offsets: Sequence[int], reason: str, step: int) -> list[int]:
         self.dropped += offsets
         return [self.groups[offset].prompt.ordinal for offset in offsets]
+
+
+@dataclass
+class Quiet:
+    """A supply of groups that does nothing by itself."""
+
+    reissued: list[int] = field(default_factory=list)
+    cannot_move: bool = False
+    failure: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+    def reissue(self, ordinals: Iterable[int]) -> None:
+        self.reissued += ordinals
+
+    def state(self) -> str:
+        return "all is quiet"
+
+
+def curriculum_of(settings: TrainConfig) -> PromptCurriculum:
+    """Without rows: groups are given."""
+    return PromptCurriculum(settings, None, settings.algorithm.build_examples())  # type: ignore[arg-type]
 
 
 def config(algorithm: dict[str, Any] | None = None, **sections: Any) -> TrainConfig:
@@ -68,14 +92,13 @@ def config(algorithm: dict[str, Any] | None = None, **sections: Any) -> TrainCon
 
 
 def gather(
-    source: Recorded, settings: TrainConfig, step: int = 0, reissued: list[int] | None = None, stuck: str | None = None
+    log: Recorded, settings: TrainConfig, step: int = 0, reissued: list[int] | None = None, stuck: bool = False
 ) -> StepBatch:
-    again: list[int] = [] if reissued is None else reissued
-    algorithm = build_algorithm(settings.algorithm, settings.asynchrony.max_staleness)
-    batches = StepBatches(
-        source, algorithm, settings, reissue=again.extend, why_stuck=lambda: stuck, state=lambda: "all is quiet"
-    )
-    return asyncio.run(batches.next(step))
+    async def gathered() -> StepBatch:
+        supply = Quiet([] if reissued is None else reissued, cannot_move=stuck)
+        return await StepBatches(LocalHandle(log), supply, curriculum_of(settings), settings).next(step)
+
+    return asyncio.run(gathered())
 
 
 def test_a_step_trains_the_first_groups_of_the_log() -> None:
@@ -140,8 +163,8 @@ def test_dynamic_sampling_may_go_on_with_fewer() -> None:
 
 
 def test_whoever_would_wait_for_ever_is_told_why() -> None:
-    with pytest.raises(StuckError, match=r"step 1 cannot get its 2 groups, because nothing runs"):
-        gather(Recorded([]), config(), stuck="nothing runs")
+    with pytest.raises(StuckError, match="step 1 cannot get its 2 groups, because nothing can start: all is quiet"):
+        gather(Recorded([]), config(), stuck=True)
 
 
 def test_a_wait_beyond_the_deadline_says_where_things_stand() -> None:
@@ -156,3 +179,13 @@ def test_masking_touches_nothing_inside_the_bound() -> None:
     masked, num_masked = mask_too_old([example], step=5, max_staleness=2)
     assert masked[0] is example
     assert num_masked == 0
+
+
+def test_whoever_waits_for_groups_gets_the_error_of_the_engines() -> None:
+    async def gathered() -> None:
+        supply = Quiet()
+        supply.failure.set_exception(RuntimeError("the last engine is gone"))
+        await StepBatches(LocalHandle(Recorded([])), supply, curriculum_of(config()), config()).next(0)
+
+    with pytest.raises(RuntimeError, match="the last engine is gone"):
+        asyncio.run(gathered())

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from raylign.learners.algorithms.base import Algorithm
-from raylign.learners.algorithms.registry import AnyAlgorithmConfig, build_algorithm
+from raylign.learners.algorithms.base import Objective
+from raylign.learners.algorithms.registry import AnyAlgorithmConfig
 from raylign.learners.examples.example import Example
 from raylign.learners.examples.micro_batch import make_micro_batch, normalizers_of
 from raylign.rollout.sample import Completion, Group, Prompt, VersionSpan
@@ -44,21 +44,21 @@ def group_a() -> Group:
     )
 
 
-def examples_a(algorithm: Algorithm) -> list[Example]:
+def examples_a(config: AnyAlgorithmConfig, objective: Objective) -> list[Example]:
     """With log-probs filled and advantages final, as the learner does it."""
-    made = algorithm.examples([group_a()])
+    made = config.build_examples().from_groups([group_a()])
     made = [
         replace(example, old_logps=array(old), reference_logps=array(reference))
         for example, old, reference in zip(made, OLD, REFERENCE, strict=True)
     ]
-    return algorithm.complete(made)
+    return objective.complete(made)
 
 
 def loss_a(config: AnyAlgorithmConfig, max_staleness: int = 0, **changes: Any) -> tuple[float, dict[str, float]]:
     """Loss at π_θ, and metrics; `changes` replace fields of every example."""
-    algorithm = build_algorithm(config, max_staleness)
-    made = [replace(example, **changes) for example in examples_a(algorithm)]
+    objective = config.build_objective(max_staleness)
+    made = [replace(example, **changes) for example in examples_a(config, objective)]
     batch = make_micro_batch(made, range(4), "padded")
     logps = torch.tensor([value for row in LOGPS for value in row])
-    value, metrics = algorithm.loss(logps, torch.zeros(12), batch, normalizers_of(made))
+    value, metrics = objective.loss(logps, torch.zeros(12), batch, normalizers_of(made))
     return value.item(), {key: metric.item() for key, metric in metrics.items()}

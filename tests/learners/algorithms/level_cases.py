@@ -12,21 +12,15 @@ import torch
 
 from raylign.learners.algorithms.bilevel.bdr import BdrConfig
 from raylign.learners.algorithms.bilevel.bdr_online import BdrOnlineConfig
-from raylign.learners.algorithms.bilevel.level_rows import (
-    WeighedRow,
-    WeighedRows,
-    trusted_examples,
-    weighed_examples,
-    with_old_logps,
-)
 from raylign.learners.algorithms.bilevel.selector import SelectorConfig
-from raylign.learners.algorithms.bilevel.two_levels import TwoLevelAlgorithm
-from raylign.learners.algorithms.registry import AnyAlgorithmConfig
+from raylign.learners.algorithms.bilevel.two_levels import TwoLevelConfig, TwoLevelObjective
+from raylign.learners.algorithms.facts import RunRows
 from raylign.learners.examples.example import Example
+from raylign.learners.examples.rows import Demonstration, WeighedRow
 from raylign.rollout.sample import Completion, PreferencePair, Prompt, VersionSpan
 
 SELECTOR = SelectorConfig(learning_rate=0.1, adam_epsilon=1.0)
-LEVEL_ALGORITHMS: dict[str, AnyAlgorithmConfig] = {
+LEVEL_ALGORITHMS: dict[str, TwoLevelConfig] = {
     "bdr": BdrConfig(selector=SELECTOR),
     "bdr_gate": BdrConfig(gate=True, filter_rate=0.4, selector=SELECTOR),
     "bdr_dpo": BdrConfig(upper="dpo", selector=SELECTOR),
@@ -36,7 +30,7 @@ LEVEL_ALGORITHMS: dict[str, AnyAlgorithmConfig] = {
 NUM_ROWS = 20
 
 
-def level_examples(algorithm: TwoLevelAlgorithm[Any]) -> list[Example]:
+def level_examples(config: TwoLevelConfig) -> list[Example]:
     """Five trusted rows or pairs, eight weighed rows; of those two have answers where the algorithm takes them."""
     rng = np.random.default_rng(5)
 
@@ -48,19 +42,21 @@ def level_examples(algorithm: TwoLevelAlgorithm[Any]) -> list[Example]:
         logps = -rng.exponential(3.0, len(token_ids)).astype(np.float32)
         return Completion(token_ids, logps, (VersionSpan(0, 0, len(token_ids)),), "stop", "x")
 
-    if algorithm.config.upper == "sft":
-        above = trusted_examples([(ids(1, 9), ids(1, 14)) for _ in range(5)])
+    above: list[Demonstration | PreferencePair] = []
+    if config.upper == "sft":
+        above += [(ids(1, 9), ids(1, 14)) for _ in range(5)]
     else:
         prompts = [Prompt(str(number), number, "", ids(1, 9)) for number in range(5)]
-        above = trusted_examples([PreferencePair(prompt, ids(1, 14), ids(1, 14), "", "", 0.9) for prompt in prompts])
-    answers = {2: (answer(), answer(), answer()), 5: (answer(),)} if algorithm.keeps_old_logps else {}
+        above += [PreferencePair(prompt, ids(1, 14), ids(1, 14), "", "", 0.9) for prompt in prompts]
+    answers = {2: (answer(), answer(), answer()), 5: (answer(),)} if config.refresh else {}
     rows = [WeighedRow(2 * entry, ids(1, 9), ids(1, 40), answers.get(entry)) for entry in range(8)]
-    made = above + weighed_examples(rows)
-    return with_old_logps(made) if algorithm.keeps_old_logps else made
+    return config.build_examples().from_levels(above, rows)
 
 
-def weigh(algorithm: TwoLevelAlgorithm[Any]) -> None:
-    """A selector that has learned something."""
-    algorithm.weigh(WeighedRows(NUM_ROWS, "a", rows_per_step=8, num_steps=4))
+def weighing(config: TwoLevelConfig) -> TwoLevelObjective[Any]:
+    """With a selector that has learned something."""
+    objective = config.build_objective(rows=RunRows(NUM_ROWS, "a", rows_per_step=8, num_steps=4))
+    assert isinstance(objective, TwoLevelObjective)
     with torch.no_grad():
-        algorithm.selector.logits.copy_(torch.from_numpy(np.random.default_rng(6).normal(0, 1, NUM_ROWS)))
+        objective.selector.logits.copy_(torch.from_numpy(np.random.default_rng(6).normal(0, 1, NUM_ROWS)))
+    return objective

@@ -10,8 +10,8 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from raylign.learners.algorithms.policy_gradient.grpo import Grpo, GrpoConfig
-from raylign.learners.algorithms.registry import AlgorithmConfig, build_algorithm
-from raylign.learners.algorithms.sft import Sft, SftConfig, demonstration_examples
+from raylign.learners.algorithms.registry import AlgorithmConfig
+from raylign.learners.algorithms.sft import Sft, SftConfig
 from raylign.rollout.sample import Completion, Group, Prompt, StopReason
 
 
@@ -30,7 +30,7 @@ def group(rewards: list[float], completions: list[Completion]) -> Group:
 
 
 def test_every_token_of_a_completion_gets_its_group_advantage() -> None:
-    examples = Grpo(GrpoConfig()).examples([group([1, 0], [completion(3), completion(2)])])
+    examples = GrpoConfig().build_examples().from_groups([group([1, 0], [completion(3), completion(2)])])
     assert examples[0].advantages == pytest.approx([0.70710678] * 3, rel=1e-5)
     assert examples[1].advantages == pytest.approx([-0.70710678] * 2, rel=1e-5)
     assert examples[0].prompt_ids.tolist() == [1, 2]
@@ -38,26 +38,26 @@ def test_every_token_of_a_completion_gets_its_group_advantage() -> None:
 
 def test_failed_completions_carry_no_loss() -> None:
     completions = [completion(1), completion(1), completion(1), completion(1, "aborted")]
-    examples = Grpo(GrpoConfig()).examples([group([1, 0, np.nan, 0], completions)])
+    examples = GrpoConfig().build_examples().from_groups([group([1, 0, np.nan, 0], completions)])
     assert [example.loss_mask.item() for example in examples] == [1, 1, 0, 0]
 
 
 def test_truncated_completions_are_masked_only_when_asked() -> None:
     groups = [group([1, 0], [completion(2), completion(2, "length")])]
     for asked in (False, True):
-        examples = Grpo(GrpoConfig(mask_truncated=asked)).examples(groups)
+        examples = GrpoConfig(mask_truncated=asked).build_examples().from_groups(groups)
         assert bool(examples[1].loss_mask.any()) is not asked
 
 
 def test_equal_groups_and_groups_without_completions() -> None:
-    examples = Grpo(GrpoConfig()).examples([group([1, 1], [completion(2)] * 2), group([], [])])
+    examples = GrpoConfig().build_examples().from_groups([group([1, 1], [completion(2)] * 2), group([], [])])
     assert all(example.advantages is not None and not example.advantages.any() for example in examples)
 
 
 def test_unscored_group_is_an_error_that_names_the_prompt() -> None:
     unscored = Group(Prompt("p7", 0, "", np.array([1], np.int32)), (completion(1),))
     with pytest.raises(ValueError, match="p7"):
-        Grpo(GrpoConfig()).examples([unscored])
+        GrpoConfig().build_examples().from_groups([unscored])
 
 
 def test_the_reference_is_needed_only_for_kl() -> None:
@@ -74,17 +74,19 @@ def test_norm_constant_goes_with_its_aggregation() -> None:
 
 
 def test_demonstrations_become_examples() -> None:
-    [example] = demonstration_examples([(np.array([1, 2]), np.array([3, 4, 5]))])
+    [example] = SftConfig().build_examples().from_demonstrations([(np.array([1, 2]), np.array([3, 4, 5]))])
     assert example.loss_mask.tolist() == [1, 1, 1]
     assert example.rollout_logps is None
     with pytest.raises(ValueError, match="demonstration 1"):
-        demonstration_examples([(np.array([1]), np.array([2])), (np.array([1]), np.array([]))])
+        SftConfig().build_examples().from_demonstrations(
+            [(np.array([1]), np.array([2])), (np.array([1]), np.array([]))]
+        )
 
 
 def test_the_registry_builds_by_name() -> None:
     grpo = Run.model_validate({"algorithm": {"name": "grpo", "kl_coef": 0.1}}).algorithm
-    assert isinstance(build_algorithm(grpo), Grpo)
-    assert isinstance(build_algorithm(SftConfig()), Sft)
+    assert isinstance(grpo.build_objective(), Grpo)
+    assert isinstance(SftConfig().build_objective(), Sft)
 
 
 def test_an_unknown_algorithm_is_answered_with_the_nearest_name() -> None:

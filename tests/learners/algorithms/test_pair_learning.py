@@ -4,40 +4,40 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from raylign.learners.algorithms.preference.dpo import DpoConfig
-from raylign.learners.algorithms.preference.pairs import PairAlgorithm
+from raylign.learners.algorithms.preference.pairs import PairConfig, PairObjective
 from raylign.learners.algorithms.preference.reward_model import RewardModelTrainingConfig
 from raylign.learners.algorithms.preference.sail import SailConfig
 from raylign.learners.algorithms.preference.sail_routing import DATA, DDP, DPP, DPR, RouteDraws
-from raylign.learners.algorithms.registry import AnyAlgorithmConfig, build_algorithm
+from raylign.learners.algorithms.registry import AnyAlgorithmConfig
 from raylign.learners.engines.config import LearnerConfig
 from raylign.learners.engines.deepspeed_engine import NonFiniteError
+from raylign.learners.examples.example import Example
 from raylign.learners.examples.micro_batch import micro_batches, plan_for, shard, units_of
 from raylign.learners.learner import Learner
+from raylign.rollout.sample import PreferencePair
 from tests.learners.algorithms.pair_cases import random_groups, random_pairs
 
 SETTINGS = LearnerConfig(learning_rate=1e-2, threads_per_rank=1)
 
 
 def learner_of(config: AnyAlgorithmConfig, model: Path, out: Path, cache: Path | None = None) -> Learner:
-    algorithm = build_algorithm(config)
-    algorithm.open(0, 7)
-    return Learner(SETTINGS, str(model), algorithm, 1.0, 4, 0, out, 0, cache)
+    return Learner(SETTINGS, str(model), config.build_objective(), 1.0, 4, 0, out, 0, cache)
 
 
-def pair_algorithm(learner: Learner) -> PairAlgorithm[Any]:
-    assert isinstance(learner.algorithm, PairAlgorithm)
-    return learner.algorithm
+def pair_examples(learner: Learner, pairs: list[PreferencePair], is_training: bool = True) -> list[Example]:
+    assert isinstance(learner.algorithm, PairObjective)
+    config: PairConfig = learner.algorithm.config
+    return config.build_examples(0, 7).from_pairs(pairs, is_training)
 
 
 def trained(learner: Learner, updates: int = 2) -> tuple[list[dict[str, float]], np.ndarray]:
-    examples = pair_algorithm(learner).pair_examples(random_pairs())
+    examples = pair_examples(learner, random_pairs())
     metrics = [learner.update(examples) for _ in range(updates)]
     return metrics, np.concatenate([tensor.flatten().numpy() for _, tensor in learner.weights()])
 
@@ -78,7 +78,7 @@ def test_a_loss_that_overflows_names_the_rows_and_stops_before_the_optimizer_mov
     pairs = random_pairs()
     pairs[4] = replace(pairs[4], probability=float("inf"))
     with pytest.raises(NonFiniteError, match=r"loss not finite at optimizer step 0.*\(rows .*\b4\b"):
-        learner.update(pair_algorithm(learner).pair_examples(pairs))
+        learner.update(pair_examples(learner, pairs))
     assert np.array_equal(before, np.concatenate([tensor.flatten().numpy() for _, tensor in learner.weights()]))
     assert list((tmp_path / "debug").iterdir()), "the batch is saved"
 
@@ -86,7 +86,7 @@ def test_a_loss_that_overflows_names_the_rows_and_stops_before_the_optimizer_mov
 def test_held_out_pairs_are_evaluated_without_a_step(tiny_model: Path, tmp_path: Path) -> None:
     learner = learner_of(DpoConfig(), tiny_model, tmp_path)
     before = np.concatenate([tensor.flatten().numpy().copy() for _, tensor in learner.weights()])
-    metrics = learner.evaluate(pair_algorithm(learner).pair_examples(random_pairs(), is_training=False))
+    metrics = learner.evaluate(pair_examples(learner, random_pairs(), is_training=False))
     assert metrics["learner/loss"] == pytest.approx(np.log(2), rel=1e-5)
     after = np.concatenate([tensor.flatten().numpy() for _, tensor in learner.weights()])
     assert np.array_equal(before, after)
@@ -107,14 +107,12 @@ def test_a_reward_model_is_saved_so_that_transformers_gives_the_same_scores(tiny
     whole = torch.tensor(np.concatenate([pair.prompt.token_ids, pair.chosen_ids])).long()[None]
     with torch.no_grad():
         expected = model.score(model.model(whole).last_hidden_state[0, -1]).item()
-    example = pair_algorithm(learner).pair_examples([pair])[0]
+    example = pair_examples(learner, [pair])[0]
     assert learner.logprobs([example])[0][-1] == pytest.approx(expected, rel=1e-4)
 
 
 def test_pairs_stay_together_in_every_split() -> None:
-    algorithm = build_algorithm(DpoConfig())
-    assert isinstance(algorithm, PairAlgorithm)
-    examples = algorithm.pair_examples(random_pairs(9))
+    examples = DpoConfig().build_examples().from_pairs(random_pairs(9))
     for layout in ("padded", "packed"):
         for ranks in (1, 2, 3):
             shares = [shard(examples, rank, ranks) for rank in range(ranks)]
@@ -146,10 +144,8 @@ def test_generated_rows_are_numbered_by_themselves_and_none_is_lost() -> None:
 
 def test_rewards_decide_which_answer_of_the_policy_is_the_better_one() -> None:
     config = SailConfig.model_validate({"dpr": {"share": 0.9, "coefficient": 0.3}})
-    algorithm = build_algorithm(config)
-    algorithm.open(0, 12)
     groups = random_groups(4)
-    examples = algorithm.examples(groups)
+    examples = config.build_examples(0, 12).from_groups(groups)
     for number, group in enumerate(groups):
         better = 1 if number % 2 else 0  # fixture: the second answer of odd groups; ties keep their order
         chosen = next(e for e in examples if e.unit == number and e.facts["side"] > 0)
@@ -158,25 +154,23 @@ def test_rewards_decide_which_answer_of_the_policy_is_the_better_one() -> None:
 
 
 def test_groups_without_two_whole_scored_answers_make_no_pair() -> None:
-    algorithm = build_algorithm(SailConfig.model_validate({"dpr": {"share": 0.9, "coefficient": 0.3}}))
-    algorithm.open(0, 12)
+    config = SailConfig.model_validate({"dpr": {"share": 0.9, "coefficient": 0.3}})
     whole, unscored, empty, aborted = random_groups(4)
     unscored = replace(unscored, total_rewards=np.array([np.nan, 1.0], np.float32))
     empty = replace(empty, completions=(), total_rewards=None)
     first, second = aborted.completions
     aborted = replace(aborted, completions=(first, replace(second, stop_reason="aborted")))
-    examples = algorithm.examples([whole, unscored, empty, aborted])
+    examples = config.build_examples(0, 12).from_groups([whole, unscored, empty, aborted])
     assert [example.unit for example in examples] == [0, 0]
 
 
 def test_the_baseline_follows_and_is_kept_in_checkpoints() -> None:
     config = SailConfig.model_validate({"dpr": {"share": 0.5, "coefficient": 0.3}, "baseline": "mean"})
-    algorithm = build_algorithm(config)
-    algorithm.open(0, 12)
-    examples = algorithm.examples(random_groups(2))
+    algorithm = config.build_objective()
+    examples = config.build_examples(0, 12).from_groups(random_groups(2))
     algorithm.after_step(examples, [-1.0] * len(examples))
     expected = 0.9 * np.log(0.5) + 0.1 * -1.0
     assert algorithm.state()["baseline"] == pytest.approx(expected)
-    other = build_algorithm(config)
+    other = config.build_objective()
     other.load_state(algorithm.state())
     assert other.state() == algorithm.state()

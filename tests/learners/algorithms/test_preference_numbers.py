@@ -269,4 +269,4 @@ def test_pairs_of_another_n_are_refused() -> None:
 
     pairs = [replace(random_pairs(1)[0], num_drawn=4)]
     with pytest.raises(ValueError, match=r"best and worst of 4 samples, but algorithm\.n is 8"):
-        Bonbon(BonbonConfig(n=8)).pair_examples(pairs)
+        BonbonConfig(n=8).build_examples().from_pairs(pairs)

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from raylign.learners.algorithms.policy_gradient.cispo import CispoConfig
-from raylign.learners.algorithms.policy_gradient.dapo import Dapo, DapoConfig
+from raylign.learners.algorithms.policy_gradient.dapo import DapoConfig
 from raylign.learners.algorithms.policy_gradient.dr_grpo import DrGrpoConfig
 from raylign.learners.algorithms.policy_gradient.grpo import GrpoConfig
 from raylign.learners.algorithms.policy_gradient.gspo import GspoConfig
-from raylign.learners.algorithms.policy_gradient.reinforce_plus_plus import ReinforcePlusPlus, ReinforcePlusPlusConfig
+from raylign.learners.algorithms.policy_gradient.reinforce_plus_plus import ReinforcePlusPlusConfig
 from raylign.learners.algorithms.policy_gradient.rloo import RlooConfig
-from raylign.learners.algorithms.registry import AnyAlgorithmConfig, build_algorithm
+from raylign.learners.algorithms.registry import AnyAlgorithmConfig
 from raylign.learners.examples.from_groups import OverlongConfig, overlong_penalty
 from raylign.learners.examples.micro_batch import make_micro_batch, normalizers_of
 from raylign.learners.losses.advantages import group_advantages, leave_one_out, returns_with_kl, whitened
@@ -106,8 +106,8 @@ def test_gspo_gradient_of_a_token_is_the_advantage_times_the_ratio_over_the_leng
 
 def test_cispo_and_rloo_push_every_token() -> None:
     for config in (CispoConfig(ratio_cap=1.0), RlooConfig()):
-        algorithm = build_algorithm(config)
-        made = examples_a(algorithm)
+        algorithm = config.build_objective()
+        made = examples_a(config, algorithm)
         logps = flat(LOGPS).requires_grad_()
         batch = make_micro_batch(made, range(4), "padded")
         algorithm.loss(logps, torch.zeros(12), batch, normalizers_of(made))[0].backward()
@@ -127,8 +127,10 @@ def test_reinforce_plus_plus_returns_and_whitening() -> None:
     assert everything.mean() == pytest.approx(0.417250, abs=1e-6)
     assert everything.var() == pytest.approx(0.160072, abs=1e-6)
     assert whitened(returns, ones)[0] == pytest.approx([1.464044, 1.461545, 1.454046], abs=1e-5)
-    algorithm = ReinforcePlusPlus(ReinforcePlusPlusConfig(kl_coef=0.01))
-    assert examples_a(algorithm)[0].advantages == pytest.approx([1.464044, 1.461545, 1.454046], abs=1e-5)
+    config = ReinforcePlusPlusConfig(kl_coef=0.01)
+    assert examples_a(config, config.build_objective())[0].advantages == pytest.approx(
+        [1.464044, 1.461545, 1.454046], abs=1e-5
+    )
 
 
 def one_token_group(rewards: list[float]) -> Group:
@@ -138,9 +140,10 @@ def one_token_group(rewards: list[float]) -> Group:
 
 
 def test_reinforce_plus_plus_baseline_takes_group_means_out_first() -> None:
-    algorithm = ReinforcePlusPlus(ReinforcePlusPlusConfig(baseline=True))
+    config = ReinforcePlusPlusConfig(baseline=True)
     groups = [one_token_group([1, 0, 0, 1]), one_token_group([0, 0, 0, 1])]
-    found = [example.advantages.item() for example in algorithm.complete(algorithm.examples(groups))]  # type: ignore[union-attr]
+    completed = config.build_objective().complete(config.build_examples().from_groups(groups))
+    found = [example.advantages.item() for example in completed]  # type: ignore[union-attr]
     assert found[:4] == pytest.approx([1.069045, -1.069045, -1.069045, 1.069045], abs=1e-5)
     assert found[4:] == pytest.approx([-0.534522, -0.534522, -0.534522, 1.603567], abs=1e-5)
 
@@ -198,7 +201,7 @@ def test_overlong_penalty_grows_in_a_line() -> None:
 
 def test_dynamic_sampling_keeps_groups_with_spread() -> None:
     rows: list[list[float]] = [[1, 1, 1, 1], [0, 0, 0, 0], [1, 0, 1, 0], [0.5, 0.5, 0.5, 0.5], [0, 0, 0, 1]]
-    algorithm = Dapo(DapoConfig())
+    algorithm = DapoConfig().build_examples()
     assert [number for number, row in enumerate(rows) if algorithm.accepts(one_token_group(row))] == [2, 4]
 
 

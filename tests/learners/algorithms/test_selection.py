@@ -8,11 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from raylign.learners.algorithms.bilevel.bdr import Bdr, BdrConfig
-from raylign.learners.algorithms.bilevel.bdr_online import BdrOnline, BdrOnlineConfig, importance_ratios, refresh_is_due
+from raylign.learners.algorithms.bilevel.bdr import BdrConfig
+from raylign.learners.algorithms.bilevel.bdr_online import BdrOnlineConfig, importance_ratios
 from raylign.learners.algorithms.bilevel.level_rows import (
-    WeighedRow,
-    WeighedRows,
     trusted_examples,
     weighed_examples,
     with_old_logps,
@@ -20,16 +18,20 @@ from raylign.learners.algorithms.bilevel.level_rows import (
 from raylign.learners.algorithms.bilevel.selector import (
     Selector,
     SelectorConfig,
+    row_weights,
+    selector_gradient,
+)
+from raylign.learners.algorithms.bilevel.two_levels import TwoLevelConfig, TwoLevelObjective, upper_share
+from raylign.learners.algorithms.facts import RunRows
+from raylign.learners.examples.example import Example
+from raylign.learners.examples.micro_batch import make_micro_batch, normalizers_of
+from raylign.learners.examples.row_shares import (
     bottom_rows,
     gate,
     num_passing,
-    row_weights,
-    selector_gradient,
     top_rows,
 )
-from raylign.learners.algorithms.bilevel.two_levels import TwoLevelAlgorithm, upper_share
-from raylign.learners.examples.example import Example
-from raylign.learners.examples.micro_batch import make_micro_batch, normalizers_of
+from raylign.learners.examples.rows import WeighedRow
 from raylign.rollout.sample import Completion, PreferencePair, Prompt, VersionSpan
 
 LOGITS = [0.5, -0.2, 0.0, 1.0, -1.0, 0.3]
@@ -37,12 +39,13 @@ BATCH = [0, 3, 4, 1]
 LOSSES = [1.2, 0.8, 2.5, 1.5]
 UPPER_LOSS = 0.9
 WEIGHTS = [1.251643, 0.621548, 0.759160, 2.063611, 0.279279, 1.024759]
-ROWS = WeighedRows(num_rows=6, fingerprint="a", rows_per_step=4, num_steps=10)
+ROWS = RunRows(num_rows=6, fingerprint="a", rows_per_step=4, num_steps=10)
 IDS = np.array([1, 2], np.int32)
 
 
-def fixture_a(algorithm: TwoLevelAlgorithm) -> TwoLevelAlgorithm:  # type: ignore[type-arg]
-    algorithm.weigh(ROWS)
+def fixture_a(config: TwoLevelConfig) -> TwoLevelObjective:  # type: ignore[type-arg]
+    algorithm = config.build_objective(rows=ROWS)
+    assert isinstance(algorithm, TwoLevelObjective)
     with torch.no_grad():
         algorithm.selector.logits.copy_(torch.tensor(LOGITS))
     return algorithm
@@ -54,7 +57,7 @@ def examples_a() -> list[Example]:
     return trusted_examples([(IDS, one)]) + weighed_examples([WeighedRow(row, IDS, one) for row in BATCH])
 
 
-def loss_of(algorithm: TwoLevelAlgorithm, examples: list[Example], logps: torch.Tensor) -> torch.Tensor:  # type: ignore[type-arg]
+def loss_of(algorithm: TwoLevelObjective, examples: list[Example], logps: torch.Tensor) -> torch.Tensor:  # type: ignore[type-arg]
     batch = make_micro_batch(examples, range(len(examples)), "packed")
     loss, _ = algorithm.loss(logps, torch.zeros_like(logps), batch, normalizers_of(examples))
     return loss
@@ -74,7 +77,7 @@ def test_a_fresh_selector_weighs_all_rows_the_same(activation: str, expected: fl
 
 
 def test_weights_multiply_the_losses_of_bdr() -> None:  # 2
-    algorithm = fixture_a(Bdr(BdrConfig()))
+    algorithm = fixture_a(BdrConfig())
     completed = algorithm.complete(examples_a())
     logps = -torch.tensor([UPPER_LOSS, *LOSSES])
     assert float(loss_of(algorithm, completed, logps)) == pytest.approx(1.047923, abs=1e-6)
@@ -94,7 +97,7 @@ def test_the_gradient_of_the_selector_is_dense_and_adds_up_to_nothing() -> None:
 
 
 def test_one_adam_step_of_the_selector() -> None:  # 4
-    algorithm = fixture_a(Bdr(BdrConfig(selector=SelectorConfig(learning_rate=0.1))))
+    algorithm = fixture_a(BdrConfig(selector=SelectorConfig(learning_rate=0.1)))
     completed = algorithm.complete(examples_a())
     algorithm.after_step(completed, [UPPER_LOSS, *LOSSES])
     np.testing.assert_allclose(algorithm.selector.state()["logits"], [0.4, -0.3, 0.1, 0.9, -1.1, 0.4], atol=1e-5)
@@ -102,9 +105,9 @@ def test_one_adam_step_of_the_selector() -> None:  # 4
     np.testing.assert_allclose(algorithm.selector.weights(), expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("algorithm", [Bdr(BdrConfig(gate=True, filter_rate=0.25)), None])
-def test_the_gate_divides_by_the_batch_and_not_by_the_rows_that_pass(algorithm: Bdr | None) -> None:  # 5
-    gated: TwoLevelAlgorithm = fixture_a(algorithm or BdrOnline(BdrOnlineConfig(filter_rate=0.25)))  # type: ignore[type-arg]
+@pytest.mark.parametrize("config", [BdrConfig(gate=True, filter_rate=0.25), BdrOnlineConfig(filter_rate=0.25)])
+def test_the_gate_divides_by_the_batch_and_not_by_the_rows_that_pass(config: TwoLevelConfig) -> None:  # 5
+    gated = fixture_a(config)
     assert gate([WEIGHTS[row] for row in BATCH], 0.25) == [1, 1, 0, 1]
     completed = with_old_logps(gated.complete(examples_a()))
     logps = -torch.tensor([UPPER_LOSS, *LOSSES])
@@ -147,7 +150,7 @@ def completion(old_logps: list[float], version: int = 3) -> Completion:
 def test_an_answer_is_weighed_by_clamped_ratios(
     logps: list[float], old_logps: list[float], ratios: list[float], expected: float
 ) -> None:  # 7
-    algorithm = fixture_a(BdrOnline(BdrOnlineConfig(filter_rate=0, upper_share=0)))
+    algorithm = fixture_a(BdrOnlineConfig(filter_rate=0, upper_share=0))
     leaf = torch.tensor(logps, dtype=torch.float64, requires_grad=True)
     old = torch.tensor(old_logps, dtype=torch.float64)
     np.testing.assert_allclose(importance_ratios(leaf, old), ratios, atol=1e-6)
@@ -160,7 +163,7 @@ def test_an_answer_is_weighed_by_clamped_ratios(
 
 
 def test_a_row_is_the_mean_of_its_answers() -> None:  # 7
-    algorithm = fixture_a(BdrOnline(BdrOnlineConfig(filter_rate=0, upper_share=0)))
+    algorithm = fixture_a(BdrOnlineConfig(filter_rate=0, upper_share=0))
     answers = tuple(completion(old) for _, old, _, _ in ANSWERS[:2])
     examples = algorithm.complete(weighed_examples([WeighedRow(0, IDS, IDS, answers)]))
     batch = make_micro_batch(examples, [0, 1], "packed")
@@ -171,7 +174,7 @@ def test_a_row_is_the_mean_of_its_answers() -> None:  # 7
 
 
 def test_the_selector_sees_one_loss_for_a_row_of_several_answers() -> None:
-    algorithm = fixture_a(BdrOnline(BdrOnlineConfig(filter_rate=0)))
+    algorithm = fixture_a(BdrOnlineConfig(filter_rate=0))
     answers = tuple(completion(old) for _, old, _, _ in ANSWERS[:2])
     rows = [WeighedRow(0, IDS, IDS, answers), WeighedRow(4, IDS, IDS[:1])]
     examples = algorithm.complete(with_old_logps(trusted_examples([(IDS, IDS)]) + weighed_examples(rows)))
@@ -181,23 +184,10 @@ def test_the_selector_sees_one_loss_for_a_row_of_several_answers() -> None:
 
 
 def test_a_row_without_a_usable_answer_is_left_out() -> None:
-    algorithm = fixture_a(BdrOnline(BdrOnlineConfig(filter_rate=0, upper_share=0)))
+    algorithm = fixture_a(BdrOnlineConfig(filter_rate=0, upper_share=0))
     examples = weighed_examples([WeighedRow(0, IDS, IDS, ()), WeighedRow(4, IDS, IDS[:1])])
     [only] = algorithm.complete(examples)
     assert only.facts["coefficient"] == 1.0
-
-
-@pytest.mark.parametrize(
-    ("every", "warmup", "last_step", "expected"),
-    [(4, 0, 0, [4, 8, 12]), (4, 6, 0, [6, 10]), (500, 5000, 0, [5000, 5500, 6000, 6500, 7000]), (4, 0, -1, [3, 7, 11])],
-)
-def test_steps_of_refreshes(every: int, warmup: int, last_step: int, expected: list[int]) -> None:  # 9
-    found = []
-    for step in range(1, 7001 if warmup > 100 else 13):
-        if refresh_is_due(step, last_step, every, warmup):
-            found.append(step)
-            last_step = step
-    assert found == (expected if warmup != 6 else [6, 10])
 
 
 def test_dynamic_masking_takes_the_smallest_weights() -> None:  # 10
@@ -247,7 +237,7 @@ def test_the_upper_share_falls_and_stops_at_zero() -> None:  # 12
 
 
 def test_the_upper_share_falls_with_each_pass_over_the_rows() -> None:
-    algorithm = fixture_a(Bdr(BdrConfig()))
+    algorithm = fixture_a(BdrConfig())
     found = []
     for _ in range(4):  # 6 rows, 4 a step: steps 0 and 1 begin in the first pass, 2 in the second, 3 in the third
         found.append(algorithm.upper_share_now)
@@ -275,9 +265,8 @@ def test_a_selector_goes_on_where_it_was_saved() -> None:
 
 
 def test_a_selector_of_another_data_set_is_refused() -> None:
-    saved = fixture_a(Bdr(BdrConfig())).state()
-    other = Bdr(BdrConfig())
-    other.weigh(replace(ROWS, fingerprint="b"))
+    saved = fixture_a(BdrConfig()).state()
+    other = BdrConfig().build_objective(rows=replace(ROWS, fingerprint="b"))
     with pytest.raises(ValueError, match=r"weighs 6 rows with fingerprint a, and `data` has 6 with b"):
         other.load_state(saved)
 
@@ -285,9 +274,9 @@ def test_a_selector_of_another_data_set_is_refused() -> None:
 def test_selector_steps_for_parts_of_a_batch_where_asked() -> None:
     """The public code steps the selector once for every micro-batch."""
     config = SelectorConfig(learning_rate=0.1, step_every="micro", micro_rows=2)
-    algorithm = fixture_a(Bdr(BdrConfig(selector=config)))
+    algorithm = fixture_a(BdrConfig(selector=config))
     algorithm.after_step(algorithm.complete(examples_a()), [UPPER_LOSS, *LOSSES])
-    by_hand = fixture_a(Bdr(BdrConfig(selector=config))).selector
+    by_hand = fixture_a(BdrConfig(selector=config)).selector
     by_hand.step(BATCH[:2], LOSSES[:2])
     by_hand.step(BATCH[2:], LOSSES[2:])
     np.testing.assert_array_equal(algorithm.selector.weights(), by_hand.weights())
@@ -296,7 +285,7 @@ def test_selector_steps_for_parts_of_a_batch_where_asked() -> None:
 @pytest.mark.parametrize(("upper", "expected"), [("dpo", 0.5981388693815918), ("ipo", (1.0 * 2 - 5.0) ** 2)])
 def test_pairs_above_and_weighed_rows_below(upper: str, expected: float) -> None:
     """h = (−1 + 2) − (−3 + 2) = 2; log σ(0.1·2) = −0.598139."""
-    algorithm = fixture_a(Bdr(BdrConfig(upper=upper)))  # type: ignore[arg-type]
+    algorithm = fixture_a(BdrConfig(upper=upper))  # type: ignore[arg-type]
     assert algorithm.needs_reference
     one = IDS[:1]
     prompt = Prompt("a", 0, "a", IDS)

@@ -24,7 +24,7 @@ def make(model: Path, folder: Path, dropout: float = 0.5, **settings: Any) -> Le
 
 
 def examples() -> list[Example]:
-    return Dpo(DpoConfig()).pair_examples(random_pairs())
+    return DpoConfig().build_examples().from_pairs(random_pairs())
 
 
 def weights_of(learner: Learner) -> np.ndarray:

@@ -23,8 +23,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from raylign.learners.algorithms.preference.reward_model import RewardModelTraining, RewardModelTrainingConfig
-from raylign.learners.algorithms.registry import build_algorithm
+from raylign.learners.algorithms.preference.reward_model import RewardModelTrainingConfig
 from raylign.learners.engines.config import LearnerConfig
 from raylign.learners.examples.example import Example
 from raylign.learners.learner import Learner
@@ -79,11 +78,10 @@ def test_an_answer_is_scored_at_its_end_token_in_training_serving_and_the_saved_
     pad_token: str | None, family: str, tmp_path: Path
 ) -> None:
     start = save_model(tmp_path / "start", family, pad_token)
-    algorithm = build_algorithm(RewardModelTrainingConfig())
-    assert isinstance(algorithm, RewardModelTraining)
+    algorithm = RewardModelTrainingConfig()
     config = LearnerConfig(learning_rate=1e-2, threads_per_rank=1, layout="padded")
-    learner = Learner(config, str(start), algorithm, 1.0, 4, 0, tmp_path / "debug")
-    examples = algorithm.pair_examples(pairs())
+    learner = Learner(config, str(start), algorithm.build_objective(), 1.0, 4, 0, tmp_path / "debug")
+    examples = algorithm.build_examples().from_pairs(pairs())
     for _ in range(4):
         learner.update(examples)
     expected = last_scores(learner, examples)
