@@ -22,9 +22,9 @@ from raylign.actors.cores import parse_cores
 from raylign.actors.delivery import GATHER_S, LogDelivery
 from raylign.actors.waiting import happens
 from raylign.rollout.engine.base import RolloutEngine, request_seed
+from raylign.rollout.engine.builder import build_engine
 from raylign.rollout.engine.config import EngineConfig
 from raylign.rollout.engine.output_check import why_refused
-from raylign.rollout.engine.vllm_engine import VllmEngine
 from raylign.rollout.sample import Failure, Group, Prompt
 from raylign.rollout.sampling import SamplingConfig
 
@@ -52,7 +52,7 @@ class RolloutWorker:
             config = config.model_copy(update={"cpu_cores": cpu_cores})
         if stays_on_cores and (cores := set(parse_cores(config.cpu_cores)) & os.sched_getaffinity(0)):
             os.sched_setaffinity(0, cores)
-        engine = VllmEngine(
+        engine = build_engine(
             model_path, config, weight_backend=weight_backend, seed=engine_seed, sleeps=sleeps, lora_rank=lora_rank
         )
         self._host(engine, weight_version, seed)
