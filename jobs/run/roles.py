@@ -8,6 +8,7 @@ but for the only GPU of a machine, which one engine and one rank share.
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -145,6 +146,7 @@ async def start_pool(
                 engine.start_deadline_s + START_GRACE_S,
                 setting="engine.start_deadline_s",
                 error=RolloutError,
+                report_s=math.inf,  # the worker reports its engine's start itself
             )
         except BaseException:
             ray.kill(worker)
