@@ -33,6 +33,7 @@ class Command:
     config_class: str
     function: str
     summary: str
+    starts_ray: bool = False
 
 
 COMMANDS = {
@@ -40,8 +41,9 @@ COMMANDS = {
         "raylign.jobs.quickstart:QuickstartConfig",
         "raylign.jobs.quickstart:quickstart",
         "a tiny model learns by GRPO, from nothing to a report",
+        starts_ray=True,
     ),
-    "train": Command("raylign.jobs.config:TrainConfig", "raylign.jobs.train:train", "train a model with any algorithm"),
+    "train": Command("raylign.jobs.config:TrainConfig", "raylign.jobs.train:train", "train a model with any algorithm", starts_ray=True),
     "evaluate": Command(
         "raylign.jobs.config:EvaluateConfig",
         "raylign.jobs.evaluate:evaluate",
@@ -140,6 +142,10 @@ def _dispatch(words: list[str]) -> int:
     if parsed.print_config:
         print(config_yaml(config), end="")
         return 0
+    if COMMANDS[name].starts_ray:
+        from raylign.actors.cluster import ClusterConfig, warm_up
+
+        warm_up(getattr(config, "cluster", None) or ClusterConfig())
     result = _import(COMMANDS[name].function)(config)
     return result if isinstance(result, int) else 0
 
