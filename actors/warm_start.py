@@ -30,22 +30,7 @@ ADDRESS_VARIABLE = "RAYLIGN_WARM_PROCESS"
 """Where the fork server listens; processes of a run inherit it."""
 OFF_VARIABLE = "RAYLIGN_COLD_START"
 """Set to 1 to start every process from nothing."""
-IMPORTED = (
-    "raylign.actors.own_generators",
-    "ray.train.torch",
-    "torch",
-    "transformers",
-    "vllm.v1.engine.async_llm",
-    "vllm.v1.worker.cpu_worker",
-    "raylign.rollout.weight_transfer",
-    "raylign.actors.learner_rank",
-    "raylign.actors.rollout_worker",
-    "raylign.actors.experience_host",
-    "raylign.actors.reward_server",
-    "raylign.actors.quiet_trainer",
-    "deepspeed",
-    "raylign.actors.frozen",
-)
+SERVER = Path(__file__).with_name("warm_server.py")
 FIRST_JOB = "01000000"
 """Ray reads the job's number when it is loaded; in a cluster of our own there is one job. It also reads which process a
 worker must not outlive: ours instead of the raylet, which ends with ours."""
@@ -74,16 +59,13 @@ class WarmProcess:
             # It ends when nobody holds the other end any more: with this process, even by kill -9.
             alive, self._alive = os.pipe()
             descriptors = (listener.fileno(), alive)
-            code = "from multiprocessing.forkserver import main; "
-            code += f"main({descriptors[0]}, {descriptors[1]}, {list(IMPORTED)!r}, None, {sys.path!r})"
             self._process = subprocess.Popen(
-                [sys.executable, "-c", code],
+                [sys.executable, str(SERVER), *map(str, descriptors)],
                 pass_fds=descriptors,
                 env={**WARM_ENVIRONMENT, **os.environ, "RAY_JOB_ID": FIRST_JOB, "RAY_RAYLET_PID": str(os.getpid())},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                stderr=None,
-                preexec_fn=_ignore_interrupts,
+                stderr=subprocess.DEVNULL,
             )
             os.close(alive)
 
@@ -94,10 +76,6 @@ class WarmProcess:
         self._process.wait()
         Path(self.address).unlink(missing_ok=True)
         os.rmdir(self._folder)
-
-
-def _ignore_interrupts() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def may_be_copied(environment: Mapping[str, str]) -> bool:
