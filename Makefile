@@ -24,7 +24,7 @@ $(INSTALLED): requirements/$(FLAVOUR).txt requirements/install.sh requirements/e
 quickstart: install ## a tiny model learns by GRPO, with a report at the end (SEED=0)
 	$(BIN)/raylign quickstart --seed $(SEED)
 
-test: install ## the test suite, two files at a time (TESTS=tests/rollout for a part)
+test: install ## all tests but the slow and gpu ones, two files at a time (TESTS=tests/rollout for a part)
 	$(BIN)/python -m pytest $(TESTS) -m "not slow and not gpu" -n 2 --dist loadfile --durations 15
 
 bench: install ## all benchmarks; benchmarks/README.md is the table (BENCH="--only NAME" for a part)

@@ -5,20 +5,18 @@ Given a `ClusterConfig`; gives a context in which Ray is up, and takes down what
 
 from __future__ import annotations
 
-import atexit
 import logging
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, Field
 
-from raylign.actors import worker_command
-from raylign.actors.warm_start import ADDRESS_VARIABLE, OFF_VARIABLE, WarmProcess
+from raylign.actors.warm.process import cool_down, warm_up
+from raylign.actors.warm.worker_command import workers_are_copies
 
 
 class ClusterConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
@@ -59,10 +57,7 @@ def ray_cluster(config: ClusterConfig) -> Iterator[dict[str, float]]:
         return
     for key, value in QUIET_ENVIRONMENT.items():
         os.environ.setdefault(key, value)
-    warm_up(config)
-    address = config.address
-    if address == "auto":
-        address = os.environ.get("RAY_ADDRESS", "local")
+    address = _address(config)
     common: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": True, "configure_logging": True}
     if address != "local":
         ray.init(address=address, **common)
@@ -71,11 +66,12 @@ def ray_cluster(config: ClusterConfig) -> Iterator[dict[str, float]]:
         finally:
             ray.shutdown()
         return
+    warm_up_for(config)
     # A short path: Ray's sockets live below it and may not exceed 107 characters.
     temporary = tempfile.mkdtemp(prefix="raylign-", dir="/tmp")
     # Ray tells at every start that it asks for a token, as it should; nobody has to do anything about it.
     logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
-    with _workers_are_copies():
+    with workers_are_copies():
         ray.init(
             address="local",
             num_cpus=config.num_cpus,
@@ -92,50 +88,13 @@ def ray_cluster(config: ClusterConfig) -> Iterator[dict[str, float]]:
         cool_down()
 
 
-def warm_up(config: ClusterConfig) -> None:
-    """Begin what takes longest, importing, in a process that workers are copied from. Does nothing where there are
-    GPUs, or a cluster that others started."""
-    global _warm
-    address = os.environ.get("RAY_ADDRESS", "local") if config.address == "auto" else config.address
-    if _warm or address != "local" or os.environ.get(OFF_VARIABLE) == "1" or Path("/dev/nvidiactl").exists():
-        return
-    for key, value in QUIET_ENVIRONMENT.items():
-        os.environ.setdefault(key, value)
-    _warm = WarmProcess()
-    atexit.register(cool_down)
-    os.environ[ADDRESS_VARIABLE] = _warm.address
+def warm_up_for(config: ClusterConfig) -> None:
+    """Begin what takes longest, importing, where the cluster will be a private one; `ray_cluster` ends it."""
+    if _address(config) == "local":
+        for key, value in QUIET_ENVIRONMENT.items():
+            os.environ.setdefault(key, value)
+        warm_up()
 
 
-def cool_down() -> None:
-    """End the warm process."""
-    global _warm
-    if _warm:
-        os.environ.pop(ADDRESS_VARIABLE, None)
-        _warm.stop()
-        _warm = None
-
-
-_warm: WarmProcess | None = None
-
-
-@contextmanager
-def _workers_are_copies() -> Iterator[None]:
-    """A raylet that is started meanwhile starts its workers by `worker_command`."""
-    from ray._private import parameter, ray_constants
-
-    if _warm is None:
-        yield
-        return
-    of_ray = parameter.RayParams
-
-    def with_our_command(*arguments: Any, **options: Any) -> Any:
-        return of_ray(*arguments, **options, setup_worker_path=worker_command.__file__, no_monitor=True)
-
-    root = Path(ray_constants.__file__).parent
-    os.environ.setdefault("RAY_prestart_worker_first_driver", "0")  # they would belong to no job, and are made at once
-    os.environ[worker_command.RAYS_OWN] = str(root / "workers" / ray_constants.SETUP_WORKER_FILENAME)
-    parameter.RayParams = with_our_command
-    try:
-        yield
-    finally:
-        parameter.RayParams = of_ray
+def _address(config: ClusterConfig) -> str:
+    return os.environ.get("RAY_ADDRESS", "local") if config.address == "auto" else config.address

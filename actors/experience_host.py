@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from raylign.rollout.experience import (
+from raylign.rollout.experience.types import (
     Appended,
     Arrivals,
     ExperienceConfig,
@@ -53,7 +53,7 @@ class ExperienceHost:
         return Opened(tuple(self._opened.damage), tuple(ledger.missing_ordinals()), ledger.next_ordinal)
 
     def _open(self, position: LogPosition | None) -> Any:
-        from raylign.rollout.experience_log import ExperienceLog
+        from raylign.rollout.experience.log import ExperienceLog
 
         return ExperienceLog.open(self._folder, self._config, position, self._seed)
 
@@ -65,7 +65,7 @@ class ExperienceHost:
 
     async def append(self, message: Any) -> Appended:
         """Log the groups of `experience_schema.batch_to_message`; safe from kill -9 when it returns."""
-        from raylign.rollout.experience_schema import message_to_batch
+        from raylign.rollout.experience.schema import message_to_batch
 
         appended: Appended = self._log.append(message)
         self._num_bytes += len(message)
@@ -96,7 +96,7 @@ class ExperienceHost:
     async def lease(self, count: int, lease_s: float, step: int, deadline_s: float) -> Lease | None:
         """The next `count` groups; None if there were not enough within the deadline. The lease's batch is a message:
         `experience_schema.message_to_batch`."""
-        from raylign.rollout.experience_schema import batch_to_message
+        from raylign.rollout.experience.schema import batch_to_message
 
         deadline = time.monotonic() + deadline_s
         while True:
@@ -137,7 +137,7 @@ class ExperienceHost:
 
     async def commit(self, position: LogPosition) -> None:
         """Returns once the log is on the disk; meanwhile other verbs go on."""
-        from raylign.rollout.experience_segments import sync_files
+        from raylign.rollout.experience.segments import sync_files
 
         await asyncio.to_thread(sync_files, self._log.begin_commit(position))
 

@@ -20,8 +20,8 @@ from typing import Any
 
 from raylign.actors.rollout_pool import RewardServerError, RolloutError, RolloutPool
 from raylign.actors.rollout_worker import DeliveryError
-from raylign.rollout.experience import Arrivals, ExperienceError
-from raylign.rollout.experience_schema import batch_to_message, groups_to_batch
+from raylign.rollout.experience.schema import batch_to_message, groups_to_batch
+from raylign.rollout.experience.types import Arrivals, ExperienceError
 from raylign.rollout.sample import ENGINE_DIED, Failure, Group, Prompt
 from raylign.rollout.sampling import SamplingConfig
 from raylign.rollout.staleness import StalenessBound

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from raylign.rewards.base import Item
 from raylign.rewards.registry import RewardConfig
 from raylign.rewards.scoring import Scorer
-from raylign.rollout.experience_schema import batch_to_message, groups_to_batch
+from raylign.rollout.experience.schema import batch_to_message, groups_to_batch
 from raylign.rollout.sample import Failure, Group
 
 RESTARTS = 3

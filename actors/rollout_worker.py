@@ -19,8 +19,10 @@ from functools import partial
 from typing import Any, Literal
 
 from raylign.actors.cores import parse_cores
-from raylign.rollout.door import why_refused
-from raylign.rollout.engine import EngineConfig, RolloutEngine, VllmEngine, request_seed
+from raylign.rollout.engine.base import RolloutEngine, request_seed
+from raylign.rollout.engine.config import EngineConfig
+from raylign.rollout.engine.output_check import why_refused
+from raylign.rollout.engine.vllm_engine import VllmEngine
 from raylign.rollout.sample import Failure, Group, Prompt
 from raylign.rollout.sampling import SamplingConfig
 

@@ -113,9 +113,11 @@ def rate_alone(what: str, folder: Path) -> float:
 async def decode_rate(folder: Path, num_prompts: int = 10 * PROMPTS_PER_STEP) -> float:
     """Tokens/s of the engine while `SATURATED_PROMPTS` groups are in flight: from the first that finishes, to when
     fewer are left."""
-    from raylign.rollout.engine import EngineConfig, VllmEngine
+    from raylign.rollout.data.config import DataConfig
+    from raylign.rollout.data.prompts import PromptSource
+    from raylign.rollout.engine.config import EngineConfig
+    from raylign.rollout.engine.vllm_engine import VllmEngine
     from raylign.rollout.model_folder import load_tokenizer
-    from raylign.rollout.prompts import DataConfig, PromptSource
     from raylign.rollout.sampling import SamplingConfig
 
     model = str(folder / "model")

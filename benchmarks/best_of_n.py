@@ -33,11 +33,11 @@ def measure(num_pairs: int = 8) -> dict[str, Any]:
 async def _pairs(num_pairs: int) -> dict[str, Any]:
     """Start both sides, run them in turn."""
     from raylign.actors.cluster import ray_cluster
-    from raylign.jobs.best_of_n import drawing_of, open_prompts, write_results
-    from raylign.jobs.best_of_n_config import BestOfNConfig
-    from raylign.jobs.draw_log import DrawIdentity, DrawLog
-    from raylign.jobs.drawing import DrawReport, draw_missing
-    from raylign.jobs.roles import start_pool
+    from raylign.jobs.data.best_of_n import drawing_of, open_prompts, write_results
+    from raylign.jobs.data.best_of_n_config import BestOfNConfig
+    from raylign.jobs.data.draw_log import DrawIdentity, DrawLog
+    from raylign.jobs.data.drawing import DrawReport, draw_missing
+    from raylign.jobs.run.roles import start_pool
 
     root, cores = Path(tempfile.mkdtemp()), str(engine_core())
     model = str(prepare(root / "workload").model)

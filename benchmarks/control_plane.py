@@ -90,12 +90,12 @@ async def _rates(
 
 async def _rate(num_engines: int, groups_per_step: int, num_steps: int, num_hosts: int) -> float:
     """Trajectories/s over the steps after the first two, which fill the pipe."""
-    from raylign.jobs.config import TrainConfig
-    from raylign.jobs.experience_flow import LiveFlow
+    from raylign.jobs.config.train import TrainConfig
+    from raylign.jobs.curricula.registry import open_curriculum
     from raylign.jobs.init_model import InitModelConfig, init_model
-    from raylign.learners.algorithms.registry import build_algorithm
+    from raylign.jobs.run.experience_flow import LiveFlow
+    from raylign.rollout.data.config import DataConfig
     from raylign.rollout.model_folder import load_tokenizer
-    from raylign.rollout.prompts import DataConfig, PromptSource
 
     num_warm_up = 2
     with tempfile.TemporaryDirectory() as folder:
@@ -114,15 +114,13 @@ async def _rate(num_engines: int, groups_per_step: int, num_steps: int, num_host
                 "async": {"max_staleness": MAX_STALENESS},
             }
         )
-        prompts = PromptSource.open(config.data, load_tokenizer(str(model)), 0, 400)
-        algorithm = build_algorithm(config.algorithm, MAX_STALENESS, {"numeric": 1.0})
+        curriculum = open_curriculum(config, load_tokenizer(str(model)))
         scripted = ScriptedPool(num_engines, num_hosts, ANSWER_TOKENS)
         pool = await scripted.open(config.rewards)
         flow = await LiveFlow.start(
             config,
             pool,
-            prompts,
-            algorithm,
+            curriculum,
             Path(folder) / "experience",
             step=0,
             position=None,
@@ -135,7 +133,7 @@ async def _rate(num_engines: int, groups_per_step: int, num_steps: int, num_host
             for step in range(num_steps + num_warm_up):
                 if step == num_warm_up:
                     start, num_trajectories = time.perf_counter(), 0
-                batch = await flow.next(step)
+                batch = await flow.batches.next(step)
                 num_trajectories += sum(len(group.completions) for group in batch.groups)
                 await asyncio.gather(*(handle.commit_weights.remote(step + 1, False) for handle in scripted.handles))
                 flow.weights_arrived(step + 1)

@@ -40,7 +40,7 @@ class Producer:
     """Sends batches until its time is over; each call's items are new."""
 
     def __init__(self, number: int) -> None:
-        from raylign.rollout.experience_schema import groups_to_batch
+        from raylign.rollout.experience.schema import groups_to_batch
 
         self._next = number * 10_000_000
         self._batches = [groups_to_batch(some_groups(number * 100 + n)) for n in range(4)]
@@ -54,7 +54,7 @@ class Producer:
         import pyarrow as pa
         import ray
 
-        from raylign.rollout.experience_schema import batch_to_message
+        from raylign.rollout.experience.schema import batch_to_message
 
         start = time.perf_counter()
         num_calls = 0
@@ -112,7 +112,7 @@ def measure(
 
     from raylign.actors.cluster import ClusterConfig, ray_cluster
     from raylign.actors.experience_host import ExperienceHost
-    from raylign.rollout.experience import START, ExperienceConfig
+    from raylign.rollout.experience.types import START, ExperienceConfig
 
     home = Path(tempfile.mkdtemp(dir=folder))
     rows = []

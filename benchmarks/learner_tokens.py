@@ -71,7 +71,7 @@ def measure(num_pairs: int = 7, num_sequences: int = NUM_SEQUENCES) -> list[dict
 
 def example_batch(num_sequences: int, seed: int) -> list[Any]:
     """GRPO examples with the workload's lengths."""
-    from raylign.learners.algorithms.base import Example
+    from raylign.learners.examples.example import Example
 
     random = np.random.default_rng(seed)
     examples = []
@@ -90,13 +90,12 @@ def example_batch(num_sequences: int, seed: int) -> list[Any]:
 
 def our_learner(model: Path, layout: Any, folder: Path, **config: Any) -> Any:
     """The learner as a run makes it, in this process."""
-    from raylign.learners.algorithms.grpo import GrpoConfig
-    from raylign.learners.algorithms.registry import build_algorithm
-    from raylign.learners.engine import LearnerConfig
+    from raylign.learners.algorithms.policy_gradient.grpo import GrpoConfig
+    from raylign.learners.engines.config import LearnerConfig
     from raylign.learners.learner import Learner
 
     config = {"learning_rate": 1e-7, "threads_per_rank": 1, "layout": layout, **config}
-    return Learner(LearnerConfig(**config), str(model), build_algorithm(GrpoConfig()), 1.0, 1000, 0, folder / "debug")
+    return Learner(LearnerConfig(**config), str(model), GrpoConfig().build_objective(), 1.0, 1000, 0, folder / "debug")
 
 
 def plain_loop(model_path: Path, examples: Sequence[Any]) -> Callable[[int], None]:

@@ -56,8 +56,9 @@ def prepare(folder: Path) -> Workload:
         _write_model(workload.model)
     workload.recipe.write_text(yaml.safe_dump(recipe(folder, num_steps=20), sort_keys=False))
     if not workload.prompts.exists():
+        from raylign.rollout.data.config import DataConfig
+        from raylign.rollout.data.prompts import PromptSource
         from raylign.rollout.model_folder import load_tokenizer
-        from raylign.rollout.prompts import DataConfig, PromptSource
 
         source = PromptSource.open(
             DataConfig(**DATA), load_tokenizer(str(workload.model)), 0, MAX_MODEL_LEN - MAX_TOKENS
@@ -95,8 +96,9 @@ def completion_lengths(count: int, seed: int) -> np.ndarray:
 
 def _write_model(folder: Path) -> None:
     from raylign.jobs.init_model import InitModelConfig, init_model
+    from raylign.rollout.data.config import DataConfig
+    from raylign.rollout.data.prompts import PromptSource
     from raylign.rollout.model_folder import load_tokenizer
-    from raylign.rollout.prompts import DataConfig, PromptSource
 
     data = DataConfig(**DATA)
     draft = folder.with_name(f"{folder.name}-draft")

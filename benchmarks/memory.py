@@ -20,10 +20,11 @@ import psutil
 
 from benchmarks.measurement import Measurement, show
 from benchmarks.scripted import ScriptedPool
-from raylign.actors.weights import WeightPublisher
-from raylign.jobs.config import TrainConfig
-from raylign.jobs.run import Run
-from raylign.jobs.run_parts import RunParts
+from raylign.actors.weights.publisher import WeightPublisher
+from raylign.jobs.config.train import TrainConfig
+from raylign.jobs.run.opening import open_run
+from raylign.jobs.run.parts import RunParts
+from raylign.jobs.run.run import Run
 from raylign.jobs.train import learn_from_rollouts
 
 NUM_STEPS, NUM_LOOKS, NUM_ENGINES, ANSWER_TOKENS = 2000, 100, 8, 16
@@ -48,9 +49,8 @@ class ScriptedParts(RunParts):
 class ScriptedRun(Run):
     """A run whose engines are scripted, and whose memory is looked at as it goes."""
 
-    def __init__(self, config: TrainConfig) -> None:
-        super().__init__(config)
-        self.parts = ScriptedParts(config, self.algorithm)
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
         self.looks: list[dict[str, float]] = []
 
     async def record_step(self, *arguments: Any, **more: Any) -> None:
@@ -105,7 +105,7 @@ def measure(num_steps: int = NUM_STEPS) -> list[dict[str, Any]]:
 async def _looks(folder: Path, num_steps: int) -> list[dict[str, float]]:
     from raylign.actors.cluster import ray_cluster
     from raylign.jobs.init_model import InitModelConfig, init_model
-    from raylign.rollout.prompts import DataConfig
+    from raylign.rollout.data.config import DataConfig
 
     model = init_model(
         InitModelConfig(
@@ -132,7 +132,7 @@ async def _looks(folder: Path, num_steps: int) -> list[dict[str, float]]:
         }
     )
     with ray_cluster(config.cluster):
-        async with ScriptedRun.open(config) as run:
+        async with open_run(config, ScriptedRun, ScriptedParts(config)) as run:
             await learn_from_rollouts(run)
             assert isinstance(run, ScriptedRun)
             return run.looks

@@ -50,13 +50,14 @@ def measure() -> list[dict[str, Any]]:
 
 async def one(precision: Precision, folder: Path) -> dict[str, float]:
     """Generate, then let the learner judge the same tokens."""
-    from raylign.learners.algorithms.grpo import GrpoConfig
-    from raylign.learners.algorithms.registry import build_algorithm
-    from raylign.learners.engine import LearnerConfig
+    from raylign.learners.algorithms.policy_gradient.grpo import GrpoConfig
+    from raylign.learners.engines.config import LearnerConfig
     from raylign.learners.learner import Learner
-    from raylign.rollout.engine import EngineConfig, VllmEngine
+    from raylign.rollout.data.config import DataConfig
+    from raylign.rollout.data.prompts import PromptSource
+    from raylign.rollout.engine.config import EngineConfig
+    from raylign.rollout.engine.vllm_engine import VllmEngine
     from raylign.rollout.model_folder import load_tokenizer
-    from raylign.rollout.prompts import DataConfig, PromptSource
     from raylign.rollout.sampling import SamplingConfig
 
     model = str(folder / "model")
@@ -70,14 +71,14 @@ async def one(precision: Precision, folder: Path) -> dict[str, float]:
         )
     finally:
         await engine.stop()
-    algorithm = build_algorithm(GrpoConfig())
+    config = GrpoConfig()
     scored = [
         group.scored({"none": zeros}, zeros, (), 0.0)
         for group in groups
         for zeros in [np.zeros(len(group.completions), np.float32)]
     ]
-    examples = algorithm.examples(scored)
-    learner = Learner(LearnerConfig(dtype=precision), model, algorithm, 1.0, 1, 0, folder / "debug")
+    examples = config.build_examples().from_groups(scored)
+    learner = Learner(LearnerConfig(dtype=precision), model, config.build_objective(), 1.0, 1, 0, folder / "debug")
     differences, log_ratios = [], []
     for example, logps in zip(examples, learner.logprobs(examples), strict=True):
         log_ratio = logps.astype(np.float64) - example.rollout_logps

@@ -26,19 +26,19 @@ import numpy as np
 
 from benchmarks.oracle import write_digits
 from raylign.actors.cluster import ClusterConfig, ray_cluster
-from raylign.jobs.best_of_n import best_of_n
-from raylign.jobs.best_of_n_config import BestOfNConfig
-from raylign.jobs.config import TrainConfig
-from raylign.jobs.config_loading import load_config
+from raylign.jobs.config.loading import load_config
+from raylign.jobs.config.train import TrainConfig
+from raylign.jobs.data.best_of_n import best_of_n
+from raylign.jobs.data.best_of_n_config import BestOfNConfig
 from raylign.jobs.init_model import InitModelConfig, init_model
-from raylign.jobs.run_folder import read_metrics
+from raylign.jobs.run.folder import read_metrics
 from raylign.jobs.train import train
-from raylign.learners.model_logps import answer_logps
+from raylign.learners.model.model_logps import answer_logps
 
 Values = dict[str, Any]
 N_OF_BONBON = 8
 BETA = 0.5
-"""Of DPO and SAIL; with the published 0.1 a tiny model leaves its reference at once (docs/results.md)."""
+"""Of DPO and SAIL; with the published 0.1 a tiny model leaves its reference at once (docs/results/preferences.md)."""
 SAIL = {
     "sail_ddp": {"ddp": {"share": 0.4, "coefficient": 0.2}},
     "sail_dpp": {"dpp": {"share": 0.3, "coefficient": 0.2}},

@@ -27,7 +27,7 @@ NUM_PROMPTS, MAX_NUM_SEQS, KV_CACHE_GIB = 48, 256, 0.5
 
 def raw_vllm(model: str, token_ids: list[list[int]], cores: str, pipe: Connection) -> None:
     """In a process of its own: generate whenever asked; answer with (tokens, seconds)."""
-    from raylign.rollout.engine_process import set_environment
+    from raylign.rollout.engine.process import set_environment
 
     set_environment(model, cores)
     from vllm import LLM, SamplingParams
@@ -60,11 +60,12 @@ def measure(num_pairs: int = 8) -> dict[str, Any]:
 async def _pairs(num_pairs: int) -> dict[str, Any]:
     """Start both sides, run them in turn."""
     from raylign.actors.cluster import ClusterConfig, ray_cluster
-    from raylign.jobs.roles import start_pool
+    from raylign.jobs.run.roles import start_pool
     from raylign.rewards.rules import NumericConfig
-    from raylign.rollout.engine import EngineConfig
+    from raylign.rollout.data.config import DataConfig
+    from raylign.rollout.data.prompts import PromptSource
+    from raylign.rollout.engine.config import EngineConfig
     from raylign.rollout.model_folder import load_tokenizer
-    from raylign.rollout.prompts import DataConfig, PromptSource
     from raylign.rollout.sampling import SamplingConfig
 
     model = prepare(Path(tempfile.mkdtemp())).model

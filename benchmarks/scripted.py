@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from raylign.actors.rollout_worker import RolloutWorker
-from raylign.rollout.fake_engine import FakeEngine
+from raylign.rollout.engine.fake_engine import FakeEngine
 from raylign.rollout.sample import Completion, Group, Prompt, VersionSpan
 from raylign.rollout.sampling import SamplingConfig
 
@@ -102,7 +102,7 @@ class ScriptedPool:
     async def open(self, rewards: list[Any]) -> Any:
         """The pool, ready."""
         from raylign.actors.rollout_pool import RolloutPool
-        from raylign.jobs.roles import start_reward_server
+        from raylign.jobs.run.roles import start_reward_server
 
         await asyncio.gather(*(handle.start.remote() for handle in self.handles))
         self.reward_server = await start_reward_server(rewards)

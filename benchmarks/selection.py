@@ -25,11 +25,11 @@ import numpy as np
 
 from benchmarks.selection_data import BASE, CORRUPTED, FILES, generated, given, to_read
 from raylign.actors.cluster import ClusterConfig, ray_cluster
-from raylign.jobs.config import TrainConfig
-from raylign.jobs.config_loading import load_config
+from raylign.jobs.config.loading import load_config
+from raylign.jobs.config.train import TrainConfig
+from raylign.jobs.curricula.selection import read_selection
 from raylign.jobs.init_model import InitModelConfig, init_model
-from raylign.jobs.run_folder import read_metrics
-from raylign.jobs.selection import read_selection
+from raylign.jobs.run.folder import read_metrics
 from raylign.jobs.train import train
 
 Values = dict[str, Any]

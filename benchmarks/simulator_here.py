@@ -37,7 +37,7 @@ EXPORT_S, SYNC_S = 0.004, 0.03
 
 def measure() -> list[dict[str, Any]]:
     """One row."""
-    from raylign.jobs.simulate import simulate_like
+    from raylign.jobs.simulation.simulate import simulate_like
 
     results = json.loads((Path(__file__).parent / "results.json").read_text())
     shares = results["benchmarks"]["async_share"]["rows"]
@@ -80,9 +80,11 @@ def measure() -> list[dict[str, Any]]:
 
 async def decode_curve(folder: Path) -> dict[int, float]:
     """Seconds of a decode step with so many sequences running: single completions, another started as one ends."""
-    from raylign.rollout.engine import EngineConfig, VllmEngine
+    from raylign.rollout.data.config import DataConfig
+    from raylign.rollout.data.prompts import PromptSource
+    from raylign.rollout.engine.config import EngineConfig
+    from raylign.rollout.engine.vllm_engine import VllmEngine
     from raylign.rollout.model_folder import load_tokenizer
-    from raylign.rollout.prompts import DataConfig, PromptSource
     from raylign.rollout.sampling import SamplingConfig
 
     model = str(folder / "model")

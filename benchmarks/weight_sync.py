@@ -32,7 +32,7 @@ ENGINE_CORE, OTHER_CORE = 1, 0
 
 def hold_weights(worker: Any, buckets: list[dict[str, Any]]) -> None:
     """In vLLM's process: keep copies of the sent tensors in plain memory."""
-    from raylign.rollout.weight_buckets import BucketInfo, read_bucket
+    from raylign.rollout.weights.buckets import BucketInfo, read_bucket
 
     worker.held = [(n, t.clone()) for bucket in buckets for n, t in read_bucket(BucketInfo(**bucket))]
 
@@ -75,7 +75,7 @@ class StillLearner:
         import torch
         from transformers import AutoModelForCausalLM
 
-        from raylign.rollout.weight_buckets import SharedMemorySender
+        from raylign.rollout.weights.buckets import SharedMemorySender
 
         os.sched_setaffinity(0, {OTHER_CORE})
         torch.set_num_threads(1)
@@ -104,10 +104,11 @@ async def measure_size(size: str, dtype: str, folder: Path) -> dict[str, Any]:
     import numpy as np
     import ray
 
-    from raylign.actors.weights import WeightPublisher, WeightsConfig
+    from raylign.actors.weights.config import WeightsConfig
+    from raylign.actors.weights.publisher import WeightPublisher
     from raylign.jobs.init_model import InitModelConfig, init_model
-    from raylign.rollout.engine import EngineConfig
-    from raylign.rollout.prompts import DataConfig
+    from raylign.rollout.data.config import DataConfig
+    from raylign.rollout.engine.config import EngineConfig
     from raylign.rollout.sample import Prompt
     from raylign.rollout.sampling import SamplingConfig
 

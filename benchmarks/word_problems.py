@@ -1,7 +1,7 @@
 """GRPO on human-written word problems: accuracy on rows never trained on, before and after, over several seeds.
 
-Given a folder that holds `mawps/mawps.jsonl` and `svamp/svamp.jsonl`; gives a Markdown table (docs/results.md quotes
-it) and one run folder a seed.
+Given a folder that holds `mawps/mawps.jsonl` and `svamp/svamp.jsonl`; gives a Markdown table
+(docs/results/policy_gradient.md quotes it) and one run folder a seed.
 
     .venv/bin/python benchmarks/word_problems.py --data PATH --seeds 0 1 2
 """
@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from raylign.actors.cluster import ray_cluster
-from raylign.jobs.config import TrainConfig
-from raylign.jobs.config_loading import load_config
+from raylign.jobs.config.loading import load_config
+from raylign.jobs.config.train import TrainConfig
 from raylign.jobs.init_model import InitModelConfig, init_model
 from raylign.jobs.train import train
 

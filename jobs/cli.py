@@ -19,8 +19,8 @@ from typing import Any
 from pydantic import BaseModel
 
 import raylign
-from raylign.jobs.config_keys import nearest
-from raylign.jobs.config_loading import ConfigError, config_yaml, parse_words, resolve
+from raylign.jobs.config.keys import nearest
+from raylign.jobs.config.loading import ConfigError, config_yaml, parse_words, resolve
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
@@ -43,35 +43,40 @@ COMMANDS = {
         "a tiny model learns by GRPO, from nothing to a report",
         starts_ray=True,
     ),
-    "train": Command("raylign.jobs.config:TrainConfig", "raylign.jobs.train:train", "train a model with any algorithm", starts_ray=True),
+    "train": Command(
+        "raylign.jobs.config.train:TrainConfig",
+        "raylign.jobs.train:train",
+        "train a model with any algorithm",
+        starts_ray=True,
+    ),
     "evaluate": Command(
-        "raylign.jobs.config:EvaluateConfig",
+        "raylign.jobs.config.evaluate:EvaluateConfig",
         "raylign.jobs.evaluate:evaluate",
         "accuracy and pass@k of a model or checkpoint",
     ),
     "data best-of-n": Command(
-        "raylign.jobs.best_of_n_config:BestOfNConfig",
-        "raylign.jobs.best_of_n:best_of_n",
+        "raylign.jobs.data.best_of_n_config:BestOfNConfig",
+        "raylign.jobs.data.best_of_n:best_of_n",
         "preference pairs: best and worst of n answers, scored by rewards",
     ),
     "data score-pairs": Command(
-        "raylign.jobs.score_pairs:ScorePairsConfig",
-        "raylign.jobs.score_pairs:score_pairs",
+        "raylign.jobs.data.score_pairs:ScorePairsConfig",
+        "raylign.jobs.data.score_pairs:score_pairs",
         "soft labels: both answers of preference pairs scored by rewards",
     ),
     "compare": Command(
-        "raylign.jobs.compare_config:CompareConfig",
-        "raylign.jobs.compare:compare",
+        "raylign.jobs.compare.config:CompareConfig",
+        "raylign.jobs.compare.compare:compare",
         "win rate of a model or file of answers against another, by rewards or a judge",
     ),
     "sweep": Command(
-        "raylign.jobs.sweep_config:SweepConfig",
+        "raylign.jobs.config.sweep:SweepConfig",
         "raylign.jobs.sweep:sweep",
         "a grid of training runs from one file, and a table of what they found",
     ),
     "plan": Command(
-        "raylign.jobs.simulation_config:PlanConfig",
-        "raylign.jobs.plan:plan",
+        "raylign.jobs.simulation.config:PlanConfig",
+        "raylign.jobs.checks.plan:plan",
         "check a training run without starting it, or predict its times (--simulate)",
     ),
     "init-model": Command(
@@ -83,7 +88,9 @@ COMMANDS = {
         "raylign.jobs.cli:ReportConfig", "raylign.jobs.cli:report", "write report.html of a run folder again"
     ),
     "doctor": Command(
-        "raylign.jobs.doctor:DoctorConfig", "raylign.jobs.doctor:doctor", "what is wrong with this machine"
+        "raylign.jobs.checks.doctor:DoctorConfig",
+        "raylign.jobs.checks.doctor:doctor",
+        "what is wrong with this machine",
     ),
 }
 
@@ -97,7 +104,7 @@ class ReportConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
 
 def report(config: ReportConfig) -> None:
     """Write the report of a finished or running run."""
-    from raylign.jobs.report import write_report
+    from raylign.jobs.report.report import write_report
 
     print(write_report(config.folder))
 
@@ -143,9 +150,9 @@ def _dispatch(words: list[str]) -> int:
         print(config_yaml(config), end="")
         return 0
     if COMMANDS[name].starts_ray:
-        from raylign.actors.cluster import ClusterConfig, warm_up
+        from raylign.actors.cluster import ClusterConfig, warm_up_for
 
-        warm_up(getattr(config, "cluster", None) or ClusterConfig())
+        warm_up_for(getattr(config, "cluster", None) or ClusterConfig())
     result = _import(COMMANDS[name].function)(config)
     return result if isinstance(result, int) else 0
 

@@ -11,15 +11,15 @@ import time
 from pathlib import Path
 
 from raylign.actors.cluster import ray_cluster
-from raylign.jobs.checkpoints import CheckpointStore
-from raylign.jobs.config import EvaluateConfig
-from raylign.jobs.metrics import evaluation_metrics
-from raylign.jobs.plan import check_before_evaluation
-from raylign.jobs.progress import Progress
-from raylign.jobs.roles import cpus_for_each_role, start_pool
-from raylign.jobs.samples import sample_record
+from raylign.jobs.checks.plan import check_before_evaluation
+from raylign.jobs.config.evaluate import EvaluateConfig
+from raylign.jobs.run.checkpoints import model_folder
+from raylign.jobs.run.metrics import evaluation_metrics
+from raylign.jobs.run.progress import Progress
+from raylign.jobs.run.roles import cpus_for_each_role, start_pool
+from raylign.jobs.run.samples import sample_record
+from raylign.rollout.data.prompts import PromptSource
 from raylign.rollout.model_folder import load_tokenizer
-from raylign.rollout.prompts import PromptSource
 from raylign.rollout.sample import Group
 
 ANSWER_DEADLINE_S = 1800.0
@@ -30,17 +30,6 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
     check_before_evaluation(config)
     with ray_cluster(config.cluster):
         return asyncio.run(_evaluate(config))
-
-
-def model_folder(model: str) -> str:
-    """A run folder stands for its newest checkpoint; everything else is taken as it is."""
-    checkpoints = Path(model) / "checkpoints"
-    if checkpoints.is_dir():
-        latest = CheckpointStore(checkpoints).latest()
-        if latest is None:
-            raise ValueError(f"{model} is a run folder without a complete checkpoint")
-        return str(latest.path)
-    return model
 
 
 async def _evaluate(config: EvaluateConfig) -> dict[str, float]:

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, Field, model_validator
 
-from raylign.rollout.mapping import MappedRow
-from raylign.rollout.prompts import DataConfig, load_mapped_rows
+from raylign.rollout.data.config import DataConfig
+from raylign.rollout.data.mapping import MappedRow
+from raylign.rollout.data.prompts import load_mapped_rows
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

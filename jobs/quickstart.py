@@ -13,8 +13,8 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from raylign.jobs.config import TrainConfig
-from raylign.jobs.config_loading import load_config
+from raylign.jobs.config.loading import load_config
+from raylign.jobs.config.train import TrainConfig
 from raylign.jobs.init_model import InitModelConfig, init_model
 
 
@@ -30,7 +30,7 @@ class QuickstartConfig(BaseModel, extra="forbid", use_attribute_docstrings=True)
 def quickstart(config: QuickstartConfig) -> dict[str, Any]:
     """Run all stages; gives the summary."""
     from raylign.actors.cluster import ray_cluster
-    from raylign.jobs.report import write_report
+    from raylign.jobs.report.report import write_report
     from raylign.jobs.train import train
 
     start = time.monotonic()

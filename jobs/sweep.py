@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from raylign.jobs.sweep_config import FollowUp, SweepConfig, TaskConfig
+from raylign.jobs.config.sweep import FollowUp, SweepConfig, TaskConfig
 
 FIRST = "SFT"
 

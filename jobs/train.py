@@ -7,9 +7,9 @@ Given a `TrainConfig`; gives a run folder with metrics, experience, samples, che
     ┌─ rollout workers ─┐  groups   ┌─ reward server ─┐  scored groups   ┌─ experience log ─┐
     │  vLLM engines     │ ────────▶ │  rules, models  │ ───────────────▶ │  in the folder   │
     └───────────────────┘           └─────────────────┘                  └──────────────────┘
-              ▲                                                                    │ batches: `next_batch`
+              ▲                                                                    │ batches: `batches.next`
               │                                                          ┌─ learner ranks ─┐
-              └───────────── weights, as a checked transaction ───────── │  DeepSpeed      │ ◀── examples (algorithm)
+              └───────────── weights, as a checked transaction ───────── │  DeepSpeed      │ ◀── examples (curriculum)
                              version = steps trained                     └─────────────────┘
     who                 waits for                               is unblocked by
     the loop            the groups of the step                  the log, as groups are finished and scored
@@ -29,12 +29,13 @@ import asyncio
 
 from raylign.actors.cluster import ray_cluster
 from raylign.actors.rollout_pool import RolloutError
-from raylign.actors.weight_update import WeightUpdateError
-from raylign.jobs.config import TrainConfig
-from raylign.jobs.plan import check_before_start
-from raylign.jobs.run import Run
-from raylign.jobs.step_batches import ExhaustedError, StuckError
-from raylign.rollout.experience import ExperienceError
+from raylign.actors.weights.update import WeightUpdateError
+from raylign.jobs.checks.plan import check_before_start
+from raylign.jobs.config.train import TrainConfig
+from raylign.jobs.run.opening import open_run
+from raylign.jobs.run.run import Run
+from raylign.jobs.run.step_batches import ExhaustedError, StuckError
+from raylign.rollout.experience.types import ExperienceError
 
 LEARNER_STANDS = (RolloutError, WeightUpdateError, ExperienceError, StuckError, ExhaustedError)
 """Errors that come from elsewhere than the learner."""
@@ -55,9 +56,9 @@ def train(config: TrainConfig) -> Run:
 
 async def train_async(config: TrainConfig) -> Run:
     """The same inside a running Ray."""
-    async with Run.open(config) as run:
+    async with open_run(config) as run:
         try:
-            await (learn_from_rollouts(run) if run.algorithm.needs_rollouts else learn_from_rows(run))
+            await (learn_from_rollouts(run) if config.algorithm.needs_rollouts else learn_from_rows(run))
         except LEARNER_STANDS:  # between two steps: what it learned is kept
             await run.save_progress()
             raise
@@ -68,9 +69,9 @@ async def train_async(config: TrainConfig) -> Run:
 async def learn_from_rollouts(run: Run) -> None:
     """Train on what the engines generate meanwhile; send them the new weights; again."""
     await run.evaluate_at_start()
-    async with run.experience_flowing():
+    async with run.experience_flowing() as batches:
         for step in run.steps():
-            batch = await run.next_batch(step)
+            batch = await batches.next(step)
             update_metrics = await run.update(batch.examples, version=step)
             weight_metrics = await run.publish_weights(version=step + 1)
             await run.record_step(batch, update_metrics | weight_metrics)
@@ -83,8 +84,8 @@ async def learn_from_rows(run: Run) -> None:
     answer some of them meanwhile."""
     await run.evaluate_at_start()
     for step in run.steps():
-        refresh_metrics = await run.refresh_answers(step)
-        update_metrics = await run.update(run.rows(step), version=None)
-        await run.record_step(None, refresh_metrics | update_metrics)
+        examples, row_metrics = await run.rows(step)
+        update_metrics = await run.update(examples, version=None)
+        await run.record_step(None, row_metrics | update_metrics)
         await run.evaluate_if_due(step + 1)
         await run.checkpoint_if_due(step + 1)

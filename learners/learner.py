@@ -16,9 +16,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from raylign.learners import export
-from raylign.learners.algorithms.base import Algorithm, Example, Normalizers
-from raylign.learners.batch import (
+from raylign.learners.algorithms.base import Objective
+from raylign.learners.engines.config import LearnerConfig, resolve_micro_batch_tokens
+from raylign.learners.engines.deepspeed_engine import DeepSpeedEngine, shard_reference
+from raylign.learners.engines.distributed import (
+    ensure_process_group,
+    gather_objects,
+    local_device,
+    rank,
+    world_size,
+)
+from raylign.learners.examples.example import Example, Normalizers
+from raylign.learners.examples.micro_batch import (
     Layout,
     MicroBatch,
     input_length,
@@ -29,20 +38,13 @@ from raylign.learners.batch import (
     stand_in,
     units_of,
 )
-from raylign.learners.corrections import loglinear_share
-from raylign.learners.distributed import (
-    ensure_process_group,
-    gather_objects,
-    local_device,
-    rank,
-    world_size,
-)
-from raylign.learners.engine import DeepSpeedEngine, LearnerConfig, resolve_micro_batch_tokens, shard_reference
-from raylign.learners.mismatch import finish_mismatch, mismatch_metrics
-from raylign.learners.model import PolicyModel, load_policy, load_reference, resolve_layout
-from raylign.learners.reference_cache import ReferenceCache
-from raylign.learners.scorer import ScorerModel, load_scorer
-from raylign.learners.staleness_door import staleness_metrics
+from raylign.learners.losses.corrections import loglinear_share
+from raylign.learners.meters.mismatch import finish_mismatch, mismatch_metrics
+from raylign.learners.meters.staleness import staleness_metrics
+from raylign.learners.model import export
+from raylign.learners.model.policy_model import PolicyModel, load_policy, load_reference, resolve_layout
+from raylign.learners.model.reference_cache import ReferenceCache
+from raylign.learners.model.scorer import ScorerModel, load_scorer
 
 
 class Learner:
@@ -52,7 +54,7 @@ class Learner:
         self,
         config: LearnerConfig,
         model_path: str,
-        algorithm: Algorithm,
+        algorithm: Objective,
         temperature: float,
         total_optimizer_steps: int,
         seed: int,
@@ -281,7 +283,7 @@ class Learner:
             return [self._reference(batch.to(self.engine.device))[0].cpu() for batch in batches]
 
 
-def _loss_with_mismatch(algorithm: Algorithm, normalizers: Normalizers, sequence_losses: list[dict[int, float]]) -> Any:
+def _loss_with_mismatch(algorithm: Objective, normalizers: Normalizers, sequence_losses: list[dict[int, float]]) -> Any:
     """The algorithm's loss, with the mismatch meter and the padding added to its metrics; fills `sequence_losses`."""
 
     def loss(

@@ -65,7 +65,7 @@ class KillableConfig(WeightedConfig):
 
 
 class Reward(ABC):
-    """Scores groups. `can_hang` rewards run in killable processes (rewards/sandbox.py)."""
+    """Scores groups. `can_hang` rewards run in killable processes (rewards/sandbox/sandbox.py)."""
 
     can_hang: bool = False
 

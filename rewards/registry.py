@@ -40,7 +40,7 @@ from raylign.rewards.rules import (
     TagConfig,
     TagReward,
 )
-from raylign.rewards.sandbox import Sandboxed
+from raylign.rewards.sandbox.sandbox import Sandboxed
 from raylign.rewards.verifiers import (
     MathVerifyConfig,
     MathVerifyReward,

@@ -2,7 +2,7 @@
 
 Given the bound η (`async.max_staleness`), the step's size and the version that the learner is about to improve; gives
 how many groups may start now (guard 1), and which tokens are too old (guard 3). Guard 2, weights that change under
-running requests, is `actors/weights.py`. The train loop and the simulator of `raylign plan` both use this file.
+running requests, is `actors/weights/publisher.py`. The train loop and the simulator of `raylign plan` both use this.
 
     version     weights after so many steps; step `s` (from 0) trains version `s` into version `s + 1`
     staleness   of a token trained in step `s`: `s` minus the version that it was sampled from

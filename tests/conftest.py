@@ -38,7 +38,7 @@ def make_tiny_model(tmp_path_factory: pytest.TempPathFactory) -> MakeModel:
         from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
         from raylign.jobs.init_model import InitModelConfig, init_model
-        from raylign.rollout.prompts import DataConfig
+        from raylign.rollout.data.config import DataConfig
 
         key = (architecture, tied, seed)
         if key not in made:

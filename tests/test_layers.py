@@ -6,11 +6,13 @@ Given the source files as syntax trees, and fresh interpreters; fails with file 
 from __future__ import annotations
 
 import ast
+import graphlib
+import importlib
 import json
 import os
+import resource
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,8 +31,8 @@ MAY_IMPORT = {
 LEARNERS_MAY_IMPORT_OF_ROLLOUT = {"raylign.rollout.sample", "raylign.rollout.sampling", "raylign.rollout.staleness"}
 HEAVY_ONLY_IN = {
     "ray": ("actors/", "jobs/"),
-    "vllm": ("rollout/engine.py", "rollout/weight_transfer.py"),
-    "deepspeed": ("learners/engine.py",),
+    "vllm": ("rollout/engine/vllm_engine.py", "rollout/weights/transfer.py"),
+    "deepspeed": ("learners/engines/deepspeed_engine.py",),
 }
 NOT_FOR_HELP = {"torch", "vllm", "deepspeed", "ray", "transformers", "datasets"}
 
@@ -92,6 +94,62 @@ def test_ray_vllm_and_deepspeed_are_imported_only_where_they_are_hosted(library:
     assert not broken, "\n".join(broken)
 
 
+def imports_of_modules() -> dict[str, set[str]]:
+    """Which modules of ours each module imports, wherever in the file and for whatever purpose, types included."""
+    names = {
+        path: "raylign." + path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".") for path in modules()
+    }
+    known = set(names.values())
+    graph: dict[str, set[str]] = {}
+    for path, name in names.items():
+        imported = {found for _, found in imported_names(path)}
+        imported |= {found.rpartition(".")[0] for found in imported}
+        graph[name] = (imported & known) - {name}
+    return graph
+
+
+def circle_in(graph: dict[str, set[str]]) -> list[str]:
+    """Modules that import each other in a circle, the first one again at the end; empty where there is none."""
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+# What all methods have in common, and the one place that names them.
+KNOWN_OF_ALGORITHMS = {"base", "facts", "registry"}
+
+
+def test_nothing_outside_the_algorithms_names_one() -> None:
+    """The loop, the curricula, the checks and the ranks know what an algorithm is, and none by its name."""
+    broken = [
+        f"{place} imports {name}"
+        for place, file, name in all_imports()
+        if not file.startswith("learners/algorithms/")
+        if name.startswith("raylign.learners.algorithms.") and name.split(".")[3] not in KNOWN_OF_ALGORITHMS
+    ]
+    registry = importlib.import_module("raylign.learners.algorithms.registry")
+    for path in modules():
+        if path.is_relative_to(ROOT / "learners" / "algorithms"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Compare) and "algorithm" in ast.unparse(node.left):
+                words = {part.value for part in ast.walk(node) if isinstance(part, ast.Constant)}
+                named = words & set(registry.ALGORITHM_NAMES)
+                broken += [f"{path.relative_to(ROOT)}:{node.lineno} compares with {name!r}" for name in sorted(named)]
+    assert not broken, "\n".join(broken)
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    assert not (circle := circle_in(imports_of_modules())), " -> ".join(circle)
+
+
+def test_a_circle_of_imports_is_found() -> None:
+    assert set(circle_in({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": set()})) == {"b", "c"}
+    assert circle_in({"a": {"b", "c"}, "b": {"d"}, "c": {"d"}, "d": set()}) == []
+
+
 def test_all_imports_of_ours_are_absolute() -> None:
     """A relative or bare import works from one place and gives a second copy of a class from another."""
     broken = [
@@ -108,8 +166,8 @@ def test_an_import_inside_a_function_or_by_string_is_seen(tmp_path: Path) -> Non
     assert sorted(imported_names(tmp_path / "m.py")) == [(2, "raylign.jobs.train"), (3, "vllm.envs"), (4, "..x")]
 
 
-def raylign_in_a_fresh_process(*words: str) -> tuple[str, set[str], float]:
-    """Runs the command line; its output, the top-level modules it had imported, and the seconds it took."""
+def raylign_in_a_fresh_process(*words: str) -> tuple[str, set[str]]:
+    """Runs the command line; its output, and the top-level modules it had imported."""
     program = (
         "import json, runpy, sys\n"
         f"sys.argv = {['raylign', *words]!r}\n"
@@ -121,16 +179,14 @@ def raylign_in_a_fresh_process(*words: str) -> tuple[str, set[str], float]:
         "loaded = sorted({name.split('.')[0] for name in sys.modules})\n"
         "sys.stderr.write('\\n' + json.dumps([status, loaded]))\n"
     )
-    started = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, env=os.environ | {"COLUMNS": "120"}
     )
-    seconds = time.perf_counter() - started
     assert done.returncode == 0, done.stderr
     said, _, last_line = done.stderr.rpartition("\n")
     status, loaded = json.loads(last_line)
     assert not status, said
-    return done.stdout, set(loaded), seconds
+    return done.stdout, set(loaded)
 
 
 @pytest.mark.parametrize(
@@ -145,7 +201,7 @@ def raylign_in_a_fresh_process(*words: str) -> tuple[str, set[str], float]:
 )
 def test_help_and_config_validation_import_nothing_heavy(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    printed, loaded, _ = raylign_in_a_fresh_process(*words)
+    printed, loaded = raylign_in_a_fresh_process(*words)
     assert printed.strip()
     assert not loaded & NOT_FOR_HELP
 
@@ -153,7 +209,7 @@ def test_help_and_config_validation_import_nothing_heavy(words: list[str], monke
 def test_every_module_of_configs_imports_without_heavy_libraries() -> None:
     """All that --help and validation stand on; a class of a part may need torch only when it is used."""
     program = (
-        "import sys, raylign.jobs.config\n"
+        "import sys, raylign.jobs.config.train\n"
         f"heavy = {sorted(NOT_FOR_HELP)!r}\n"
         "print(*[name for name in heavy if name in sys.modules])\n"
     )
@@ -161,10 +217,15 @@ def test_every_module_of_configs_imports_without_heavy_libraries() -> None:
     assert done.stdout.split() == []
 
 
-def test_help_answers_in_under_a_second() -> None:
+def test_help_takes_less_than_a_second_of_the_processor() -> None:
+    """Processor time, not the clock's: what else the machine does is not our cost. The best of a few, since a busy
+    machine also has colder caches."""
     seconds = []
-    for _ in range(5):  # the best of a few: another process on the machine is not our cost
-        seconds.append(raylign_in_a_fresh_process("--help")[2])
+    for _ in range(5):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        raylign_in_a_fresh_process("--help")
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
         if seconds[-1] < 1.0:
             return
-    pytest.fail(f"raylign --help took {min(seconds):.2f} s at best")
+    pytest.fail(f"raylign --help took {min(seconds):.2f} s of the processor at best")

@@ -1,110 +1,166 @@
-"""What an algorithm is: how groups become examples, and the loss on them.
+"""What a training method is: a config that says what it asks of a run, and builds its two halves.
 
-Given groups from rollouts (or demonstrations), gives `Example`s and a loss over a micro-batch of them.
-The loop, the rollouts and the learner do not know the names of algorithms.
+    examples    in the driver, for its curriculum: which groups teach, what groups and rows become
+    objective   on every rank: which log-probs it needs, the loss, what is learned beside the model
+
+Each half is whole where it is built, and neither knows the other. The loop, the log, the rollouts, the curricula and
+the learner know these three and no method's name; a test of the layers keeps it so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 
-from raylign.rollout.sample import FloatArray, Group, IntArray
+from raylign.learners.algorithms.facts import (
+    CurriculumKind,
+    DynamicSampling,
+    RefreshPlan,
+    Routing,
+    RunFacts,
+    RunRows,
+    SelectionPlan,
+)
+from raylign.learners.examples.example import Example, Normalizers
+from raylign.learners.examples.rows import Demonstration, WeighedRow
+from raylign.learners.losses.proximal import Proximal
+from raylign.rollout.sample import Group, PreferencePair
 
 if TYPE_CHECKING:
     import torch
 
-    from raylign.learners.batch import MicroBatch
+    from raylign.learners.examples.micro_batch import MicroBatch
 
 
-@dataclass
-class Example:
-    """One sequence to learn from. T = number of completion tokens."""
+class BaseAlgorithmConfig(BaseModel, ABC, extra="forbid", use_attribute_docstrings=True):
+    """The section `algorithm` of a run. Properties have the values of most methods; each says its own where they
+    differ."""
 
-    prompt_ids: IntArray
-    completion_ids: IntArray
-    loss_mask: FloatArray
-    """(T,) 1 where the token counts in the loss."""
-    advantages: FloatArray | None = None
-    """(T,) filled by RL algorithms."""
-    rollout_logps: FloatArray | None = None
-    """(T,) log π_roll as the engine reported; None for demonstrations."""
-    old_logps: FloatArray | None = None
-    """(T,) log π_old of the learner at the start of the update; filled by the learner when asked for."""
-    reference_logps: FloatArray | None = None
-    """(T,) log π_ref; filled by the learner when `needs_reference`."""
-    proximal_share: FloatArray | None = None
-    """(T,) α of the loglinear proximal policy; filled by the learner when `proximal` is loglinear."""
-    token_versions: IntArray | None = None
-    """(T,) weight version that each token was sampled from; None for demonstrations."""
-    weight: float = 1.0
-    """Above 0; multiplies the policy loss of the sequence (importance weight of prioritised sampling)."""
-    group: int = -1
-    """Ordinal of its prompt or row: examples of one group share it."""
-    unit: int = -1
-    """Examples of one unit (from 0) lie in one micro-batch, for losses that compare them: a preference pair."""
-    facts: Mapping[str, float] = field(default_factory=dict)
-    """Numbers that the algorithm's own loss reads (side of a pair, coefficient); the same keys in a whole batch."""
+    curriculum: ClassVar[CurriculumKind]
+    """What rows of the data are to it."""
+    name: str
+    """Which algorithm this is."""
 
-    def __post_init__(self) -> None:
-        assert self.weight > 0, f"weight is {self.weight}: a sequence that counts nothing has a zero loss_mask"
+    @abstractmethod
+    def build_objective(self, max_staleness: int = 0, rows: RunRows | None = None) -> Objective:
+        """The half on the ranks, for samples at most `max_staleness` versions old. `rows`: of the run, for methods that
+        learn something about each row."""
+
+    @abstractmethod
+    def build_examples(
+        self, seed: int = 0, rows_per_step: int = 1, reward_weights: Mapping[str, float] | None = None
+    ) -> ExampleMaker:
+        """The half in the driver. `reward_weights`: by reward name as in `Group.rewards`; read only where each reward
+        is normalised alone."""
+
+    def problems(self, run: RunFacts) -> Iterator[str]:
+        """Why this config cannot train in such a run, each with the key to change."""
+        yield from ()
+
+    @property
+    def learns_from_rows(self) -> bool:
+        """Whether answers of the data set are learned from, besides or instead of sampled ones."""
+        return self.curriculum != "prompts"
+
+    @property
+    def needs_rollouts(self) -> bool:
+        """Whether engines generate what the steps train on."""
+        return self.curriculum == "prompts"
+
+    @property
+    def needs_rewards(self) -> bool:
+        """Whether what engines generate must be scored."""
+        return self.needs_rollouts
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether log π_ref is used, in the loss or in the reward."""
+        return False
+
+    @property
+    def optimizer_steps_per_batch(self) -> int:
+        """Optimizer steps on one batch of examples."""
+        return 1
+
+    @property
+    def min_group_size(self) -> int:
+        """Fewest completions of one prompt that teach."""
+        return 1
+
+    @property
+    def epoch_stretch(self) -> float:
+        """How much longer an epoch gets by rows that are not learned from as they stand."""
+        return 1.0
+
+    @property
+    def trusted_kind(self) -> Literal["demonstrations", "pairs"] | None:
+        """What trusted rows are to it; None where it reads none."""
+        return None
+
+    @property
+    def refresh(self) -> RefreshPlan | None:
+        """Set where engines answer questions of rows beside the training."""
+        return None
+
+    @property
+    def selection(self) -> SelectionPlan | None:
+        """Set where rows are weighed."""
+        return None
+
+    def alarm_below(self, max_staleness: int) -> float:
+        """Effective sample size share under which a run warns; 0: never."""
+        return 0.0
 
 
-@dataclass(frozen=True)
-class Normalizers:
-    """Denominators over the global batch (one optimizer step, all ranks and micro-batches): why losses do not
-    depend on the split.
-    """
+class ExampleMaker:
+    """The driver's half: what groups and rows become. A method makes examples of what its curriculum has, and of
+    nothing else."""
 
-    num_tokens: float
-    """Σ loss_mask over all examples."""
-    num_sequences: int
+    dynamic_sampling: DynamicSampling | None = None
+    """Set where groups that `accepts` refuses are to be replaced."""
+    routing: Routing | None = None
+    """Which rows of the data the policy answers; None: all of them, or none."""
+
+    def accepts(self, group: Group) -> bool:
+        """False for a scored group that teaches nothing and is to be replaced."""
+        return True
+
+    def from_groups(self, groups: Sequence[Group]) -> list[Example]:
+        """Of all groups of a step together: some advantages compare groups."""
+        raise self._has_none_of("groups")
+
+    def from_demonstrations(self, demonstrations: Sequence[Demonstration]) -> list[Example]:
+        """One for each."""
+        raise self._has_none_of("demonstrations")
+
+    def from_pairs(self, pairs: Sequence[PreferencePair], is_training: bool = True) -> list[Example]:
+        """Two for each, one unit. `is_training` is False for held-out pairs."""
+        raise self._has_none_of("pairs")
+
+    def from_trusted(self, rows: Sequence[Demonstration | PreferencePair]) -> list[Example]:
+        """The upper level alone."""
+        raise self._has_none_of("trusted rows")
+
+    def from_levels(
+        self, trusted: Sequence[Demonstration | PreferencePair], weighed: Sequence[WeighedRow]
+    ) -> list[Example]:
+        """Both levels of a step."""
+        raise self._has_none_of("weighed rows")
+
+    def _has_none_of(self, what: str) -> ValueError:
+        return ValueError(f"{type(self).__name__} makes no examples of {what}: another curriculum belongs to it")
 
 
-class DynamicSampling(BaseModel, extra="forbid", use_attribute_docstrings=True):
-    """Groups that the algorithm does not accept are replaced by new ones before the step."""
+class Objective(Protocol):
+    """The ranks' half. The same calls in the same order give the same results on every rank."""
 
-    max_rounds: int = Field(10, ge=1)
-    """How many times a step may ask for replacements."""
-    on_exhausted: Literal["fail", "smaller_batch"] = "fail"
-    """After that many rounds: end the run, or train on the groups that are there."""
-
-
-Proximal = Literal["recompute", "loglinear", "rollout"]
-"""Where π_old comes from: a forward pass before the first of several optimizer steps (with one step it is the policy
-itself), interpolation between π_roll and π_θ, or π_roll itself.
-"""
-
-
-class Routing(Protocol):
-    """Some rows of a step are answered by the policy, and numbered by themselves: generated ordinals, from 0."""
-
-    def generated_before(self, step: int) -> int:
-        """Rows that the policy answers in the steps before `step`."""
-
-    def row_of(self, generated_ordinal: int) -> int:
-        """The ordinal of a generated row in the run's order."""
-
-    def kept_rows(self, step: int) -> list[int]:
-        """Ordinals of the rows of `step` that are learned from with the data's own answers."""
-
-
-class Algorithm(Protocol):
-    """One training method."""
-
-    needs_rollouts: bool
-    """False for methods that learn from demonstrations only (sft)."""
     needs_reference: bool
-    """True when log π_ref is used, in the loss or in the reward."""
+    """True when log π_ref is used."""
     num_updates: int
     """Optimizer steps on one batch of examples (mini-batches); old_logps are recomputed before the first when > 1."""
-    min_group_size: int
-    """Fewest completions of one prompt that give an advantage."""
-    dynamic_sampling: DynamicSampling | None
-    """Set where groups that `accepts` refuses are to be replaced."""
     proximal: Proximal
     """Where the learner takes π_old from."""
     completes_batch: bool
@@ -115,35 +171,20 @@ class Algorithm(Protocol):
     """True when a sequence whose advantages are all 0 adds nothing to the gradient."""
     entropy_has_gradient: bool
     """True when the loss differentiates entropies."""
-    alarm_below: float
-    """Effective sample size share under which a run warns; 0: never."""
-    model_kind: Literal["policy", "scorer"]
-    """scorer: a sequence-classification model, whose scores stand where log-probs stand otherwise (reward_model)."""
-
     learns_from_rows: bool
-    """True where answers of the data set are learned from, besides or instead of sampled ones."""
-    routing: Routing | None
-    """Which rows of the data the policy answers; None: all of them (needs_rollouts), or none."""
-
-    def open(self, seed: int, rows_per_step: int) -> None:
-        """Told once where the loop runs, before anything else: the run's seed, and rows of one step."""
-
-    def accepts(self, group: Group) -> bool:
-        """False for a scored group that teaches nothing and is to be replaced."""
-
-    def examples(self, groups: Sequence[Group]) -> list[Example]:
-        """Examples to train on, given all groups of the step together: some advantages compare groups."""
+    """True where examples without a weight version may be among those of a step."""
+    model_kind: Literal["policy", "scorer"]
+    """scorer: a sequence-classification model, whose scores stand where log-probs stand otherwise."""
 
     def complete(self, examples: list[Example]) -> list[Example]:
-        """The examples with final advantages, given all of one update, log-probs filled. Same result on every rank."""
+        """The examples with final advantages, given all of one update, log-probs filled."""
 
     def after_step(self, examples: Sequence[Example], losses: Sequence[float]) -> dict[str, float]:
         """Learn beside the model (a data selector, say) from the examples of one optimizer step and the `sequence/loss`
         of each, on every rank the same; gives metrics. Called only where `loss` gives `sequence/loss`."""
 
     def state(self) -> dict[str, Any]:
-        """What the algorithm has learned beside the model (a data selector, say), the same on every rank; checkpoints
-        keep it."""
+        """What has been learned beside the model; checkpoints keep it."""
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Take up what `state` gave."""
@@ -161,19 +202,18 @@ class Algorithm(Protocol):
         """
 
 
-class PlainAlgorithm:
-    """What most algorithms leave as it is: nothing refused, nothing completed, nothing learned beside the model."""
+class PlainObjective:
+    """What most objectives leave as it is: nothing completed, nothing learned beside the model."""
 
-    dynamic_sampling: DynamicSampling | None = None
+    needs_reference = False
+    num_updates = 1
+    proximal: Proximal = "recompute"
     completes_batch = False
+    needs_old_logps = False
+    skips_zero_advantages = False
+    entropy_has_gradient = False
+    learns_from_rows = True
     model_kind: Literal["policy", "scorer"] = "policy"
-    routing: Routing | None = None
-
-    def open(self, seed: int, rows_per_step: int) -> None:
-        pass
-
-    def accepts(self, group: Group) -> bool:
-        return True
 
     def complete(self, examples: list[Example]) -> list[Example]:
         return examples

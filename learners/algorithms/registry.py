@@ -1,33 +1,32 @@
-"""All algorithms by name.
+"""All algorithms by name: the one place outside their own files that names them.
 
-Given the `algorithm` section of a run's config; gives the algorithm. A new algorithm adds one line to the union and
-one to `_ALGORITHMS`.
+Given the `algorithm` section of a run's config; gives its config, which builds the rest. A new algorithm is one line
+here: its config in the union.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 from pydantic import BeforeValidator, Field
 
-from raylign.learners.algorithms.base import Algorithm
-from raylign.learners.algorithms.bdr import Bdr, BdrConfig
-from raylign.learners.algorithms.bdr_online import BdrOnline, BdrOnlineConfig
-from raylign.learners.algorithms.bonbon import Bonbon, BonbonConfig
-from raylign.learners.algorithms.cispo import Cispo, CispoConfig
-from raylign.learners.algorithms.dapo import Dapo, DapoConfig
-from raylign.learners.algorithms.dpo import Dpo, DpoConfig
-from raylign.learners.algorithms.dr_grpo import DrGrpo, DrGrpoConfig
-from raylign.learners.algorithms.grpo import Grpo, GrpoConfig
-from raylign.learners.algorithms.gspo import Gspo, GspoConfig
-from raylign.learners.algorithms.ipo import Ipo, IpoConfig
-from raylign.learners.algorithms.reinforce_plus_plus import ReinforcePlusPlus, ReinforcePlusPlusConfig
-from raylign.learners.algorithms.reward_model import RewardModelTraining, RewardModelTrainingConfig
-from raylign.learners.algorithms.rloo import Rloo, RlooConfig
-from raylign.learners.algorithms.sail import Sail, SailConfig
-from raylign.learners.algorithms.sft import Sft, SftConfig
+from raylign.learners.algorithms.bilevel.bdr import BdrConfig
+from raylign.learners.algorithms.bilevel.bdr_online import BdrOnlineConfig
+from raylign.learners.algorithms.facts import CurriculumKind
+from raylign.learners.algorithms.policy_gradient.cispo import CispoConfig
+from raylign.learners.algorithms.policy_gradient.dapo import DapoConfig
+from raylign.learners.algorithms.policy_gradient.dr_grpo import DrGrpoConfig
+from raylign.learners.algorithms.policy_gradient.grpo import GrpoConfig
+from raylign.learners.algorithms.policy_gradient.gspo import GspoConfig
+from raylign.learners.algorithms.policy_gradient.reinforce_plus_plus import ReinforcePlusPlusConfig
+from raylign.learners.algorithms.policy_gradient.rloo import RlooConfig
+from raylign.learners.algorithms.preference.bonbon import BonbonConfig
+from raylign.learners.algorithms.preference.dpo import DpoConfig
+from raylign.learners.algorithms.preference.ipo import IpoConfig
+from raylign.learners.algorithms.preference.reward_model import RewardModelTrainingConfig
+from raylign.learners.algorithms.preference.sail import SailConfig
+from raylign.learners.algorithms.sft import SftConfig
 
 AnyAlgorithmConfig = (
     GrpoConfig
@@ -46,24 +45,18 @@ AnyAlgorithmConfig = (
     | BdrOnlineConfig
     | RewardModelTrainingConfig
 )
-_ALGORITHMS: dict[str, Any] = {
-    "grpo": Grpo,
-    "dr_grpo": DrGrpo,
-    "dapo": Dapo,
-    "gspo": Gspo,
-    "rloo": Rloo,
-    "reinforce_plus_plus": ReinforcePlusPlus,
-    "cispo": Cispo,
-    "sft": Sft,
-    "dpo": Dpo,
-    "ipo": Ipo,
-    "bonbon": Bonbon,
-    "sail": Sail,
-    "bdr": Bdr,
-    "bdr_online": BdrOnline,
-    "reward_model": RewardModelTraining,
-}
-ALGORITHM_NAMES = tuple(_ALGORITHMS)
+CONFIGS = {config.model_fields["name"].default: config for config in get_args(AnyAlgorithmConfig)}
+ALGORITHM_NAMES = tuple(CONFIGS)
+
+
+def default_algorithm() -> AnyAlgorithmConfig:
+    """Where a run names none."""
+    return GrpoConfig()
+
+
+def names_with(curriculum: CurriculumKind) -> list[str]:
+    """The algorithms that learn from such rows."""
+    return [name for name, config in CONFIGS.items() if config.curriculum == curriculum]
 
 
 def _known_name(value: Any) -> Any:
@@ -80,14 +73,3 @@ def _known_name(value: Any) -> Any:
 
 
 AlgorithmConfig = Annotated[Annotated[AnyAlgorithmConfig, Field(discriminator="name")], BeforeValidator(_known_name)]
-
-
-def build_algorithm(
-    config: AnyAlgorithmConfig, max_staleness: int = 0, reward_weights: Mapping[str, float] | None = None
-) -> Algorithm:
-    """The algorithm that `config` describes, for samples at most `max_staleness` versions old.
-
-    `reward_weights`: by reward name as in `Group.rewards`; read only where each reward is normalised alone.
-    """
-    algorithm: Algorithm = _ALGORITHMS[config.name](config, max_staleness, reward_weights)
-    return algorithm

@@ -5,49 +5,58 @@ Given (prompt tokens, response tokens) pairs; gives one example for each and the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
-from raylign.learners.algorithms.base import Example, Normalizers
-from raylign.learners.algorithms.rows import RowAlgorithm, RowConfig, RowKind
-from raylign.learners.losses import Aggregation, nll, token_weights
-from raylign.rollout.sample import IntArray
+from raylign.learners.algorithms.base import BaseAlgorithmConfig, ExampleMaker, PlainObjective
+from raylign.learners.algorithms.facts import CurriculumKind, RunRows
+from raylign.learners.examples.example import Example, Normalizers
+from raylign.learners.examples.rows import Demonstration
+from raylign.learners.losses.policy import Aggregation, nll, token_weights
 
 if TYPE_CHECKING:
     import torch
 
-    from raylign.learners.batch import MicroBatch
+    from raylign.learners.examples.micro_batch import MicroBatch
 
 
-class SftConfig(RowConfig):
+class SftConfig(BaseAlgorithmConfig):
     """Supervised fine-tuning on demonstrations."""
 
-    row_kind: ClassVar[RowKind] = "demonstrations"
+    curriculum: ClassVar[CurriculumKind] = "demonstrations"
     name: Literal["sft"] = "sft"
     """Which algorithm this is."""
     aggregation: Literal["token_mean", "seq_mean_token_mean", "seq_mean_token_sum"] = "token_mean"
     """Every token counts the same, or every demonstration: by the mean or the sum over its tokens."""
 
+    def build_objective(self, max_staleness: int = 0, rows: RunRows | None = None) -> Sft:
+        return Sft(self)
 
-def demonstration_examples(demonstrations: Iterable[tuple[IntArray, IntArray]]) -> list[Example]:
-    """Examples of (prompt_ids, response_ids); the loss is on the response."""
-    examples = []
-    for number, (prompt_ids, response_ids) in enumerate(demonstrations):
-        if len(prompt_ids) == 0 or len(response_ids) == 0:
-            raise ValueError(f"demonstration {number}: prompt and response must have at least one token each")
-        prompt, response = np.asarray(prompt_ids, np.int32), np.asarray(response_ids, np.int32)
-        examples.append(Example(prompt, response, loss_mask=np.ones(len(response), np.float32)))
-    return examples
+    def build_examples(
+        self, seed: int = 0, rows_per_step: int = 1, reward_weights: Mapping[str, float] | None = None
+    ) -> SftExamples:
+        return SftExamples()
 
 
-class Sft(RowAlgorithm):
-    """See the head of this file; implements `Algorithm`."""
+class SftExamples(ExampleMaker):
+    """The loss is on the response."""
 
-    def __init__(
-        self, config: SftConfig, max_staleness: int = 0, reward_weights: Mapping[str, float] | None = None
-    ) -> None:
+    def from_demonstrations(self, demonstrations: Sequence[Demonstration]) -> list[Example]:
+        examples = []
+        for number, (prompt_ids, response_ids) in enumerate(demonstrations):
+            if len(prompt_ids) == 0 or len(response_ids) == 0:
+                raise ValueError(f"demonstration {number}: prompt and response must have at least one token each")
+            prompt, response = np.asarray(prompt_ids, np.int32), np.asarray(response_ids, np.int32)
+            examples.append(Example(prompt, response, loss_mask=np.ones(len(response), np.float32)))
+        return examples
+
+
+class Sft(PlainObjective):
+    """See the head of this file; implements `Objective`."""
+
+    def __init__(self, config: SftConfig) -> None:
         self.config = config
 
     def loss(

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from raylign.actors.experience_host import ExperienceHost
-from raylign.rollout.experience import START, ExperienceConfig, ExperienceFullError, Lease, LeaseExpiredError
-from raylign.rollout.experience_schema import batch_to_groups, batch_to_message, groups_to_batch, message_to_batch
+from raylign.rollout.experience.schema import batch_to_groups, batch_to_message, groups_to_batch, message_to_batch
+from raylign.rollout.experience.types import START, ExperienceConfig, ExperienceFullError, Lease, LeaseExpiredError
 from raylign.rollout.sample import Completion, Group, Prompt, VersionSpan
 
 CONFIG = ExperienceConfig()

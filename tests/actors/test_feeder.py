@@ -19,9 +19,9 @@ from raylign.actors.reward_server import RewardServer
 from raylign.actors.rollout_pool import RewardServerError, RolloutError, RolloutPool
 from raylign.actors.rollout_worker import RolloutWorker
 from raylign.rewards.rules import ExactConfig
-from raylign.rollout.experience import START, ExperienceConfig, ExperienceError
-from raylign.rollout.experience_schema import batch_to_groups, message_to_batch
-from raylign.rollout.fake_engine import FakeEngine
+from raylign.rollout.engine.fake_engine import FakeEngine
+from raylign.rollout.experience.schema import batch_to_groups, message_to_batch
+from raylign.rollout.experience.types import START, ExperienceConfig, ExperienceError
 from raylign.rollout.sample import ENGINE_DIED, Failure, Group, Prompt
 from raylign.rollout.sampling import SamplingConfig
 from raylign.rollout.staleness import StalenessBound

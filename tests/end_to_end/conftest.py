@@ -10,11 +10,11 @@ import pytest
 import yaml
 
 from raylign.actors.cluster import ClusterConfig, ray_cluster
-from raylign.jobs.config import TrainConfig
-from raylign.jobs.config_loading import load_config
+from raylign.jobs.config.loading import load_config
+from raylign.jobs.config.train import TrainConfig
 from raylign.jobs.init_model import InitModelConfig, init_model
-from raylign.jobs.run import Run
-from raylign.rollout.prompts import DataConfig
+from raylign.jobs.run.run import Run
+from raylign.rollout.data.config import DataConfig
 
 SUMS = {
     "source": "reasoning_gym:chain_sum?min_terms=2&max_terms=2&min_digits=1&max_digits=1",

@@ -183,8 +183,8 @@ def test_bad_input_is_one_clear_error_and_nothing_is_started_or_lost(
 
 def earlier_run(values: Values, folder: Path) -> Path:
     """A run folder with everything that could be lost."""
-    from raylign.jobs.config_loading import config_yaml
-    from raylign.jobs.run_folder import RunFolder
+    from raylign.jobs.config.loading import config_yaml
+    from raylign.jobs.run.folder import RunFolder
     from tests.end_to_end.conftest import configured
 
     path = folder / "earlier"

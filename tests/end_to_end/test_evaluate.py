@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from raylign.jobs.checkpoints import CheckpointStore
 from raylign.jobs.cli import run_command_line
-from raylign.jobs.run import Run
+from raylign.jobs.run.checkpoints import CheckpointStore
+from raylign.jobs.run.run import Run
 
 pytestmark = pytest.mark.ray
 NUM_PROMPTS = 16

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from raylign.jobs.checkpoints import CheckpointStore
-from raylign.jobs.run_folder import read_metrics
+from raylign.jobs.run.checkpoints import CheckpointStore
+from raylign.jobs.run.folder import read_metrics
 from tests.end_to_end.conftest import small_config, write_recipe
 from tests.end_to_end.processes import WatchedProcess, interrupt_group, raylign
 

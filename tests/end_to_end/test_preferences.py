@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import ray
 
-from raylign.jobs.checkpoints import CheckpointStore
-from raylign.jobs.metrics import deterministic_view, undocumented
-from raylign.jobs.run import Run
-from raylign.jobs.run_folder import read_metrics
+from raylign.jobs.run.checkpoints import CheckpointStore
+from raylign.jobs.run.folder import read_metrics
+from raylign.jobs.run.metrics import deterministic_view, undocumented
+from raylign.jobs.run.run import Run
 from raylign.jobs.train import train
-from raylign.learners.algorithms.sail_routing import RouteDraws
+from raylign.learners.algorithms.preference.sail_routing import RouteDraws
 from raylign.rewards.base import Item
 from raylign.rewards.reward_model import RewardModel, RewardModelConfig
 from tests.end_to_end.conftest import HELD_OUT, configured, small_config
@@ -164,7 +164,7 @@ def test_dpo_resumes_number_for_number_and_the_reference_is_not_run_again(
 
 
 def test_a_reward_server_that_is_killed_is_started_again_and_answers(ray_session: None) -> None:
-    from raylign.jobs.roles import start_reward_server
+    from raylign.jobs.run.roles import start_reward_server
     from raylign.rewards.rules import ExactConfig
     from raylign.rollout.sample import Completion, Group, Prompt
 

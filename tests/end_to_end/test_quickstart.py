@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from raylign.jobs import quickstart as quickstart_module
-from raylign.jobs.config import TrainConfig
+from raylign.jobs.config.train import TrainConfig
 from raylign.jobs.quickstart import QuickstartConfig, quickstart
 
 pytestmark = pytest.mark.ray

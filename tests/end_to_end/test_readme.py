@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from raylign.jobs.cli import run_command_line
-from raylign.jobs.config import TrainConfig
-from raylign.jobs.config_loading import load_config
+from raylign.jobs.config.loading import load_config
+from raylign.jobs.config.train import TrainConfig
 
 ROOT = Path(__file__).parents[2]
 RAYLIGN = ".venv/bin/raylign"

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from raylign.jobs.init_model import InitModelConfig, init_model
-from raylign.jobs.run_folder import read_metrics
+from raylign.jobs.run.folder import read_metrics
 from raylign.jobs.train import train
+from raylign.rollout.data.config import DataConfig
+from raylign.rollout.data.prompts import PromptSource
 from raylign.rollout.model_folder import load_tokenizer
-from raylign.rollout.prompts import DataConfig, PromptSource
 from tests.end_to_end.conftest import configured, small_config
 
 BESIDE = Path(__file__).resolve().parents[3] / "shared" / "data"

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from raylign.jobs.config import TrainConfig, row_kind
-from raylign.jobs.config_loading import load_config
-from raylign.jobs.run_folder import read_metrics
+from raylign.jobs.config.loading import load_config
+from raylign.jobs.config.train import TrainConfig
+from raylign.jobs.run.folder import read_metrics
 from raylign.jobs.train import train
 from tests.jobs.stand_ins import command_of_recipe, config_of_recipe, shipped_recipes
 
@@ -25,7 +25,7 @@ SMALL = {
 def preference_recipes() -> list[str]:
     """Those of two CPU cores."""
     names = [name for name in shipped_recipes() if name.endswith("_arithmetic") and command_of_recipe(name) == "train"]
-    return [name for name in names if row_kind(config_of_recipe(name)) == "pairs"]
+    return [name for name in names if config_of_recipe(name).algorithm.curriculum == "pairs"]
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,10 @@ from typing import Any
 import psutil
 import pytest
 
-from raylign.jobs.metrics import deterministic_view
-from raylign.jobs.run_folder import read_metrics
+from raylign.jobs.run.folder import read_metrics
+from raylign.jobs.run.metrics import deterministic_view
 from raylign.jobs.train import train
-from raylign.rollout.experience_replay import ReplayLog
+from raylign.rollout.experience.replay import ReplayLog
 from tests.end_to_end.conftest import HELD_OUT, configured, small_config, write_recipe
 from tests.end_to_end.processes import WatchedProcess, raylign
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from raylign.jobs.metrics import deterministic_view, undocumented
-from raylign.jobs.run import Run
-from raylign.jobs.run_folder import read_metrics
-from raylign.jobs.selection import read_selection
+from raylign.jobs.curricula.selection import read_selection
+from raylign.jobs.run.folder import read_metrics
+from raylign.jobs.run.metrics import deterministic_view, undocumented
+from raylign.jobs.run.run import Run
 from raylign.jobs.train import train
 from tests.end_to_end.conftest import configured, small_config
 

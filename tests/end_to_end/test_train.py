@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from raylign.jobs.checkpoints import CheckpointStore
-from raylign.jobs.metrics import undocumented
-from raylign.jobs.run import Run
-from raylign.jobs.run_folder import read_metrics
+from raylign.jobs.run.checkpoints import CheckpointStore
+from raylign.jobs.run.folder import read_metrics
+from raylign.jobs.run.metrics import undocumented
+from raylign.jobs.run.run import Run
 from raylign.jobs.train import train
 from tests.end_to_end.conftest import configured, small_config
 

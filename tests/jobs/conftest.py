@@ -6,7 +6,7 @@ import functools
 
 import pytest
 
-from raylign.jobs import plan
+from raylign.jobs.checks import plan
 from tests.jobs.stand_ins import StandIns
 
 

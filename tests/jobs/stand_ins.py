@@ -15,21 +15,22 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from raylign.jobs import plan
-from raylign.jobs.best_of_n import examine_best_of_n
-from raylign.jobs.best_of_n_config import BestOfNConfig
+from raylign.jobs.checks import plan
+from raylign.jobs.checks.findings import Findings
+from raylign.jobs.checks.machine import GIB, Gpu, Machine
 from raylign.jobs.cli import COMMANDS, _command_name
-from raylign.jobs.compare import examine_compare
-from raylign.jobs.compare_config import CompareConfig
-from raylign.jobs.config import EvaluateConfig, TrainConfig
-from raylign.jobs.config_loading import Layer, find_recipe, parse_words, read_recipe, resolve
-from raylign.jobs.findings import Findings
+from raylign.jobs.compare.compare import examine_compare
+from raylign.jobs.compare.config import CompareConfig
+from raylign.jobs.config.evaluate import EvaluateConfig
+from raylign.jobs.config.loading import Layer, find_recipe, parse_words, read_recipe, resolve
+from raylign.jobs.config.sweep import SweepConfig
+from raylign.jobs.config.train import TrainConfig
+from raylign.jobs.data.best_of_n import examine_best_of_n
+from raylign.jobs.data.best_of_n_config import BestOfNConfig
 from raylign.jobs.init_model import InitModelConfig, init_model
-from raylign.jobs.machine import GIB, Gpu, Machine
 from raylign.jobs.sweep import expand
-from raylign.jobs.sweep_config import SweepConfig
-from raylign.rollout.prompts import DataConfig
-from raylign.rollout.templates import Template
+from raylign.rollout.data.config import DataConfig
+from raylign.rollout.data.templates import Template
 
 TWO_CORES = Machine(2, 32 * GIB, 24 * GIB, 8 * GIB, ())
 EIGHT_GPUS = Machine(64, 512 * GIB, 480 * GIB, 64 * GIB, (Gpu("a GPU", 80 * GIB, 79 * GIB, "600.1"),) * 8)

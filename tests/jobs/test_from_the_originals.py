@@ -1,20 +1,21 @@
-"""docs/from_the_originals.md: every command and key of ours on that page is one that `raylign plan` accepts."""
+"""docs/from_the_originals/: every command and key of ours on those pages is one that `raylign plan` accepts."""
 
 from __future__ import annotations
 
 import re
 import shlex
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from raylign.jobs.config_loading import ConfigError
+from raylign.jobs.config.loading import ConfigError
 from tests.jobs.stand_ins import StandIns
 
 pytestmark = pytest.mark.usefixtures("one_tokenizer")
-PAGE = Path(__file__).parents[2] / "docs" / "from_the_originals.md"
+PAGES = sorted((Path(__file__).parents[2] / "docs" / "from_the_originals").glob("*.md"))
 WITHOUT_KEY = ("none", "always")
 CODE = re.compile(r"`([^`]+)`")
 FLAGS_OF_TRAIN_SELECTOR = """
@@ -39,9 +40,10 @@ FLAGS_OF_TRAIN_SELECTOR = """
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a table of the page."""
+    """One row of a table of a page."""
 
-    line: int
+    place: str
+    """Page and line: `sail.md:9`."""
     original: str
     ours: str
     base: str | None
@@ -59,9 +61,10 @@ class Row:
         return f"{self.base} {keys}" if keys else None
 
 
-def rows_of_page(text: str) -> Iterator[Row]:
+def rows_of_page(page: Path) -> Iterator[Row]:
     base, in_table = None, False
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), 1):
+        place = f"{page.name}:{number}"
         cells = [cell.strip() for cell in line.strip().strip("|").split(" | ")]
         if not line.startswith("|"):
             in_table = False
@@ -69,20 +72,18 @@ def rows_of_page(text: str) -> Iterator[Row]:
             base = commands[-1] if commands else base
         elif not in_table:
             in_table = True
-            assert cells[0] in ("original", "original command"), f"line {number}: what is this table?"
+            assert cells[0] in ("original", "original command"), f"{place}: what is this table?"
             has_whole_commands = cells[0] == "original command"
         elif not line.startswith("|---"):
-            assert line.count(" | ") == 2 or line.endswith(" | |"), f"line {number}: three cells"
-            yield Row(number, cells[0], cells[1], None if has_whole_commands else base)
+            assert line.count(" | ") == 2 or line.endswith(" | |"), f"{place}: three cells"
+            yield Row(place, cells[0], cells[1], None if has_whole_commands else base)
 
 
-ROWS = list(rows_of_page(PAGE.read_text(encoding="utf-8")))
+ROWS = [row for page in PAGES for row in rows_of_page(page)]
 
 
-@pytest.mark.parametrize(
-    "row", [row for row in ROWS if row.command], ids=lambda row: f"line {row.line}: {row.original}"
-)
-def test_what_the_page_says_is_ours_passes_plan(row: Row, stand_ins: StandIns, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("row", [row for row in ROWS if row.command], ids=lambda row: f"{row.place}: {row.original}")
+def test_what_a_page_says_is_ours_passes_plan(row: Row, stand_ins: StandIns, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "of a judge that is not asked here")
     assert row.command is not None
     words = shlex.split(row.command)
@@ -92,18 +93,24 @@ def test_what_the_page_says_is_ours_passes_plan(row: Row, stand_ins: StandIns, m
     assert [warning for warning in findings.warnings if "overlap" in warning] == []
 
 
-def test_a_row_has_a_command_or_says_that_there_is_none() -> None:
+def test_each_original_has_a_page_full_of_rows() -> None:
+    rows_of = Counter(row.place.partition(":")[0] for row in ROWS)
+    assert sorted(rows_of) == ["bdr.md", "bonbon.md", "sail.md"] == [page.name for page in PAGES]
+    assert min(rows_of.values()) > 50, rows_of
     assert len(ROWS) > 200
-    assert [row.line for row in ROWS if not row.command and row.ours not in WITHOUT_KEY] == []
 
 
-def test_every_flag_of_the_published_selector_is_on_the_page() -> None:
-    names = {name for row in ROWS for name in CODE.findall(row.original)}
+def test_a_row_has_a_command_or_says_that_there_is_none() -> None:
+    assert [row.place for row in ROWS if not row.command and row.ours not in WITHOUT_KEY] == []
+
+
+def test_every_flag_of_the_published_selector_is_on_its_page() -> None:
+    names = {name for row in ROWS if row.place.startswith("bdr.md:") for name in CODE.findall(row.original)}
     assert [flag for flag in FLAGS_OF_TRAIN_SELECTOR.split() if flag not in names] == []
 
 
 def test_a_key_that_does_not_exist_is_found(stand_ins: StandIns) -> None:
-    row = Row(0, "`r`", "`--algorithm.ddp.shares 0.4`", "raylign train --config sail_ddp")
+    row = Row("here", "`r`", "`--algorithm.ddp.shares 0.4`", "raylign train --config sail_ddp")
     assert row.command is not None
     with pytest.raises(ConfigError, match="did you mean"):
         stand_ins.examine(shlex.split(row.command)[1:])

@@ -12,8 +12,8 @@ import pytest
 from pydantic import ValidationError
 
 from raylign.jobs.init_model import END_TOKEN, PAD_TOKEN, InitModelConfig, init_model
+from raylign.rollout.data.config import DataConfig
 from raylign.rollout.model_folder import check_model_folder, load_tokenizer
-from raylign.rollout.prompts import DataConfig
 
 SUMS = DataConfig(source="reasoning_gym:chain_sum?min_digits=1&max_digits=2", num_generated=200)
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from raylign.jobs.config.sweep import SweepConfig
 from raylign.jobs.sweep import expand, run_name, sweep, table
-from raylign.jobs.sweep_config import SweepConfig
 
 SAIL: dict[str, Any] = {
     "name": "sail",

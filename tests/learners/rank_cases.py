@@ -1,7 +1,7 @@
 """Learner cases that one or several ranks run; a script, since DeepSpeed ranks are processes of their own.
 
 Given a model folder, an output folder and RANK/WORLD_SIZE in the environment; rank 0 writes one .npz for each case:
-    python rank_cases.py MODEL OUT gradients,steps
+    python -m tests.learners.rank_cases MODEL OUT gradients,steps
 """
 
 from __future__ import annotations
@@ -13,27 +13,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from level_cases import LEVEL_ALGORITHMS, level_examples, weigh  # type: ignore[import-not-found]
-from pair_cases import random_groups, random_pairs  # type: ignore[import-not-found]  # a helper beside this file
 
-from raylign.learners.algorithms.base import Example
-from raylign.learners.algorithms.bonbon import BonbonConfig
-from raylign.learners.algorithms.cispo import CispoConfig
-from raylign.learners.algorithms.dapo import DapoConfig
-from raylign.learners.algorithms.dpo import DpoConfig
-from raylign.learners.algorithms.dr_grpo import DrGrpoConfig
-from raylign.learners.algorithms.grpo import GrpoConfig
-from raylign.learners.algorithms.gspo import GspoConfig
-from raylign.learners.algorithms.ipo import IpoConfig
-from raylign.learners.algorithms.pairs import PairAlgorithm
-from raylign.learners.algorithms.registry import AnyAlgorithmConfig, build_algorithm
-from raylign.learners.algorithms.reinforce_plus_plus import ReinforcePlusPlusConfig
-from raylign.learners.algorithms.reward_model import RewardModelTrainingConfig
-from raylign.learners.algorithms.rloo import RlooConfig
-from raylign.learners.algorithms.sail import RouteConfig, Sail, SailConfig
+from raylign.learners.algorithms.policy_gradient.cispo import CispoConfig
+from raylign.learners.algorithms.policy_gradient.dapo import DapoConfig
+from raylign.learners.algorithms.policy_gradient.dr_grpo import DrGrpoConfig
+from raylign.learners.algorithms.policy_gradient.grpo import GrpoConfig
+from raylign.learners.algorithms.policy_gradient.gspo import GspoConfig
+from raylign.learners.algorithms.policy_gradient.reinforce_plus_plus import ReinforcePlusPlusConfig
+from raylign.learners.algorithms.policy_gradient.rloo import RlooConfig
+from raylign.learners.algorithms.preference.bonbon import BonbonConfig
+from raylign.learners.algorithms.preference.dpo import DpoConfig
+from raylign.learners.algorithms.preference.ipo import IpoConfig
+from raylign.learners.algorithms.preference.pairs import PairConfig
+from raylign.learners.algorithms.preference.reward_model import RewardModelTrainingConfig
+from raylign.learners.algorithms.preference.sail import RouteConfig, SailConfig
+from raylign.learners.algorithms.registry import AnyAlgorithmConfig
 from raylign.learners.algorithms.sft import SftConfig
-from raylign.learners.corrections import CorrectionConfig
-from raylign.learners.engine import LearnerConfig, LoraConfig
+from raylign.learners.engines.config import LearnerConfig, LoraConfig
+from raylign.learners.examples.example import Example
+from raylign.learners.losses.corrections import CorrectionConfig
+from tests.learners.algorithms.level_cases import LEVEL_ALGORITHMS, level_examples, weighing
+from tests.learners.algorithms.pair_cases import random_groups, random_pairs
 
 ALGORITHMS: dict[str, AnyAlgorithmConfig] = {
     "token_mean_k3": GrpoConfig(kl_coef=0.1, kl_estimator="k3"),
@@ -124,14 +124,12 @@ def examples(num_examples: int = 13) -> list[Example]:
     return made
 
 
-def examples_of_pairs(algorithm: PairAlgorithm[Any]) -> list[Example]:
+def examples_of_pairs(config: PairConfig) -> list[Example]:
     """Rows, and for SAIL answers of the policy beside them."""
-    made: list[Example] = []
-    if isinstance(algorithm, Sail):
-        algorithm.open(seed=0, rows_per_step=12)
-        made = algorithm.examples(random_groups(5))
+    make = config.build_examples(seed=0, rows_per_step=12)
+    made = make.from_groups(random_groups(5)) if isinstance(config, SailConfig) else []
     first = len(made) // 2
-    return made + [replace(e, unit=e.unit + first) for e in algorithm.pair_examples(random_pairs())]
+    return made + [replace(e, unit=e.unit + first) for e in make.from_pairs(random_pairs())]
 
 
 def with_old_policies(made: list[Example], logps: list[np.ndarray]) -> list[Example]:
@@ -154,10 +152,10 @@ def gradients(model: str, out: Path) -> None:
     for layout, budget in splits(int(os.environ["WORLD_SIZE"])):
         for name, config in (ALGORITHMS | PAIR_ALGORITHMS).items():
             settings = LearnerConfig(layout=layout, micro_batch_tokens=budget, threads_per_rank=1)  # type: ignore[arg-type]
-            learner = Learner(settings, model, build_algorithm(config), 0.7, 1, 0, out)
+            learner = Learner(settings, model, config.build_objective(), 0.7, 1, 0, out)
             batch = examples()
-            if isinstance(learner.algorithm, PairAlgorithm):
-                batch = examples_of_pairs(learner.algorithm)
+            if isinstance(config, PairConfig):
+                batch = examples_of_pairs(config)
                 if learner.algorithm.needs_reference:
                     # a reference off the policy, so that no log-ratio is 0
                     refs = [logps - np.float32(0.1) * (i % 3) for i, logps in enumerate(learner.logprobs(batch))]
@@ -184,7 +182,7 @@ def updates(model: str, out: Path) -> None:
                 micro_batch_tokens=budget,
                 threads_per_rank=1,
             )
-            learner = Learner(settings, model, build_algorithm(config, 2), 1.0, 4, 0, out, max_staleness=2)
+            learner = Learner(settings, model, config.build_objective(2), 1.0, 4, 0, out, max_staleness=2)
             batch = [
                 replace(
                     example,
@@ -212,15 +210,13 @@ def levels(model: str, out: Path) -> None:
         for name, config in LEVEL_ALGORITHMS.items():
 
             def learner_of(config: Any = config, layout: Any = layout, budget: int = budget) -> Learner:
-                algorithm = build_algorithm(config)
-                weigh(algorithm)
                 optimizer = {"learning_rate": 0.3, "adam_epsilon": 1.0}
                 settings = LearnerConfig(layout=layout, micro_batch_tokens=budget, threads_per_rank=1, **optimizer)
-                return Learner(settings, model, algorithm, 1.0, 4, 0, out)
+                return Learner(settings, model, weighing(config), 1.0, 4, 0, out)
 
             learner = learner_of()
             algorithm: Any = learner.algorithm
-            batch = algorithm.complete(level_examples(algorithm))
+            batch = algorithm.complete(level_examples(config))
             if learner.algorithm.needs_reference:
                 refs = [logps - np.float32(0.1) * (i % 3) for i, logps in enumerate(learner.logprobs(batch))]
                 batch = [replace(e, reference_logps=logps) for e, logps in zip(batch, refs, strict=True)]
@@ -230,12 +226,12 @@ def levels(model: str, out: Path) -> None:
             numbers["gradient"] = (flat / dist.get_world_size()).numpy()
 
             learner = learner_of()
-            learner.update(level_examples(algorithm))
+            learner.update(level_examples(config))
             learner.save_state(out / f"{name}-{layout}-{budget}-state")
-            last = learner.update(level_examples(algorithm)[:-1])
+            last = learner.update(level_examples(config)[:-1])
             resumed = learner_of()
             resumed.load_state(out / f"{name}-{layout}-{budget}-state")
-            again = resumed.update(level_examples(algorithm)[:-1])
+            again = resumed.update(level_examples(config)[:-1])
             same = [key for key in last if key.startswith(("selection/", "learner/loss"))]
             assert [last[key] for key in same] == [again[key] for key in same], f"{name} does not resume bit for bit"
             for key, value in learner.algorithm.state().items():
@@ -246,7 +242,7 @@ def levels(model: str, out: Path) -> None:
 
     # fewer sequences than ranks: the rank that has none steps its selector too
     learner = learner_of()
-    learner.update(level_examples(algorithm)[:1] + level_examples(algorithm)[-1:])
+    learner.update(level_examples(config)[:1] + level_examples(config)[-1:])
     losses = torch.from_numpy(learner.algorithm.state()["logits"])
     others = [torch.empty_like(losses) for _ in range(dist.get_world_size())]
     dist.all_gather(others, losses)
@@ -269,7 +265,7 @@ def steps(model: str, out: Path) -> None:
             threads_per_rank=1,
             **settings,
         )
-        learner = Learner(config, model, build_algorithm(GrpoConfig(kl_coef=0.1, num_updates=2)), 1.0, 4, 0, out)
+        learner = Learner(config, model, GrpoConfig(kl_coef=0.1, num_updates=2).build_objective(), 1.0, 4, 0, out)
         batch = [replace(e, rollout_logps=np.full(len(e.completion_ids), -4.0, np.float32)) for e in examples()]
         first, second = learner.update(batch), learner.update(batch[:2])  # the second: fewer examples than passes
         after = {name: tensor.float().numpy().copy() for name, tensor in learner.weights()}
@@ -279,7 +275,7 @@ def steps(model: str, out: Path) -> None:
         learner.save_model(out / f"{name}-model")
         learner.save_state(out / f"{name}-state")
         third = learner.update(batch)
-        resumed = Learner(config, model, build_algorithm(GrpoConfig(kl_coef=0.1, num_updates=2)), 1.0, 4, 0, out)
+        resumed = Learner(config, model, GrpoConfig(kl_coef=0.1, num_updates=2).build_objective(), 1.0, 4, 0, out)
         resumed.load_state(out / f"{name}-state")
         again = resumed.update(batch)
         for key in ("learner/loss", "learner/grad_norm"):
@@ -291,7 +287,7 @@ def steps(model: str, out: Path) -> None:
 
 
 def save(path: Path, values: dict[str, Any]) -> None:
-    from raylign.learners.distributed import rank
+    from raylign.learners.engines.distributed import rank
 
     if rank() == 0:
         np.savez(path.with_suffix(".npz"), **{key.replace("/", "|"): value for key, value in values.items()})

@@ -12,16 +12,17 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from raylign.learners.algorithms.base import Example
-from raylign.learners.algorithms.cispo import CispoConfig
-from raylign.learners.algorithms.grpo import GrpoConfig
-from raylign.learners.algorithms.gspo import GspoConfig
-from raylign.learners.algorithms.registry import AnyAlgorithmConfig, build_algorithm
-from raylign.learners.algorithms.rloo import RlooConfig
+from raylign.learners.algorithms.policy_gradient.cispo import CispoConfig
+from raylign.learners.algorithms.policy_gradient.grpo import GrpoConfig
+from raylign.learners.algorithms.policy_gradient.gspo import GspoConfig
+from raylign.learners.algorithms.policy_gradient.rloo import RlooConfig
+from raylign.learners.algorithms.registry import AnyAlgorithmConfig
 from raylign.learners.algorithms.sft import SftConfig
-from raylign.learners.corrections import CorrectionConfig
-from raylign.learners.engine import LearnerConfig, LoraConfig, NonFiniteError
+from raylign.learners.engines.config import LearnerConfig, LoraConfig
+from raylign.learners.engines.deepspeed_engine import NonFiniteError
+from raylign.learners.examples.example import Example
 from raylign.learners.learner import Learner
+from raylign.learners.losses.corrections import CorrectionConfig
 from raylign.rollout.staleness import StalenessError
 
 pytestmark = pytest.mark.ray
@@ -39,7 +40,7 @@ def make(tiny_model: Path, tmp_path: Path) -> Make:
         **settings: Any,
     ) -> Learner:
         config = LearnerConfig.model_validate({"learning_rate": 1e-2, "threads_per_rank": 1, **settings})
-        chosen = build_algorithm(algorithm or GrpoConfig(), max_staleness)
+        chosen = (algorithm or GrpoConfig()).build_objective(max_staleness)
         debug = tmp_path / "debug"
         return Learner(config, str(model), chosen, temperature, total_steps, 0, debug, max_staleness)
 
@@ -252,7 +253,7 @@ def test_weights_come_once_under_their_hugging_face_names(make: Make, tiny_model
 
 
 def test_shards_of_a_large_model_load(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from raylign.learners import export
+    from raylign.learners.model import export
 
     monkeypatch.setattr(export, "SHARD_BYTES", 60_000)
     monkeypatch.setattr(export, "GATHER_BYTES", 40_000)

@@ -11,9 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-from level_cases import LEVEL_ALGORITHMS  # type: ignore[import-not-found]  # a helper beside this file
-from rank_cases import (  # type: ignore[import-not-found]  # a script beside this file
+from tests.learners.algorithms.level_cases import LEVEL_ALGORITHMS
+from tests.learners.rank_cases import (
     ALGORITHMS,
     PAIR_ALGORITHMS,
     STAGES,
@@ -23,6 +22,7 @@ from rank_cases import (  # type: ignore[import-not-found]  # a script beside th
 
 pytestmark = pytest.mark.ray
 DEADLINE_S = 240
+ROOT = Path(__file__).parents[2]
 
 
 def run_ranks(model: Path, out: Path, parts: str, world_size: int) -> None:
@@ -31,14 +31,13 @@ def run_ranks(model: Path, out: Path, parts: str, world_size: int) -> None:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     common = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    script = Path(__file__).parent / "rank_cases.py"
     processes = []
     try:
         for rank in range(world_size):
             ranks = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size)}
-            command = [sys.executable, str(script), str(model), str(out), parts]
+            command = [sys.executable, "-m", "tests.learners.rank_cases", str(model), str(out), parts]
             with (out / f"rank{rank}.log").open("w") as log:
-                processes.append(subprocess.Popen(command, env={**common, **ranks}, stdout=log, stderr=log))
+                processes.append(subprocess.Popen(command, cwd=ROOT, env={**common, **ranks}, stdout=log, stderr=log))
         for rank, process in enumerate(processes):
             code = process.wait(timeout=DEADLINE_S)
             assert code == 0, f"rank {rank}:\n" + (out / f"rank{rank}.log").read_text()[-3000:]

@@ -92,6 +92,7 @@ def test_uv_looks_where_pip_looks(environment: ModuleType, monkeypatch: pytest.M
 def test_a_torch_that_is_nowhere_is_an_error_that_says_what_to_do(
     environment: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)  # no constraints of this machine
     monkeypatch.setenv("PIP_NO_INDEX", "1")  # no index answers, as on a machine without network
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
     with pytest.raises(environment.InstallError, match=r"torch==0\.0\.1\+cpu was found neither") as raised:

@@ -1,0 +1,118 @@
+"""What a weight update is made of: its phases, the states of engines, what it did, how it failed.
+
+Given nothing; gives the values that `actors/weights/publisher.py` works with.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+
+class Phase(StrEnum):
+    """Where a transaction stands."""
+
+    IDLE = "idle"
+    EXPORT = "export"
+    PREPARE = "prepare"
+    TRANSFER = "transfer"
+    VERIFY = "verify"
+    COMMIT = "commit"
+    ABORT = "abort"
+
+
+NEXT_PHASES = {
+    Phase.IDLE: {Phase.EXPORT, Phase.PREPARE},
+    Phase.EXPORT: {Phase.IDLE},
+    Phase.PREPARE: {Phase.TRANSFER, Phase.ABORT},
+    Phase.TRANSFER: {Phase.VERIFY, Phase.ABORT},
+    Phase.VERIFY: {Phase.COMMIT, Phase.ABORT},
+    Phase.COMMIT: {Phase.IDLE, Phase.ABORT},
+    Phase.ABORT: {Phase.PREPARE, Phase.IDLE},
+}
+
+
+class EngineState(StrEnum):
+    """What an engine holds. STALE: an old, unknown or mixed version, so it is routed nothing; CURRENT: the published
+    version, proven by its digest."""
+
+    STALE = "stale"
+    CURRENT = "current"
+
+
+class WeightUpdateError(RuntimeError):
+    """An update failed. `side` is `learner` or `engine N`; `bucket` counts from 0, None outside the transfer; `died`:
+    there is no use in asking that side again."""
+
+    def __init__(
+        self, side: str, phase: Phase, version: int, bucket: int | None, cause: str, died: bool = False
+    ) -> None:
+        where = f"in {phase}" + (f", bucket {bucket + 1}" if bucket is not None else "")
+        super().__init__(f"weight update to version {version} failed on {side} {where}: {cause}")
+        self.side, self.phase, self.version, self.bucket, self.cause = side, phase, version, bucket, cause
+        self.died = died
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.side, self.phase, self.version, self.bucket, self.cause, self.died)
+
+
+@dataclass(frozen=True)
+class ExportedWeights:
+    """One version of the learner's weights, set aside for engines to fetch."""
+
+    version: int
+    buckets: tuple[dict[str, Any], ...]
+    """Where they lie; none with nccl and ipc, which read them from the learner itself."""
+    export_s: float
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(bucket["num_bytes"] for bucket in self.buckets)
+
+    def calls(self, call_bytes: int) -> list[list[dict[str, Any]]]:
+        """The buckets in order, so many together that a call moves about `call_bytes`; at least one in each."""
+        calls: list[list[dict[str, Any]]] = []
+        held_bytes = call_bytes
+        for bucket in self.buckets:
+            if held_bytes + bucket["num_bytes"] > call_bytes:
+                calls.append([])
+                held_bytes = 0
+            calls[-1].append(bucket)
+            held_bytes += bucket["num_bytes"]
+        return calls
+
+
+@dataclass(frozen=True)
+class WeightUpdate:
+    """What one completed update did."""
+
+    version: int
+    digest: str
+    """Over the weights that every engine holds; the same weights always give the same digest on one kind of engine."""
+    num_bytes: int
+    num_buckets: int
+    export_s: float
+    """The learner writing its weights; engines still generate."""
+    deliver_s: float
+    """From the first word to the engines until those that have the weights went on."""
+    pause_s: float
+    """Of `deliver_s`: engines standing still."""
+    load_s: float
+    """Of `pause_s`: engines loading."""
+    num_attempts: int
+    """2 where an engine was sent the version twice."""
+    num_replaced: int = 0
+    """Engines that had to be replaced."""
+
+    def metrics(self) -> dict[str, float]:
+        """Under the names that every run logs."""
+        return {
+            "weights/version": self.version,
+            "weights/bytes": self.num_bytes,
+            "weights/export_s": self.export_s,
+            "weights/deliver_s": self.deliver_s,
+            "weights/pause_s": self.pause_s,
+            "weights/load_s": self.load_s,
+            "weights/replaced_engines": self.num_replaced,
+        }

@@ -1,0 +1,139 @@
+"""The data and rewards of a run, tried on its first rows before anything starts.
+
+Given data and reward configs and the model's tokenizer; adds to the findings what the first prompt looks like and
+what the reference answers earn. A reward that fails on every sample row is a problem.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from raylign.jobs.checks.findings import Findings
+from raylign.rewards.base import Item
+from raylign.rewards.registry import RewardConfig
+from raylign.rollout.data.config import DataConfig
+from raylign.rollout.data.order import parse_range
+from raylign.rollout.data.prompts import PromptSource
+from raylign.rollout.sample import Prompt
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+NUM_SAMPLE_PROMPTS = 4
+
+
+@dataclass(frozen=True)
+class Samples:
+    """One data source of a run, and what is to hold for its rows."""
+
+    key: str
+    """Its section in the config."""
+    data: DataConfig
+    rewards: Sequence[RewardConfig]
+    """To be tried on the first rows."""
+    max_prompt_tokens: int
+    max_sequence_tokens: int | None = None
+    """Set where the rows' own answers are learned from."""
+    row_kind: str | None = None
+    """What rows are to the algorithm, where more than prompts."""
+
+
+def check_data(samples: Samples, tokenizer: PreTrainedTokenizerBase, seed: int, findings: Findings) -> None:
+    """All rows through template and tokenizer, and the first ones' reference answers through the rewards."""
+    findings.attempt(samples.key, lambda: _check_rows(samples, tokenizer, seed, findings))
+
+
+def _check_rows(samples: Samples, tokenizer: PreTrainedTokenizerBase, seed: int, findings: Findings) -> None:
+    if samples.row_kind == "pairs":
+        assert samples.max_sequence_tokens is not None
+        source = PromptSource.open_pairs(
+            samples.data, tokenizer, seed, samples.max_prompt_tokens, samples.max_sequence_tokens
+        )
+    else:
+        source = PromptSource.open(
+            samples.data, tokenizer, seed, samples.max_prompt_tokens, samples.max_sequence_tokens
+        )
+    prompts = source.take(0, min(NUM_SAMPLE_PROMPTS, len(source)))
+    first = prompts[0]
+    skipped = f", {source.num_skipped} left out as too long" if source.num_skipped else ""
+    if source.num_unusable:
+        findings.warnings.append(
+            f"{samples.key}: {source.num_unusable} pairs left out: an empty or twice the same answer"
+        )
+    findings.fact(samples.key, f"{samples.data.source}: {len(source)} rows{skipped}")
+    findings.fact("  first prompt", repr(first.text))
+    findings.fact("  its tokens", f"{len(first.token_ids)} of at most {samples.max_prompt_tokens}")
+    if samples.row_kind == "pairs":
+        pair = source.pair(0)
+        findings.fact("  its answers", f"{len(pair.chosen_ids)} tokens chosen, {len(pair.rejected_ids)} rejected")
+    elif samples.max_sequence_tokens is not None:
+        findings.fact("  its demonstration", repr(source.demonstration(0)[1]))
+    if samples.rewards:
+        findings.fact("  its references", ", ".join(map(repr, first.references)) or "none")
+        findings.attempt("rewards", lambda: _check_rewards(samples.rewards, prompts, findings))
+
+
+def _check_rewards(rewards: Sequence[RewardConfig], prompts: list[Prompt], findings: Findings) -> None:
+    """Reference answers and empty ones through the real rewards. One that always fails is a problem."""
+    from raylign.rewards.scoring import Scored, Scorer
+
+    # A reward model takes longer to load than all the rest; it is loaded when the run starts.
+    quick = [reward for reward in rewards if reward.name != "reward_model"]
+    if not quick:
+        return
+    scorer = Scorer(quick)
+    items = [_item(prompt) for prompt in prompts]
+    scored: list[Scored] = []
+    try:
+        for item in items:
+            scored += scorer.score([item])
+            if any(failure.kind == "timeout" for _, failure in scored[-1].failures):
+                break  # every further row could take as long
+    finally:
+        scorer.close()
+    num_tried = sum(len(item.completions) for item in items[: len(scored)])
+    for name in scorer.names:
+        messages = [
+            f"{failure.kind}: {failure.message}" for each in scored for who, failure in each.failures if who == name
+        ]
+        if len(messages) == num_tried:
+            findings.problems.append(f"rewards: {name} fails on every one of {len(scored)} sample rows; {messages[0]}")
+            continue
+        if messages:
+            findings.warnings.append(f"rewards: {name} fails on some of {len(scored)} sample rows; {messages[0]}")
+        of_reference, of_nothing = scored[0].rewards[name][0], scored[0].rewards[name][-1]
+        findings.fact(f"  {name}", f"{of_reference:g} for the reference, {of_nothing:g} for an empty completion")
+        if items[0].references and all(each.rewards[name][0] <= each.rewards[name][-1] for each in scored):
+            findings.warnings.append(
+                f"rewards: {name} gives the reference answer no more than an empty one; is the reference "
+                f"{items[0].references[0]!r} what the reward expects?"
+            )
+
+
+def _item(prompt: Prompt) -> Item:
+    completions = (prompt.references[0], "") if prompt.references else ("",)
+    return Item(
+        prompt=prompt.text,
+        completions=completions,
+        references=prompt.references,
+        row=prompt.row,
+        num_tokens=tuple(len(completion) for completion in completions),
+        finished=(True,) * len(completions),
+    )
+
+
+def may_share_rows(training: DataConfig, evaluation: DataConfig) -> bool:
+    """Whether both take the same rows of the same source."""
+    one, other = (
+        config.model_dump(include={"source", "subset", "split", "split_seed", "num_generated"})
+        for config in (training, evaluation)
+    )
+    if one != other:
+        return False
+    try:
+        (start, stop), (other_start, other_stop) = (parse_range(each.rows, 10**6) for each in (training, evaluation))
+    except ValueError:
+        return False
+    return start < other_stop and other_start < stop

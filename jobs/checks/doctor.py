@@ -1,0 +1,148 @@
+"""What is wrong with this machine, and what to do about it.
+
+Given a folder where runs will go; prints a table of diagnoses, each ok, warn or bad. Exit code 1 if anything is bad.
+Checks that look at the machine only are here; those of the Python environment are in jobs/checks/doctor_environment.py.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from raylign.jobs.checks.diagnosis import Diagnosis, Status
+from raylign.jobs.checks.machine import GIB, Machine, disk_space, this_machine
+
+
+class DoctorConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
+    """What to look at."""
+
+    folder: Path = Path("runs")
+    """Where runs will be written."""
+    imports: bool = True
+    """Import every heavy library in a process of its own; takes about half a minute on two cores."""
+
+
+def doctor(config: DoctorConfig) -> int:
+    """Print all diagnoses; 1 if any is bad."""
+    from raylign.jobs.checks.doctor_environment import check_environment
+
+    machine = this_machine()
+    diagnoses = [*check_machine(machine, config.folder), *check_environment(machine, config.imports), *check_ray()]
+    print_diagnoses(diagnoses)
+    return 1 if any(diagnosis.status == "bad" for diagnosis in diagnoses) else 0
+
+
+def check_machine(machine: Machine, folder: Path) -> Iterator[Diagnosis]:
+    """Cores, memory, shared memory, disks, open files, processor."""
+    few = machine.num_cores < 2
+    yield Diagnosis(
+        "cores",
+        "warn" if few else "ok",
+        f"{machine.num_cores}",
+        "engine and learner will share one core and take turns" if few else "",
+    )
+    yield from check_processor(machine)
+    yield _enough(
+        "memory", machine.free_memory_bytes, 3, 6, f"free of {machine.memory_bytes / GIB:.1f} GiB", "end other programs"
+    )
+    yield _enough(
+        "/dev/shm",
+        machine.shared_memory_bytes,
+        0.6,
+        2,
+        "free",
+        "Ray's objects and weight updates travel here; in Docker: --shm-size=8g",
+    )
+    for name, path in (("disk of /tmp", Path("/tmp")), (f"disk of {folder}", folder)):
+        free_bytes, share_used = disk_space(path)
+        if share_used > 0.95:
+            yield Diagnosis(name, "bad", f"{share_used:.0%} full", "Ray stops making objects on a disk over 95 % full")
+        else:
+            yield _enough(name, free_bytes, 1, 10, f"free, {share_used:.0%} full", "make room")
+    num_files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    many = num_files >= 4096 or num_files == resource.RLIM_INFINITY
+    yield Diagnosis(
+        "open files", "ok" if many else "warn", f"limit {num_files}", "" if many else "ulimit -n 65536: Ray opens many"
+    )
+
+
+def check_processor(machine: Machine, cpuinfo: Path = Path("/proc/cpuinfo")) -> Iterator[Diagnosis]:
+    """vLLM on CPU needs vector instructions."""
+    if machine.gpus or platform.machine() != "x86_64" or not cpuinfo.is_file():
+        return
+    flags = next((set(line.split()) for line in cpuinfo.read_text().splitlines() if line.startswith("flags")), set())
+    if "avx512f" in flags:
+        yield Diagnosis("processor", "ok", "AVX-512")
+    elif "avx2" in flags:
+        yield Diagnosis("processor", "warn", "AVX2 without AVX-512", "vLLM works, slower")
+    else:
+        yield Diagnosis("processor", "bad", "no AVX2", "vLLM does not run here; use another machine")
+
+
+def _enough(topic: str, num_bytes: int, bad_gib: float, warn_gib: float, what: str, advice: str) -> Diagnosis:
+    gib = num_bytes / GIB
+    status: Status = "bad" if gib < bad_gib else "warn" if gib < warn_gib else "ok"
+    wanted = f"{bad_gib:g} GiB are needed, {warn_gib:g} are comfortable: {advice}"
+    return Diagnosis(topic, status, f"{gib:.1f} GiB {what}", "" if status == "ok" else wanted)
+
+
+def check_ray(session_folders: tuple[Path, ...] = (Path("/tmp/ray"), Path("/tmp"))) -> Iterator[Diagnosis]:
+    """Ray that runs already, and what dead Rays left behind."""
+    address = os.environ.get("RAY_ADDRESS")
+    if address:
+        yield Diagnosis("RAY_ADDRESS", "ok", f"{address}: runs join this cluster unless cluster.address is local")
+    command_lines = _command_lines()
+    raylets = sum("raylet" in words.split(" ")[0] for words in command_lines)
+    yield Diagnosis(
+        "Ray processes",
+        "warn" if raylets and not address else "ok",
+        f"{raylets} Ray node(s) running",
+        "they hold memory and cores; if nobody needs them, end them" if raylets and not address else "",
+    )
+    sessions = [
+        path
+        for folder in session_folders
+        for pattern in ("session_2*", "raylign-*")
+        for path in folder.glob(pattern)
+        if path.is_dir() and not path.is_symlink() and os.access(path, os.R_OK)
+    ]
+    stale = [path for path in sessions if not any(str(path) in words for words in command_lines)]
+    size = sum(file.lstat().st_size for path in stale for file in path.rglob("*") if file.is_file())
+    if stale:
+        yield Diagnosis(
+            "old Ray sessions",
+            "warn" if size > GIB else "ok",
+            f"{len(stale)}, {size / GIB:.2f} GiB, such as {stale[0]}",
+            "nothing uses them: remove the folders",
+        )
+
+
+def _command_lines() -> list[str]:
+    """Of all processes that may be looked at."""
+    lines = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            lines.append(file.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+        except OSError:  # it has ended meanwhile
+            continue
+    return [line for line in lines if line]
+
+
+def print_diagnoses(diagnoses: list[Diagnosis]) -> None:
+    """To the terminal."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    color = {"ok": "green", "warn": "yellow", "bad": "red"}
+    table = Table("topic", "", "found", "what to do")
+    for each in diagnoses:
+        table.add_row(
+            escape(each.topic), f"[{color[each.status]}]{each.status}[/]", escape(each.finding), escape(each.advice)
+        )
+    Console().print(table)

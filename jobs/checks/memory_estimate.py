@@ -1,0 +1,136 @@
+"""How much memory a run will take, from the headers of the weight files.
+
+Given a model folder and a `TrainConfig`; gives bytes by part, for one learner rank and one engine. Exact for weights,
+gradients, optimizer and cache; activations are a rule of thumb.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from raylign.jobs.checks.machine import GIB, Machine
+from raylign.jobs.config.train import TrainConfig
+from raylign.learners.engines.config import resolve_micro_batch_tokens
+from raylign.rollout.engine.config import EngineConfig
+
+ACTIVATIONS = "activations (about)"
+BYTES = {"float32": 4, "bfloat16": 2}
+LEARNER_LIBRARIES_BYTES = 4 * GIB // 10
+"""Measured: a process with torch, DeepSpeed and transformers imported, with its loaded kernels."""
+ENGINE_LIBRARIES_BYTES = 11 * GIB // 10
+"""Measured: vLLM's front process and engine core."""
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """What memory depends on."""
+
+    num_parameters: int
+    matrix_shapes: tuple[tuple[int, int], ...]
+    """Of linear layers (no embeddings): where LoRA adapters sit."""
+    num_layers: int
+    width: int
+    mlp_width: int
+    vocabulary_size: int
+    num_kv_heads: int
+    head_width: int
+    max_positions: int | None
+
+    def kv_bytes_per_token(self, dtype_bytes: int) -> int:
+        """Keys and values of one token in all layers."""
+        return 2 * self.num_layers * self.num_kv_heads * self.head_width * dtype_bytes
+
+
+def read_model_size(folder: Path) -> ModelSize | None:
+    """From config.json and the headers of *.safetensors; None for other formats."""
+    config = json.loads((folder / "config.json").read_text())
+    config = config.get("text_config", config)
+    shapes = {name: shape for file in folder.glob("*.safetensors") for name, shape in _header(file).items()}
+    if not shapes or "hidden_size" not in config:
+        return None
+    heads = config["num_attention_heads"]
+    return ModelSize(
+        num_parameters=sum(math.prod(shape) for shape in shapes.values()),
+        matrix_shapes=tuple(
+            (shape[0], shape[1])
+            for name, shape in shapes.items()
+            if len(shape) == 2 and "embed" not in name and "lm_head" not in name
+        ),
+        num_layers=config["num_hidden_layers"],
+        width=config["hidden_size"],
+        mlp_width=config.get("intermediate_size", 4 * config["hidden_size"]),
+        vocabulary_size=config["vocab_size"],
+        num_kv_heads=config.get("num_key_value_heads") or heads,
+        head_width=config.get("head_dim") or config["hidden_size"] // heads,
+        max_positions=config.get("max_position_embeddings"),
+    )
+
+
+def _header(file: Path) -> dict[str, list[int]]:
+    """Tensor names and shapes: 8 bytes of length, then JSON."""
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        header: dict[str, Any] = json.loads(stream.read(length))
+    return {name: entry["shape"] for name, entry in header.items() if name != "__metadata__"}
+
+
+def learner_bytes(size: ModelSize, config: TrainConfig, on_gpu: bool) -> dict[str, int]:
+    """Memory of one rank, by part. P parameters over N ranks."""
+    learner = config.learner
+    dtype_bytes = BYTES[_dtype(learner.dtype, on_gpu)]
+    mixed = dtype_bytes == 2
+    stage = max(1, learner.zero_stage) if mixed else learner.zero_stage
+    trained = size.num_parameters
+    if learner.lora is not None:
+        trained = learner.lora.rank * sum(rows + columns for rows, columns in size.matrix_shapes)
+
+    def sharded(num_bytes: int, from_stage: int) -> int:
+        return num_bytes // learner.num_ranks if stage >= from_stage else num_bytes
+
+    extra = trained if learner.lora is not None else 0
+    parts = {
+        "weights": sharded((size.num_parameters + extra) * dtype_bytes, 3),
+        "gradients": sharded(trained * 4, 2),
+        "optimizer (Adam's moments" + (", float32 masters)" if mixed else ")"): sharded(
+            trained * (12 if mixed else 8), 1
+        ),
+    }
+    if config.algorithm.needs_reference and learner.lora is None:
+        parts["reference model"] = sharded(size.num_parameters * dtype_bytes, 3)
+    # logits, their log-softmax and its gradient, in float32
+    pass_tokens = max(resolve_micro_batch_tokens(learner, on_gpu), config.rollout.engine.max_model_len)
+    parts["logits chunk"] = 3 * 4 * min(learner.logit_chunk_tokens, pass_tokens) * size.vocabulary_size
+    num_completions = config.sampling.num_completions if config.algorithm.needs_rollouts else 1
+    step_tokens = config.rollout.prompts_per_step * num_completions * config.rollout.engine.max_model_len
+    num_tokens = min(pass_tokens, step_tokens)
+    per_layer = num_tokens * (9 * size.width + 4 * size.mlp_width) * dtype_bytes
+    kept = num_tokens * size.width * dtype_bytes * size.num_layers
+    parts[ACTIVATIONS] = kept + per_layer if learner.gradient_checkpointing else per_layer * size.num_layers
+    if not on_gpu:
+        parts["libraries"] = LEARNER_LIBRARIES_BYTES
+    return parts
+
+
+def engine_bytes(size: ModelSize, engine: EngineConfig, machine: Machine) -> dict[str, int]:
+    """Memory of one engine, on each of its GPUs or on the machine."""
+    if machine.gpus:
+        smallest = min(gpu.memory_bytes for gpu in machine.gpus)
+        return {"vLLM (gpu_memory_utilization)": int(engine.gpu_memory_utilization * smallest)}
+    return {
+        "weights": size.num_parameters * BYTES[_dtype(engine.dtype, on_gpu=False)],
+        "KV cache": int(engine.kv_cache_gib * GIB),
+        "libraries": ENGINE_LIBRARIES_BYTES,
+    }
+
+
+def kv_cache_tokens(size: ModelSize, engine: EngineConfig) -> int:
+    """Tokens that fit in the KV cache of a CPU engine."""
+    return int(engine.kv_cache_gib * GIB) // size.kv_bytes_per_token(BYTES[_dtype(engine.dtype, on_gpu=False)])
+
+
+def _dtype(dtype: str, on_gpu: bool) -> str:
+    return dtype if dtype != "auto" else "bfloat16" if on_gpu else "float32"

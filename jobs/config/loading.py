@@ -1,0 +1,222 @@
+"""From command-line words and YAML recipes to a checked config, or to readable problems.
+
+Given a config class and words such as `--config a.yaml --config b.yaml --sampling.temperature 0.7`; gives the
+config: flags win over files, later files over earlier ones, files over defaults. Raises `ConfigError`, one line
+for each problem.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.resources
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar, cast
+
+import yaml
+from pydantic import BaseModel, ValidationError, create_model
+from pydantic_settings import BaseSettings, CliSettingsSource, SettingsError
+
+from raylign.jobs.config.keys import KeyPath, describe_item_keys, dotted_keys, nearest, readable_problems
+
+Config = TypeVar("Config", bound=BaseModel)
+
+
+class ConfigError(ValueError):
+    """The configuration is wrong; the message has one line for each problem."""
+
+
+@dataclass
+class Layer:
+    """One source of values, and where in it each key stands."""
+
+    values: dict[str, Any] = field(default_factory=dict)
+    places: dict[KeyPath, str] = field(default_factory=dict)
+    """`recipe.yaml:7` or `--seed`, by key path."""
+
+
+@dataclass(frozen=True)
+class ParsedWords:
+    """What the command line said."""
+
+    layers: list[Layer]
+    """Recipes in order, then the flags."""
+    print_config: bool
+
+
+def load_config(
+    config_class: type[Config], files: Sequence[str | Path], overrides: Mapping[str, Any] | None = None
+) -> Config:
+    """The config from recipe files and, above them, nested values."""
+    layers = [read_recipe(find_recipe(str(file))) for file in files]
+    return resolve(config_class, [*layers, Layer(dict(overrides or {}))])
+
+
+def resolve(config_class: type[Config], layers: Sequence[Layer]) -> Config:
+    """Merge defaults and layers, later ones above, and validate once, so that all problems show together."""
+    values = _default_choices(config_class)
+    for layer in layers:
+        values = merged(values, layer.values)
+    try:
+        return config_class.model_validate(values)
+    except ValidationError as error:
+        places = [layer.places for layer in reversed(layers)]
+        raise ConfigError("\n".join(readable_problems(config_class, error, places))) from None
+
+
+def config_yaml(config: BaseModel) -> str:
+    """The resolved config as a recipe that gives the same config again."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Sections merge key by key; everything else, lists included, is replaced."""
+    result = dict(below)
+    for key, value in above.items():
+        old = result.get(key)
+        result[key] = merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return result
+
+
+def _default_choices(config_class: type[BaseModel]) -> dict[str, Any]:
+    """Names of default variants, so that `--algorithm.clip_high 0.3` need not repeat `--algorithm.name grpo`."""
+    choices: dict[str, Any] = {}
+    for key, info in config_class.model_fields.items():
+        if isinstance(info.discriminator, str) and isinstance(info.default, BaseModel):
+            choices[key] = {info.discriminator: getattr(info.default, info.discriminator)}
+    return choices
+
+
+# files
+
+
+def find_recipe(name: str) -> Path:
+    """A file, or one of the recipes that come with raylign, by name."""
+    if Path(name).is_file():
+        return Path(name)
+    shipped = {
+        Path(str(entry)).stem: Path(str(entry))
+        for entry in (importlib.resources.files("raylign.jobs") / "recipes").iterdir()
+        if entry.name.endswith(".yaml")
+    }
+    if Path(name).parent == Path() and Path(name).stem in shipped:
+        return shipped[Path(name).stem]
+    hint = nearest(Path(name).stem, shipped)
+    raise ConfigError(
+        f"--config {name}: no such file"
+        + (f"; did you mean the recipe {hint}?" if hint else ".")
+        + (f" Recipes that come with raylign: {', '.join(sorted(shipped))}" if shipped else "")
+    )
+
+
+def read_recipe(path: Path) -> Layer:
+    """A YAML file with the line of every key."""
+    try:
+        loader = yaml.SafeLoader(path.read_text(encoding="utf-8"))
+        node = loader.get_single_node()
+        if node is None:
+            return Layer()
+        layer = Layer()
+        _note_places(node, (), str(path), layer.places)
+        layer.values = loader.construct_document(node)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else "?"
+        raise ConfigError(f"{path}:{line}: not valid YAML: {error.problem}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not a YAML text file: {error}") from None
+    if not isinstance(layer.values, dict):
+        raise ConfigError(f"{path}: expected `key: value` lines, found {type(layer.values).__name__}")
+    return layer
+
+
+def _note_places(node: yaml.Node, path: KeyPath, file: str, places: dict[KeyPath, str]) -> None:
+    if isinstance(node, yaml.MappingNode):
+        for key_node, value_node in node.value:
+            key_path = (*path, key_node.value if isinstance(key_node, yaml.ScalarNode) else "?")
+            place = f"{file}:{key_node.start_mark.line + 1}"
+            if key_path in places:
+                raise ConfigError(f"{place}: {key_path[-1]} is given twice, first in {places[key_path]}")
+            places[key_path] = place
+            _note_places(value_node, key_path, file, places)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, item in enumerate(node.value):
+            places[(*path, index)] = f"{file}:{item.start_mark.line + 1}"
+            _note_places(item, (*path, index), file, places)
+
+
+# command line
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises instead of exiting, so that callers decide; names the nearest known option."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(message.removeprefix("argument "))
+
+
+def parse_words(config_class: type[BaseModel], words: list[str], program: str) -> ParsedWords:
+    """Read options; `--help` prints every key with its default and a sentence, and exits."""
+    parser = _Parser(
+        prog=program,
+        usage=f"{program} [--config RECIPE.yaml ...] [--section.key VALUE ...]",
+        description=config_class.__doc__,
+        epilog=describe_item_keys(config_class) or None,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--config",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="YAML recipe, or the name of one that comes with raylign; several are merged, later ones win.",
+    )
+    parser.add_argument("--print-config", action="store_true", help="Print the resolved config and exit.")
+    bases: Any = (config_class, BaseSettings)
+    settings_class = cast(type[BaseSettings], create_model(config_class.__name__, __base__=bases))
+    source: CliSettingsSource[Any] = CliSettingsSource(
+        settings_class,
+        root_parser=parser,
+        add_argument_method=_add_argument,
+        cli_parse_none_str="null",
+        cli_hide_none_type=True,
+        cli_avoid_json=True,
+        cli_use_class_docs_for_groups=True,
+    )
+    namespace, unknown = parser.parse_known_args(words)
+    if unknown:
+        raise ConfigError("\n".join(_unknown_options(config_class, unknown)))
+    given = vars(namespace)
+    files, print_config = given.pop("config"), given.pop("print_config")
+    try:
+        flags = Layer(source(parsed_args=given)())
+    except SettingsError as error:  # a list or section that is no JSON
+        raise ConfigError(f"{error}; values of lists are JSON, for instance '[1, 2]'") from None
+    _note_flags(flags.values, (), flags.places)
+    return ParsedWords([*(read_recipe(find_recipe(file)) for file in files), flags], print_config)
+
+
+def _add_argument(parser: Any, *names: str, **options: Any) -> Any:
+    """As argparse's, but a switch may be `--resume`, `--resume true` or `--resume false`."""
+    if options.get("metavar") == "bool":
+        options |= {"nargs": "?", "const": "true", "metavar": "true|false"}
+    return parser.add_argument(*names, **options)
+
+
+def _unknown_options(config_class: type[BaseModel], unknown: list[str]) -> list[str]:
+    known = dotted_keys(config_class)
+    problems = []
+    for word in unknown:
+        if word.startswith("--"):
+            key = word[2:].split("=")[0]
+            hint = nearest(key, [*known, "config", "print-config", "help"])
+            problems.append(f"--{key}: unknown option" + (f"; did you mean --{hint}?" if hint else ""))
+    return problems or [f"{unknown[0]}: unexpected; options are written --section.key value"]
+
+
+def _note_flags(values: dict[str, Any], path: KeyPath, places: dict[KeyPath, str]) -> None:
+    for key, value in values.items():
+        places[(*path, key)] = "--" + ".".join(map(str, (*path, key)))
+        if isinstance(value, dict):
+            _note_flags(value, (*path, key), places)

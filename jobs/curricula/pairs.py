@@ -1,0 +1,72 @@
+"""The curriculum of preference pairs: each row is a prompt with a better and a worse answer.
+
+Given rows and the algorithm's routing; gives pairs of the data, and pairs that the policy's answers to some of the rows
+make. Ordinals of groups count only the rows that the policy answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Self
+
+from raylign.jobs.config.train import TrainConfig
+from raylign.jobs.curricula.base import Curriculum, Services
+from raylign.jobs.run.pair_evaluation import pair_metrics
+from raylign.learners.algorithms.base import ExampleMaker
+from raylign.learners.examples.example import Example
+from raylign.rollout.data.prompts import PromptSource
+from raylign.rollout.sample import Group, Prompt
+from raylign.rollout.staleness import StalenessBound
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class PairCurriculum(Curriculum):
+    """Equally many rows in every step, epoch after epoch, and pairs held out."""
+
+    def __init__(
+        self, config: TrainConfig, rows: PromptSource, examples: ExampleMaker, held_out: PromptSource | None = None
+    ) -> None:
+        super().__init__(config, rows, examples)
+        self._held_out = held_out
+
+    @classmethod
+    def open(cls, config: TrainConfig, tokenizer: PreTrainedTokenizerBase, make: ExampleMaker) -> Self:
+        """A prompt that engines answer needs room for the answer."""
+        context, seed = config.rollout.engine.max_model_len, config.seed
+        room = context - config.sampling.max_tokens if config.algorithm.needs_rollouts else context
+        rows = PromptSource.open_pairs(config.data, tokenizer, seed, room, context)
+        held_out = None
+        if config.evaluation.pairs is not None:
+            held_out = PromptSource.open_pairs(config.evaluation.pairs, tokenizer, seed, context, context)
+        return cls(config, rows, make, held_out)
+
+    def examples(self, step: int, groups: Sequence[Group]) -> list[Example]:
+        routing, start = self.make.routing, step * self._rows_per_step
+        generated = self.make.from_groups(groups) if routing else []
+        ordinals = routing.kept_rows(step) if routing else range(start, start + self._rows_per_step)
+        pairs = self.make.from_pairs([self.rows.pair(ordinal) for ordinal in ordinals])
+        return generated + [replace(example, unit=example.unit + len(groups)) for example in pairs]
+
+    def prompt(self, ordinal: int) -> Prompt:
+        if self.make.routing is None:
+            return super().prompt(ordinal)
+        return replace(self.rows.prompt(self.make.routing.row_of(ordinal)), ordinal=ordinal)
+
+    def bound(self, runs_ahead: int) -> StalenessBound:
+        routing = self.make.routing
+        return StalenessBound(runs_ahead, self._rows_per_step, routing.generated_before if routing else None)
+
+    @property
+    def evaluates(self) -> bool:
+        return self._held_out is not None
+
+    async def evaluate(self, services: Services) -> dict[str, float]:
+        """Loss, accuracy and margin on the pairs held out."""
+        if self._held_out is None:
+            return {}
+        count = min(self.config.evaluation.num_prompts, len(self._held_out))
+        pairs = [self._held_out.pair(ordinal) for ordinal in range(count)]
+        return pair_metrics(await services.learner.evaluate(self.make.from_pairs(pairs, is_training=False)), count)

@@ -1,0 +1,241 @@
+"""The report: a run, finished or still going, as one self-contained page.
+
+Given a run folder, or a folder of several (`runs/quickstart/{sft,grpo}`); gives `report.html` in it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from raylign.jobs.report.charts import COLOURS, Line, caption, figures, values_of
+from raylign.jobs.report.page import folded, number, page, percent, table, tiles
+from raylign.jobs.report.samples import samples_html
+from raylign.jobs.report.selection import selection_html
+from raylign.jobs.run.folder import read_metrics, write_atomically
+from raylign.jobs.run.progress import duration
+
+PHASES = {"wait": "waiting for groups", "learner": "learning", "weights": "sending weights"}
+"""By metric, what the learner does in a step: engines and rewards go on beside it."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One run folder, read."""
+
+    path: Path
+    lines: list[dict[str, Any]]
+    config_yaml: str
+    summary: dict[str, Any] | None
+    """None while the run goes on."""
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def state(self) -> str:
+        """`finished`, or how far it is."""
+        if self.summary is not None and self.summary.get("finished", True):
+            return "finished"
+        config = yaml.safe_load(self.config_yaml) if self.config_yaml else None
+        total = config.get("num_steps") if isinstance(config, dict) else None
+        going = "in progress" if self.summary is None else "stopped"
+        return f"{going}, step {self.num_steps}" + (f" of {total}" if total else "")
+
+    @property
+    def num_steps(self) -> int:
+        return int(max((line.get("step", 0) for line in self.lines), default=0))
+
+
+def write_report(folder: Path | str) -> Path:
+    """Write `report.html` of a run folder, or of a folder that holds several."""
+    folder = Path(folder).resolve()
+    stages = read_stages(folder)
+    if not stages:
+        raise ValueError(f"{folder} holds no run: neither it nor a folder in it has a metrics.jsonl")
+    drawn: dict[str, Any] = {}
+    body = [_head(folder, stages), _evaluations(stages)]
+    if len(stages) > 1:
+        body.append(_comparison(stages))
+    for index, stage in enumerate(stages):
+        body.append(_stage(stage, index, alone=len(stages) == 1, drawn=drawn))
+    report_path = folder / "report.html"
+    write_atomically(report_path, page(f"{folder.name} · raylign", "\n".join(body), drawn))
+    return report_path
+
+
+def read_stages(folder: Path) -> list[Stage]:
+    """The folder itself if it is a run, else the runs directly in it, in the order in which they were started."""
+    if (folder / "metrics.jsonl").is_file():
+        paths = [folder]
+    else:
+        # the lock file is made once and never written again, so its time is the start of the run
+        paths = [metrics.parent for metrics in folder.glob("*/metrics.jsonl")]
+        paths.sort(key=lambda path: (_started(path), path.name))
+    return [Stage(path, read_metrics(path), _text(path / "config.yaml"), _summary(path)) for path in paths]
+
+
+def _head(folder: Path, stages: Sequence[Stage]) -> str:
+    states = ", ".join(f"{stage.name} {stage.state}" for stage in stages) if len(stages) > 1 else stages[0].state
+    links = "".join(f'<a href="#stage-{index}">{escape(stage.name)}</a>' for index, stage in enumerate(stages))
+    # of a single run the same numbers stand below, as long as it goes on too
+    summary = (_summary(folder) or {}) if len(stages) > 1 else {}
+    facts = [fact for key, value in summary.items() if (fact := _fact(key, value))]
+    return (
+        f'<h1>{escape(folder.name)}</h1><p class="soft">{escape(states)}</p>'
+        + (f"<nav>{links}</nav>" if len(stages) > 1 else "")
+        + (tiles(facts) if facts else "")
+    )
+
+
+def _fact(key: str, value: Any) -> tuple[str, str] | None:
+    """A number of summary.json as label and text; None for what is no number."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    if key == "seconds":
+        return "time", duration(value)
+    return key.removeprefix("num_").replace("_", " "), percent(value) if "accuracy" in key else number(value)
+
+
+def _evaluations(stages: Sequence[Stage]) -> str:
+    """Accuracy on held-out prompts before and after each stage, with its interval."""
+    rows: list[list[str]] = []
+    changes: list[str] = []
+    for stage in stages:
+        measured = [line for line in stage.lines if line.get("evaluation/accuracy") is not None]
+        shown = measured if len(measured) < 3 else [measured[0], measured[-1]]
+        rows += [[escape(stage.name), *_evaluation_cells(line)] for line in shown]
+        if len(shown) == 2:
+            before, after = (line["evaluation/accuracy"] for line in shown)
+            points = f"{percent(before)} → {percent(after)} ({(after - before) * 100:+.1f} points)"
+            changes.append(f"{stage.name}: {points}" if len(stages) > 1 else points)
+    if not rows:
+        return ""
+    return (
+        "<h2>Held-out accuracy</h2>"
+        + "".join(f"<p>{escape(change)}</p>" for change in changes)
+        + table(["stage", "0 to 100 %", "step", "accuracy", "95 % interval", "prompts"], rows, numbers_from=2)
+        + '<p class="soft small">Intervals: Wilson, with prompts as clusters.</p>'
+    )
+
+
+def _evaluation_cells(line: Line) -> list[str]:
+    accuracy = line["evaluation/accuracy"]
+    low = line.get("evaluation/accuracy_low")
+    high = line.get("evaluation/accuracy_high")
+    low, high = (accuracy if low is None else low), (accuracy if high is None else high)
+    bar = (
+        f'<div class="interval"><i style="left:{low * 100:.2f}%;width:{(high - low) * 100:.2f}%"></i>'
+        f'<b style="left:{accuracy * 100:.2f}%"></b></div>'
+    )
+    prompts = line.get("evaluation/num_prompts")
+    return [
+        bar,
+        number(line.get("step", 0)),
+        percent(accuracy),
+        f"{percent(low)} – {percent(high)}",
+        number(prompts) if prompts is not None else "",
+    ]
+
+
+def _comparison(stages: Sequence[Stage]) -> str:
+    rows = [[escape(stage.name), *(escape(value) for _, value in _facts(stage))] for stage in stages]
+    return "<h2>Stages</h2>" + table(["stage", *(label for label, _ in _facts(stages[0]))], rows)
+
+
+def _facts(stage: Stage) -> list[tuple[str, str]]:
+    """The same labels for every stage; `–` where it has no such number. Start and end are a tenth of the run."""
+    lines = stage.lines
+    tokens = values_of(lines, "rollout/tokens")[1] or values_of(lines, "learner/num_tokens")[1]
+    speed = values_of(lines, "rollout/tokens_per_s")[1] or values_of(lines, "learner/tokens_per_s")[1]
+    seconds = values_of(lines, "seconds")[1]
+    mismatch = values_of(lines, "mismatch/mean_abs_logp_difference")[1]
+    return [
+        ("steps", number(stage.num_steps)),
+        ("time", duration(max(seconds)) if seconds else "–"),
+        ("tokens", number(sum(tokens)) if tokens else "–"),
+        ("tokens/s, median", number(round(sorted(speed)[len(speed) // 2])) if speed else "–"),
+        ("reward, start → end", _first_to_last(values_of(lines, "reward/mean")[1])),
+        ("loss, start → end", _first_to_last(values_of(lines, "learner/loss")[1])),
+        ("mean |Δ log-prob|", f"{sum(mismatch) / len(mismatch):.1e}" if mismatch else "–"),
+    ]
+
+
+def _tiles_of(stage: Stage) -> list[tuple[str, str]]:
+    """What there is; a policy-gradient loss says nothing, so it is shown only without a reward."""
+    facts = {label: value for label, value in _facts(stage) if value != "–"}
+    if "reward, start → end" in facts:
+        facts.pop("loss, start → end", None)
+    return list(facts.items())
+
+
+def _first_to_last(values: Sequence[float]) -> str:
+    if not values:
+        return "–"
+    tenth = max(1, len(values) // 10)
+    return f"{sum(values[:tenth]) / tenth:.3g} → {sum(values[-tenth:]) / tenth:.3g}"
+
+
+def _stage(stage: Stage, index: int, alone: bool, drawn: dict[str, Any]) -> str:
+    charts, missing = figures(stage.lines)
+    parts = []
+    for number_of_chart, (chart, figure) in enumerate(charts):
+        chart_id = f"chart-{index}-{number_of_chart}"
+        drawn[chart_id] = figure
+        parts.append(
+            f"<figure><figcaption>{escape(chart.title)}<small>{escape(caption(chart))}</small></figcaption>"
+            f'<div class="plot" id="{chart_id}"></div></figure>'
+        )
+    samples, selection = samples_html(stage.path), selection_html(stage.path)
+    title = "" if alone else f'<h2 class="stage" id="stage-{index}">{escape(stage.name)}</h2>'
+    return "\n".join(
+        [
+            title,
+            tiles(_tiles_of(stage)) if stage.lines else "",
+            _time_split(stage.lines),
+            "<h3>Charts</h3>" if charts else '<p class="soft">No step has finished yet.</p>',
+            f'<div class="charts">{"".join(parts)}</div>',
+            f'<p class="soft small">Not measured here: {escape(", ".join(missing))}.</p>' if missing else "",
+            "<h3>Selection of rows</h3>" + selection if selection else "",
+            "<h3>Samples</h3>" + samples if samples else "",
+            "<h3>Config</h3>" + folded("config.yaml", f"<pre>{escape(stage.config_yaml)}</pre>"),
+        ]
+    )
+
+
+def _time_split(lines: Sequence[Line]) -> str:
+    """Where the time of all steps went, as one bar."""
+    seconds = {name: sum(values_of(lines, f"time/{name}_s")[1]) for name in PHASES}
+    whole = max(sum(values_of(lines, "time/step_s")[1]), sum(seconds.values()))
+    if whole <= 0:
+        return ""
+    parts = [(label, seconds[name], colour) for (name, label), colour in zip(PHASES.items(), COLOURS, strict=False)]
+    parts.append(("other", whole - sum(seconds.values()), COLOURS[-1]))
+    parts = [part for part in parts if part[1] > 0.001 * whole]
+    bars = "".join(f'<span style="width:{s / whole * 100:.2f}%;background:{c}"></span>' for _, s, c in parts)
+    legend = "".join(
+        f'<span><i style="background:{c}"></i>{label} {percent(s / whole)} ({duration(s)})</span>'
+        for label, s, c in parts
+    )
+    return f'<h3>Where the time went</h3><div class="split">{bars}</div><div class="legend">{legend}</div>'
+
+
+def _started(path: Path) -> float:
+    marker = path / ".lock"
+    return (marker if marker.exists() else path / "metrics.jsonl").stat().st_mtime
+
+
+def _summary(path: Path) -> dict[str, Any] | None:
+    text = _text(path / "summary.json")
+    return json.loads(text) if text else None
+
+
+def _text(path: Path) -> str:
+    return path.read_text() if path.is_file() else ""

@@ -1,0 +1,147 @@
+"""The flow of experience: prompts → engines → rewards → log → batches, running beside the learner.
+
+Given a run's config, prompts and workers; gives a `StepBatch` for each step, and takes word of what the learner did.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+from raylign.actors.experience_host import ExperienceHost
+from raylign.actors.feeder import FeederCounts, RolloutFeeder
+from raylign.actors.rollout_pool import RolloutPool
+from raylign.jobs.config.train import TrainConfig
+from raylign.jobs.curricula.base import Curriculum
+from raylign.jobs.run.log_calls import answer
+from raylign.jobs.run.step_batches import StepBatch, StepBatches
+from raylign.rollout.experience.types import START, ExperienceConfig, LogPosition
+
+
+class Batches(Protocol):
+    """The batches of a flow."""
+
+    async def next(self, step: int) -> StepBatch:
+        """The batch of `step`, as soon as it is there."""
+
+
+class ExperienceFlow(Protocol):
+    """What a run sees of it."""
+
+    @property
+    def batches(self) -> Batches:
+        """What the steps train."""
+
+    def weights_arrived(self, version: int) -> None:
+        """All engines sample from `version` now."""
+
+    def worker_lost(self, number: int, has_weights: Callable[[], bool]) -> None:
+        """A worker is about to be replaced: its groups are issued again, and nothing to it until it has weights."""
+
+    async def worker_started(self, number: int) -> None:
+        """The one in its place is there."""
+
+    def fail(self, error: Exception) -> None:
+        """Engines cannot go on: whoever waits for a batch gets the error."""
+
+    async def trained(self, batch: StepBatch) -> tuple[FeederCounts | None, dict[str, Any] | None]:
+        """The step of `batch` is done; gives what happened meanwhile (None where nothing is generated), and where the
+        log stands (for checkpoints)."""
+
+    async def commit(self) -> None:
+        """A checkpoint of all steps trained so far is complete."""
+
+    async def stop(self) -> None:
+        """End; what is in the log stays."""
+
+
+class LiveFlow:
+    """Engines generate. Built by `start`; what is being generated at `stop` is issued again by a resumed run."""
+
+    def __init__(self, log: Any, feeder: RolloutFeeder, batches: StepBatches) -> None:
+        self._log, self._feeder, self.batches = log, feeder, batches
+        self._position = START
+
+    @classmethod
+    async def start(
+        cls,
+        config: TrainConfig,
+        pool: RolloutPool,
+        curriculum: Curriculum,
+        folder: Path,
+        *,
+        step: int,
+        position: dict[str, Any] | None,
+        takes_turns: bool,
+        replace_worker: Callable[[int], Awaitable[Callable[[], bool]]],
+    ) -> LiveFlow:
+        """Open the log, and feed the engines from where the ledger says that things stand. `takes_turns`: engine and
+        learner share a GPU, so nothing may run ahead (the bound η then holds with 0)."""
+        rollout = config.rollout
+        runs_ahead = 0 if takes_turns else config.asynchrony.max_staleness
+        log = start_experience_host(folder, config.experience, config.seed)
+        start = LogPosition.from_json(position) if position else START
+        opened = await answer(log.start.remote(start), rollout.answer_deadline_s)  # reads the whole log
+        for damage in opened.damage:
+            print(damage, flush=True)
+        feeder = RolloutFeeder(
+            pool,
+            log,
+            curriculum.prompt,
+            config.sampling,
+            curriculum.bound(runs_ahead),
+            step=step,
+            num_steps=config.num_steps,
+            missing=opened.missing_ordinals,
+            next_ordinal=opened.next_ordinal,
+            ordered=rollout.deterministic,
+            aborts_stale=config.asynchrony.stale == "drop",
+            replace_worker=replace_worker,
+        )
+        await feeder.start()
+        return cls(log, feeder, StepBatches(log, feeder, curriculum, config, looks_ahead=runs_ahead > 0))
+
+    def weights_arrived(self, version: int) -> None:
+        self._feeder.weights_arrived(version)
+
+    def worker_lost(self, number: int, has_weights: Callable[[], bool]) -> None:
+        self._feeder.lose(number, has_weights)
+
+    async def worker_started(self, number: int) -> None:
+        await self._feeder.connect(number)
+
+    def fail(self, error: Exception) -> None:
+        if not self._feeder.failure.done():
+            self._feeder.failure.set_exception(error)
+
+    async def trained(self, batch: StepBatch) -> tuple[FeederCounts | None, dict[str, Any] | None]:
+        self._feeder.step_trained(batch.step + 1)
+        self._position = await answer(self._log.settle.remote(batch.lease_ids, batch.step))
+        return self._feeder.take_counts(), self._position.to_json()
+
+    async def commit(self) -> None:
+        await answer(self._log.commit.remote(self._position))
+
+    async def stop(self) -> None:
+        import ray
+
+        await self.batches.stop()
+        await self._feeder.stop()
+        try:
+            await asyncio.wait_for(self._log.close.remote(), 15.0)
+        except Exception as error:
+            print(f"the experience log did not close ({error}); what it has acknowledged is on disk", flush=True)
+        finally:
+            ray.kill(self._log)
+
+
+def start_experience_host(folder: Path, config: ExperienceConfig, seed: int) -> Any:
+    """The log's actor, on this node: the run folder is here."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    actor: Any = ray.remote(ExperienceHost).options(num_cpus=0, max_concurrency=1000, scheduling_strategy=here)
+    return actor.remote(folder.absolute(), config, seed)

@@ -1,0 +1,44 @@
+"""Held-out preference pairs through the learner: loss, accuracy with its interval, margin, calibration.
+
+Given the metrics that the algorithm's own loss gives on held-out pairs; gives one line of metrics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from raylign.jobs.run.statistics import wilson_interval
+
+RENAMED = {"learner/loss": "loss", "preference/accuracy": "reward_accuracy", "preference/margin": "reward_margin"}
+CALIBRATION_GAP = "reward_model/gap_"
+
+
+def pair_metrics(metrics: Mapping[str, float], num_pairs: int) -> dict[str, float]:
+    """`evaluation/…` of held-out pairs."""
+    line = {f"evaluation/{name}": metrics[key] for key, name in RENAMED.items()}
+    kept = ("preference/", "bonbon/", "reward_model/")
+    for key, value in metrics.items():
+        if key.startswith(kept) and key not in RENAMED and not key.startswith(CALIBRATION_GAP):
+            line[f"evaluation/{key.partition('/')[2]}"] = value
+    accuracy = metrics["preference/accuracy"]
+    low, high = wilson_interval(accuracy, num_pairs)
+    line |= {"evaluation/reward_accuracy_low": low, "evaluation/reward_accuracy_high": high}
+    gaps = [abs(value) for key, value in metrics.items() if key.startswith(CALIBRATION_GAP)]
+    if gaps:
+        line["evaluation/calibration_error"] = sum(gaps)
+    line["evaluation/num_pairs"] = float(num_pairs)
+    return line
+
+
+def evaluation_words(line: Mapping[str, float]) -> str:
+    """What an evaluation found, for the progress of a run."""
+    parts = []
+    for key, name in (("accuracy", "held-out accuracy"), ("reward_accuracy", "held-out pairs ranked right")):
+        if f"evaluation/{key}" in line:
+            low, high = line[f"evaluation/{key}_low"], line[f"evaluation/{key}_high"]
+            parts.append(f"{name} {line[f'evaluation/{key}']:.1%} [{low:.1%}, {high:.1%}]")
+    if "evaluation/loss" in line and "evaluation/num_rows" in line:
+        parts.append(f"held-out loss {line['evaluation/loss']:.3f}")
+    if "evaluation/reward_margin" in line:
+        parts.append(f"margin {line['evaluation/reward_margin']:.3f}")
+    return ", ".join(parts)

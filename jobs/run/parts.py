@@ -1,0 +1,169 @@
+"""The parts of a run that are processes of their own: learner, engines with their rewards, and the publisher between.
+
+Given a `TrainConfig` and the checkpoint to go on from; gives the parts that the run needs, started side by side, and
+ends them in reverse order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from raylign.actors.cores import split_cores
+from raylign.actors.learner.group import LearnerGroup
+from raylign.actors.learner.spec import LearnerSpec
+from raylign.actors.rollout_pool import RolloutPool
+from raylign.actors.weights.publisher import WeightPublisher
+from raylign.jobs.config.train import TrainConfig, answers_rows
+from raylign.jobs.run.checkpoints import Checkpoint
+from raylign.jobs.run.roles import (
+    SHARED_GPU,
+    cpus_for_each_role,
+    num_cluster_gpus,
+    shares_gpu,
+    start_pool,
+    start_reward_server,
+    transport_between_nodes,
+)
+from raylign.learners.algorithms.facts import RunRows
+
+ReplaceEngine = Callable[[int], Coroutine[Any, Any, Any]]
+"""Ends a sick engine, by its number, and gives the handle of another in its place."""
+
+
+class RunParts:
+    """A part is an attribute from when it is started; `stop` ends those that there are."""
+
+    learner: LearnerGroup
+    rollouts: RolloutPool
+    """Absent (never started) where nothing is generated: sft without evaluation."""
+    evaluation_pool: RolloutPool
+    """The same engines, with the rewards that evaluations measure."""
+    publisher: WeightPublisher
+    """Brings weights to the engines; only where there are engines."""
+    takes_turns = False
+    """Colocated mode: the only GPU belongs to the engine or to the learner, never to both."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        self._config = config
+        self._generates = config.algorithm.needs_rollouts and not config.replay
+        answers_held_out = config.evaluation.data is not None and not config.replay
+        needs_engines = self._generates or answers_rows(config) or answers_held_out
+        self.num_engines = config.rollout.num_engines if needs_engines else 0
+        self._lora = config.learner.lora if config.weights.lora == "adapter" else None
+        """Set where engines are sent adapters alone."""
+
+    async def start(
+        self,
+        num_steps: int,
+        run_folder: Path,
+        checkpoint: Checkpoint | None,
+        rows: RunRows,
+        replace_engine: ReplaceEngine,
+    ) -> None:
+        """Side by side: most of their time is imports. `rows`: those of the run, for every rank."""
+        config, num_gpus = self._config, num_cluster_gpus()
+        cpus = cpus_for_each_role(config.learner.num_ranks + self.num_engines)
+        gpus_per_engine = config.rollout.engine.tensor_parallel_size
+        share_gpu = shares_gpu(num_gpus, config.learner.num_ranks, self.num_engines, gpus_per_engine)
+        self.takes_turns = share_gpu and self._generates
+        engine_cores: list[int] | None = None
+        learner_cores: list[int] = []
+        if not num_gpus and (self._generates or answers_rows(config)) and config.asynchrony.max_staleness > 0:
+            engine_cores, learner_cores = split_cores(os.sched_getaffinity(0), config.rollout.engine.cpu_cores)
+        self.learner = LearnerGroup(
+            self._learner_spec(num_steps, run_folder.absolute(), checkpoint, rows, learner_cores),
+            cpus_per_rank=cpus,
+            gpus_per_rank=SHARED_GPU if share_gpu else float(num_gpus > 0),
+        )
+        starting: list[Coroutine[Any, Any, Any]] = [self.learner.start()]
+        if self.num_engines:
+            starting.append(self._start_engines(checkpoint, cpus, share_gpu, engine_cores, replace_engine))
+        await asyncio.gather(*starting)
+        if self.num_engines and self._lora:
+            await self.publisher.catch_up()
+
+    def _learner_spec(
+        self,
+        num_steps: int,
+        run_folder: Path,
+        checkpoint: Checkpoint | None,
+        rows: RunRows,
+        cores: list[int],
+    ) -> LearnerSpec:
+        config, learns_from_rows = self._config, self._config.algorithm.learns_from_rows
+        return LearnerSpec(
+            config=config.learner,
+            model_path=config.model.path,
+            algorithm=config.algorithm,
+            temperature=1.0 if learns_from_rows else config.sampling.temperature,
+            total_optimizer_steps=num_steps * config.algorithm.optimizer_steps_per_batch,
+            seed=config.seed,
+            debug_folder=str(run_folder / "debug"),
+            state_folder=str(checkpoint.state_path) if checkpoint else None,
+            weights_bucket_bytes=config.weights.bucket_mib << 20,
+            max_staleness=config.asynchrony.max_staleness,
+            rows=rows,
+            reference_cache=str(run_folder / "reference") if learns_from_rows else "",
+            cpu_cores=tuple(cores),
+            ships_adapters=self._lora is not None,
+            gpus_per_engine=config.rollout.engine.tensor_parallel_size,
+            weights_deadline_s=config.weights.deadline_s,
+        )
+
+    async def _start_engines(
+        self,
+        checkpoint: Checkpoint | None,
+        cpus: float,
+        share_gpu: bool,
+        cores: list[int] | None,
+        replace_engine: ReplaceEngine,
+    ) -> None:
+        config, weights = self._config, self._config.weights
+        if weights.transport == "auto":
+            weights = weights.model_copy(update={"transport": transport_between_nodes(share_gpu)})
+        version = checkpoint.record.step if checkpoint else 0
+        # engines that are sent adapters hold the model under them; a checkpoint has them folded in
+        model_path = str(checkpoint.path) if checkpoint and self._lora is None else config.model.path
+        self.rollouts = await start_pool(
+            model_path,
+            config.rollout.engine,
+            self.num_engines,
+            config.rewards or config.evaluation.rewards,
+            weight_backend=weights.transport,
+            weight_version=version,
+            seed=config.seed,
+            cpus=cpus,
+            placement_deadline_s=config.cluster.placement_deadline_s,
+            answer_deadline_s=config.rollout.answer_deadline_s,
+            share_gpu=share_gpu,
+            lora_rank=self._lora.rank if self._lora else 0,
+            cores=cores,
+        )
+        self.evaluation_pool = self.rollouts
+        if config.evaluation.rewards and config.evaluation.rewards != config.rewards:
+            self.evaluation_pool = self.rollouts.with_rewards(await start_reward_server(config.evaluation.rewards))
+        self.publisher = WeightPublisher(
+            self.rollouts.workers,
+            self.learner,
+            weights,
+            version,
+            replace_engine=replace_engine,
+            engines_are_current=self._lora is None,
+        )
+
+    async def stop(self) -> None:
+        """Reverse order, each part with a deadline, and the rest whatever happens to one."""
+        try:
+            if hasattr(self, "publisher"):
+                with suppress(Exception):  # the learner may be what failed; its memory goes with its process
+                    await self.publisher.close()
+            if hasattr(self, "rollouts"):
+                await self.rollouts.stop()
+        finally:
+            if hasattr(self, "learner"):
+                await self.learner.stop()

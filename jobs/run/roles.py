@@ -1,0 +1,173 @@
+"""Starting the roles of a run as Ray actors: rollout workers and the reward server.
+
+Given configs and the cluster's resources; gives a `RolloutPool`, ready. On CPU machines a role asks for a share of
+the cores, so that all roles fit where they take turns; on GPUs each engine and each rank holds its own,
+but for the only GPU of a machine, which one engine and one rank share.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from raylign.actors.cores import share_of
+from raylign.actors.placement import reserve
+from raylign.actors.reward_server import RESTARTS, RewardServer
+from raylign.actors.rollout_pool import RolloutError, RolloutPool
+from raylign.actors.rollout_worker import RolloutWorker
+from raylign.actors.weights.transport import choose_transport
+from raylign.rewards.registry import RewardConfig
+from raylign.rollout.engine.config import EngineConfig
+
+REWARD_SERVER_START_S = 120.0
+SHARED_GPU = 0.5
+"""Of the only GPU, what engine and learner rank each ask Ray for."""
+SHARED_GPU_ENGINE_MEMORY = 0.4
+"""Of the only GPU's memory, what the engine may take at most beside a learner rank."""
+
+
+def cpus_for_each_role(num_roles: int) -> float:
+    """CPUs that one role asks Ray for: a whole one where there are enough, else an equal share with some left over."""
+    import ray
+
+    return min(1.0, ray.cluster_resources().get("CPU", 1.0) / (num_roles + 1))
+
+
+def num_cluster_gpus() -> int:
+    """GPUs that Ray sees."""
+    import ray
+
+    return int(ray.cluster_resources().get("GPU", 0))
+
+
+def shares_gpu(num_gpus: int, num_ranks: int, num_engines: int, gpus_per_engine: int) -> bool:
+    """One engine and one rank take turns on the only GPU; everywhere else each has GPUs of its own."""
+    return num_gpus == num_ranks == num_engines == gpus_per_engine == 1
+
+
+def transport_between_nodes(share_gpu: bool) -> str:
+    """What `weights.transport: auto` means in this cluster, whichever of its nodes roles will be placed on."""
+    import ray
+
+    here = ray.get_runtime_context().get_node_id()
+    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+    return choose_transport(here, nodes, num_cluster_gpus(), share_gpu)
+
+
+def beside_a_learner(engine: EngineConfig) -> EngineConfig:
+    """The engine's config on a GPU that it shares with a learner rank."""
+    share = min(engine.gpu_memory_utilization, SHARED_GPU_ENGINE_MEMORY)
+    return engine.model_copy(update={"gpu_memory_utilization": share})
+
+
+def cores_of_engine(index: int, num_engines: int, cores: Sequence[int] | None) -> str:
+    """The cores that engine `index` binds its threads to on a CPU machine: a share of its own of `cores`, or of all
+    where roles take turns (None); then one engine chooses itself."""
+    if cores is None:
+        if num_engines == 1:
+            return "auto"
+        cores = sorted(os.sched_getaffinity(0))
+    return ",".join(map(str, share_of(cores, index, num_engines)))
+
+
+def engine_seed(run_seed: int, index: int, weight_version: int) -> int:
+    """Seed of an engine's own generator: engines draw different noise, and another one after a resume."""
+    import numpy as np
+
+    return int(np.random.SeedSequence([run_seed, index, weight_version]).generate_state(1)[0] >> 1)
+
+
+async def start_pool(
+    model_path: str,
+    engine: EngineConfig,
+    num_engines: int,
+    rewards: Sequence[RewardConfig],
+    *,
+    weight_backend: str | None,
+    weight_version: int,
+    seed: int,
+    cpus: float,
+    placement_deadline_s: float,
+    answer_deadline_s: float,
+    share_gpu: bool = False,
+    lora_rank: int = 0,
+    cores: Sequence[int] | None = None,
+) -> RolloutPool:
+    """Rollout workers and a reward server, started side by side. `share_gpu`: with the learner (`shares_gpu`).
+    `lora_rank`: of the adapters that weight updates bring; 0: they bring all weights. `cores`: of all engines on a CPU
+    machine, where a learner computes beside them."""
+    import ray
+    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+    resources = {"CPU": cpus}
+    if num_cluster_gpus():
+        resources["GPU"] = SHARED_GPU if share_gpu else float(engine.tensor_parallel_size)
+    if share_gpu:
+        engine = beside_a_learner(engine)
+    placements = await asyncio.gather(
+        *(reserve(f"rollout worker {index}", resources, placement_deadline_s) for index in range(num_engines))
+    )
+
+    async def start_worker(index: int) -> Any:
+        """A worker that holds the weights of `model_path`, under the label `weight_version`."""
+        worker: Any = (
+            ray.remote(RolloutWorker)
+            .options(
+                num_cpus=cpus,
+                num_gpus=resources.get("GPU", 0),
+                max_concurrency=1000,
+                scheduling_strategy=PlacementGroupSchedulingStrategy(placements[index]),
+            )
+            .remote(
+                model_path,
+                engine,
+                weight_backend,
+                weight_version,
+                seed,
+                engine_seed(seed, index, weight_version),
+                cores_of_engine(index, num_engines, cores),
+                share_gpu,
+                lora_rank,
+                cores is not None,
+            )
+        )
+        try:
+            await _started(worker, f"rollout worker {index}", engine.start_deadline_s)
+        except BaseException:
+            ray.kill(worker)
+            raise
+        return worker
+
+    starting = [asyncio.create_task(start_worker(index)) for index in range(num_engines)]
+    try:
+        reward_server, *workers = await asyncio.gather(start_reward_server(rewards), *starting)
+    except BaseException:
+        for task in starting:
+            task.cancel()
+        await asyncio.gather(*starting, return_exceptions=True)
+        raise
+    return RolloutPool(workers, reward_server, answer_deadline_s, placements, start_worker)
+
+
+async def start_reward_server(rewards: Sequence[RewardConfig]) -> Any:
+    """Handle of a reward server whose rewards are loaded."""
+    import ray
+
+    options = {"num_cpus": 0, "max_concurrency": 1000, "max_restarts": RESTARTS, "max_task_retries": RESTARTS}
+    server: Any = ray.remote(RewardServer).options(**options).remote(list(rewards))
+    try:
+        await asyncio.wait_for(server.ready.remote(), REWARD_SERVER_START_S)
+    except TimeoutError:
+        ray.kill(server)
+        names = ", ".join(reward.name for reward in rewards)
+        raise RolloutError(f"the rewards ({names}) did not load within {REWARD_SERVER_START_S:.0f} s") from None
+    return server
+
+
+async def _started(worker: Any, name: str, deadline_s: float) -> None:
+    try:
+        await asyncio.wait_for(worker.start.remote(), deadline_s + 30)
+    except TimeoutError:
+        raise RolloutError(f"{name} did not start within {deadline_s:.0f} s (engine.start_deadline_s)") from None

@@ -1,0 +1,162 @@
+"""Runs a reward in processes that can be killed, with a deadline for each item.
+
+Given a picklable factory of a reward, is itself that reward: a hang or a crash costs one item (of a
+`PointwiseReward`: one completion), which gets a typed failure; the process is replaced and the rest is scored.
+
+    score() ── item ──▶ child        waits for: a reply, the child's end, or the deadline, whichever is first
+            ◀─ scores ─              unblocked by: the child, the kernel, the clock
+"""
+
+from __future__ import annotations
+
+import pickle
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection, wait
+from typing import cast
+
+from raylign.rewards.base import FailureKind, Item, Reward, RewardFailure, Score
+from raylign.rewards.sandbox.process import ChildFailed, ChildProcess
+
+
+@dataclass(frozen=True, eq=False)
+class _Unit:
+    """What is sent at once and fails at once: an item, or one completion of it."""
+
+    item_index: int
+    first_completion: int
+    item: Item
+
+
+def _single(item: Item, index: int) -> Item:
+    return replace(
+        item,
+        completions=item.completions[index : index + 1],
+        num_tokens=item.num_tokens[index : index + 1],
+        finished=item.finished[index : index + 1],
+    )
+
+
+class Sandboxed(Reward):
+    """A reward whose work is done by `num_processes` children; safe to call from several threads, one at a time."""
+
+    def __init__(
+        self,
+        factory: Callable[[], Reward],
+        *,
+        label: str,
+        deadline_s: float,
+        start_deadline_s: float = 60.0,
+        num_processes: int = 1,
+    ) -> None:
+        """Starts one child, so that a reward that cannot be built raises ValueError here."""
+        self._label = label
+        self._deadline_s = deadline_s
+        self._lock = threading.Lock()
+        pickled = pickle.dumps(factory)
+        self._children = [ChildProcess(pickled, label, start_deadline_s) for _ in range(num_processes)]
+        try:
+            self._children[0].ensure_started()
+        except ChildFailed as error:
+            raise ValueError(f"{error}; run what it imports by hand to see why") from None
+        self._is_pointwise = self._children[0].is_pointwise
+
+    def score(self, items: Sequence[Item]) -> list[list[Score]]:
+        with self._lock:
+            finished = _Round(self._children, self._units(items), self._deadline_s).run()
+        scores: list[list[Score]] = [[] for _ in items]
+        for unit in sorted(finished, key=lambda unit: unit.first_completion):
+            scores[unit.item_index].extend(finished[unit])
+        return scores
+
+    def _units(self, items: Sequence[Item]) -> list[_Unit]:
+        if not self._is_pointwise:
+            return [_Unit(item_index, 0, item) for item_index, item in enumerate(items)]
+        return [
+            _Unit(item_index, index, _single(item, index))
+            for item_index, item in enumerate(items)
+            for index in range(len(item.completions))
+        ]
+
+    def close(self) -> None:
+        with self._lock:
+            for child in self._children:
+                child.kill()
+
+
+class _Round:
+    """One call of `score`: hands units to idle children and waits for replies, ends and deadlines."""
+
+    def __init__(self, children: Sequence[ChildProcess], units: Sequence[_Unit], deadline_s: float) -> None:
+        self._children = children
+        self._deadline_s = deadline_s
+        self._waiting = deque(units)
+        self._idle = list(children)
+        self._running: dict[Connection, tuple[ChildProcess, _Unit, float]] = {}
+        self._finished: dict[_Unit, list[Score]] = {}
+
+    def run(self) -> dict[_Unit, list[Score]]:
+        try:
+            while self._waiting or self._running:
+                while self._waiting and self._idle:
+                    self._send_next()
+                self._collect_replies()
+                self._kill_overdue()
+        finally:
+            for child in self._children:
+                if child not in self._idle:  # interrupted: a late reply must not answer the next call
+                    child.kill()
+        return self._finished
+
+    def _send_next(self) -> None:
+        child, unit = self._idle.pop(), self._waiting.popleft()
+        try:
+            connection = _send(child, unit.item)
+        except (ChildFailed, ValueError, OSError) as error:
+            # It worked when it was built. Trying again for each unit could take a deadline each.
+            for failed in (unit, *self._waiting):
+                self._fail(failed, "crash", f"could not be restarted: {error}")
+            self._waiting.clear()
+            self._idle.append(child)
+        else:
+            self._running[connection] = (child, unit, time.monotonic() + self._deadline_s)
+
+    def _collect_replies(self) -> None:
+        if not self._running:
+            return
+        first_deadline = min(deadline for _, _, deadline in self._running.values())
+        for ready in wait(list(self._running), max(0.0, first_deadline - time.monotonic())):
+            connection = cast(Connection, ready)
+            child, unit, _ = self._running[connection]
+            try:
+                self._finished[unit] = connection.recv()
+            except (EOFError, OSError, pickle.UnpicklingError):
+                self._fail(unit, "crash", f"the process {child.end()}")
+            del self._running[connection]
+            self._idle.append(child)
+
+    def _kill_overdue(self) -> None:
+        for connection, (child, unit, deadline) in list(self._running.items()):
+            if deadline <= time.monotonic() and not connection.poll():
+                child.kill()
+                self._fail(unit, "timeout", f"no score within {self._deadline_s:g} s (deadline_s)")
+                del self._running[connection]
+                self._idle.append(child)
+
+    def _fail(self, unit: _Unit, kind: FailureKind, message: str) -> None:
+        self._finished[unit] = [RewardFailure(kind, message)] * len(unit.item.completions)
+
+
+def _send(child: ChildProcess, item: Item) -> Connection:
+    child.ensure_started()
+    assert child.connection is not None
+    try:
+        child.connection.send(item)
+    except OSError:  # it ended while idle, which is no item's fault: once more
+        child.kill()
+        child.ensure_started()
+        child.connection.send(item)
+    return child.connection

@@ -1,0 +1,149 @@
+"""A checkpoint is complete or not there, whatever happens in between."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from raylign.jobs.run.checkpoints import CheckpointRecord, CheckpointStore
+
+
+def record(step: int) -> CheckpointRecord:
+    return CheckpointRecord(step, step * 32, 7, "3f2a", step + 1, {"raylign": "0.1.0"}, 12.5)
+
+
+def write(folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes(b"weights")
+    (folder / "state").mkdir()
+    (folder / "state" / "rank-0.pt").write_bytes(b"optimizer")
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_saved_checkpoint_is_found_with_its_place_in_the_run(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path / "checkpoints")
+    assert store.latest() is None
+    saved = store.save(record(10), write)
+    assert saved.path == tmp_path / "checkpoints" / "step-000010"
+    assert store.latest() == saved
+    assert (saved.path / "model.safetensors").read_bytes() == b"weights"
+    assert (saved.state_path / "rank-0.pt").read_bytes() == b"optimizer"
+
+
+def test_a_write_that_fails_changes_nothing(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, keep_last=1)
+    store.save(record(1), write)
+
+    def fails_half_way(folder: Path) -> None:
+        write(folder)
+        raise OSError("no space left on device")
+
+    with pytest.raises(OSError, match="no space left"):
+        store.save(record(2), fails_half_way)
+    assert names(tmp_path) == ["step-000001"]
+
+
+def test_old_checkpoints_go_only_after_the_new_one_is_complete(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, keep_last=2)
+    seen_while_writing = []
+
+    def looks_around(folder: Path) -> None:
+        seen_while_writing.append([c.record.step for c in store.complete()])
+        write(folder)
+
+    for step in (9, 10, 100, 1_000_000):
+        store.save(record(step), looks_around)
+    assert seen_while_writing == [[], [9], [9, 10], [10, 100]]
+    assert names(tmp_path) == ["step-000100", "step-1000000"]
+    latest = store.latest()
+    assert latest is not None and latest.record.step == 1_000_000
+
+
+def test_the_same_step_saved_again_replaces_the_old_one(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, keep_last=1)
+    before = store.save(record(5), write)
+    assert before.state_path.is_dir()
+
+    def write_anew(folder: Path) -> None:
+        (folder / "model.safetensors").write_bytes(b"new")
+
+    store.save(record(5), write_anew)
+    assert not before.state_path.exists()
+    assert names(tmp_path) == ["step-000005"]
+    assert (tmp_path / "step-000005" / "model.safetensors").read_bytes() == b"new"
+
+
+def test_leftovers_of_a_crash_are_ignored_and_cleaned(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path)
+    store.save(record(1), write)
+    (tmp_path / ".tmp-step-000002").mkdir()
+    (tmp_path / "step-000003").mkdir()  # copied by hand, not completely
+    (tmp_path / "step-000001").rename(tmp_path / ".replaced-step-000001")  # died between the two renames
+    assert store.latest() is None
+    assert {path.name for path in store.clean()} == {".tmp-step-000002", "step-000003"}
+    latest = store.latest()
+    assert latest is not None and latest.record == record(1)
+    assert names(tmp_path) == ["step-000001"]
+
+
+def test_a_process_killed_while_saving_leaves_the_last_complete_one(tmp_path: Path) -> None:
+    program = f"""
+import time
+from pathlib import Path
+from raylign.jobs.run.checkpoints import CheckpointRecord, CheckpointStore
+
+def write(folder):
+    (folder / "model.safetensors").write_bytes(b"weights")
+
+def writes_for_ever(folder):
+    write(folder)
+    Path({str(tmp_path / "half-way")!r}).touch()
+    time.sleep(60)
+
+store = CheckpointStore({str(tmp_path / "checkpoints")!r}, keep_last=1)
+store.save(CheckpointRecord(1, 32, 7, "3f2a", 2), write)
+store.save(CheckpointRecord(2, 64, 7, "3f2a", 3), writes_for_ever)
+"""
+    process = subprocess.Popen([sys.executable, "-c", program])
+    deadline = time.monotonic() + 30
+    while not (tmp_path / "half-way").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait(10)
+    store = CheckpointStore(tmp_path / "checkpoints", keep_last=1)
+    assert [checkpoint.record.step for checkpoint in store.complete()] == [1]
+    assert len(store.clean()) == 1
+    assert names(tmp_path / "checkpoints") == ["step-000001"]
+
+
+def test_a_checkpoint_folder_loads_in_transformers_as_it_is(tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
+
+    config = Qwen2Config(
+        vocab_size=32,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+    )
+    model = Qwen2ForCausalLM(config)
+
+    def write_model(folder: Path) -> None:
+        model.save_pretrained(folder)
+        write_state(folder)
+
+    def write_state(folder: Path) -> None:
+        (folder / "state").mkdir()
+        (folder / "state" / "optimizer.pt").write_bytes(b"not a weight file")
+
+    saved = CheckpointStore(tmp_path).save(record(3), write_model)
+    loaded = AutoModelForCausalLM.from_pretrained(saved.path)
+    expected = model.state_dict()
+    assert all(bool((value == expected[name]).all()) for name, value in loaded.state_dict().items())

@@ -1,0 +1,72 @@
+"""One GPU for engine and learner: who holds its memory when. The order of calls needs no GPU."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from raylign.actors.weights.update import ExportedWeights
+from raylign.jobs.config.loading import load_config
+from raylign.jobs.config.train import TrainConfig
+from raylign.jobs.run.parts import RunParts
+from raylign.jobs.run.roles import shares_gpu
+from raylign.jobs.run.run import Run
+from raylign.jobs.run.stop_request import StopRequest
+
+
+class NotedDown:
+    """Any awaitable verb, noted down."""
+
+    def __init__(self, name: str, calls: list[str]) -> None:
+        self._name, self._calls = name, calls
+
+    def __getattr__(self, verb: str) -> Any:
+        async def called(*arguments: Any) -> Any:
+            self._calls.append(f"{self._name} {verb}")
+            return ExportedWeights(1, (), 0.0) if verb == "export" else {}
+
+        return called
+
+    def weights_arrived(self, version: int) -> None:
+        self._calls.append(f"{self._name} weights_arrived")
+
+
+def run_noted_down(calls: list[str]) -> Run:
+    """A run without Ray: its parts and its flow only say what they are asked."""
+    config = load_config(TrainConfig, [], {"rewards": [{"name": "exact"}]})
+    parts = RunParts(config)
+    parts.learner, parts.rollouts, parts.publisher = (  # type: ignore[assignment]
+        NotedDown(name, calls) for name in ("learner", "engines", "publisher")
+    )
+    parts.takes_turns = True
+    unused: Any = None
+    run = Run(config, unused, parts, unused, unused, unused, unused, StopRequest(print))
+    flow: Any = NotedDown("log", calls)
+    run.flow_through(flow)
+    return run
+
+
+def test_the_gpu_changes_hands_around_every_step() -> None:
+    calls: list[str] = []
+
+    async def step() -> None:
+        run = run_noted_down(calls)
+        await run.update([], version=0)
+        await run.publish_weights(version=1)
+
+    asyncio.run(step())
+    assert calls == [
+        "engines sleep",  # the last group is in: nothing runs on the engine any more
+        "learner reload",
+        "learner update",
+        "publisher export",
+        "learner offload",
+        "engines wake",
+        "publisher deliver",
+        "log weights_arrived",
+    ]
+
+
+def test_it_is_chosen_where_one_gpu_has_two_roles() -> None:
+    assert shares_gpu(num_gpus=1, num_ranks=1, num_engines=1, gpus_per_engine=1)
+    assert not shares_gpu(num_gpus=2, num_ranks=1, num_engines=1, gpus_per_engine=1)

@@ -1,0 +1,94 @@
+"""The run folder keeps what it is given, over crashes and resumes."""
+
+from pathlib import Path
+
+import pytest
+
+from raylign.jobs.run.folder import RunFolder, config_differences, read_metrics
+
+CONFIG = "name: a\nnum_steps: 10\nlearner:\n  learning_rate: 0.001\n  lora: null\nresume: false\n"
+
+
+def test_a_new_folder_holds_the_config_and_places_for_the_rest(tmp_path: Path) -> None:
+    with RunFolder.create(tmp_path / "runs" / "a", CONFIG) as run_folder:
+        run_folder.append_metrics({"step": 1, "reward/mean": 0.5, "learner/loss": float("nan")})
+        run_folder.append_metrics({"step": 2, "reward/mean": 0.75})
+        assert run_folder.num_metrics_lines == 2
+        run_folder.write_summary({"accuracy_after": 0.9})
+    path = tmp_path / "runs" / "a"
+    assert (path / "config.yaml").read_text() == CONFIG
+    assert (path / "samples").is_dir() and (path / "checkpoints").is_dir()
+    assert read_metrics(path)[0] == {"step": 1, "reward/mean": 0.5, "learner/loss": None}
+    assert sorted(file.name for file in path.iterdir()) == [
+        ".lock",
+        "checkpoints",
+        "config.yaml",
+        "metrics.jsonl",
+        "samples",
+        "summary.json",
+    ]
+
+
+def test_metrics_are_on_disk_while_the_run_goes_on(tmp_path: Path) -> None:
+    with RunFolder.create(tmp_path, CONFIG) as run_folder:
+        run_folder.append_metrics({"step": 1})
+        assert read_metrics(tmp_path) == [{"step": 1}]
+
+
+def test_an_existing_folder_is_never_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(ValueError, match=r"--resume.*new name"):
+        RunFolder.create(tmp_path, CONFIG)
+    with pytest.raises(ValueError, match="not a run folder"):
+        RunFolder.create(tmp_path, CONFIG, resume=True)
+    assert [file.name for file in tmp_path.iterdir()] == ["thesis.txt"]
+    with pytest.raises(ValueError, match="is a file"):
+        RunFolder.create(tmp_path / "thesis.txt", CONFIG)
+
+
+def test_resume_of_a_folder_that_is_not_there_starts_it(tmp_path: Path) -> None:
+    """A job that a cluster restarts always says --resume."""
+    RunFolder.create(tmp_path / "a", CONFIG, resume=True).close()
+    assert (tmp_path / "a" / "config.yaml").is_file()
+
+
+def test_resume_with_another_config_names_the_keys_that_differ(tmp_path: Path) -> None:
+    RunFolder.create(tmp_path, CONFIG).close()
+    changed = CONFIG.replace("0.001", "0.01").replace("name: a", "name: b")
+    with pytest.raises(ValueError, match=r"learner.learning_rate: 0.001 -> 0.01\n  name: a -> b"):
+        RunFolder.create(tmp_path, changed, resume=True)
+    assert (tmp_path / "config.yaml").read_text() == CONFIG
+
+
+def test_num_steps_may_grow_but_not_shrink() -> None:
+    assert config_differences(CONFIG, CONFIG.replace("10", "20").replace("false", "true")) == []
+    assert config_differences(CONFIG, CONFIG.replace("10", "5")) == ["num_steps: 10 -> 5"]
+    assert config_differences(CONFIG, CONFIG.replace("lora: null", "lora: {rank: 4}")) == [
+        "learner.lora: None -> absent",
+        "learner.lora.rank: absent -> 4",
+    ]
+
+
+def test_resume_moves_the_lines_after_the_checkpoint_aside(tmp_path: Path) -> None:
+    with RunFolder.create(tmp_path, CONFIG) as run_folder:
+        for step in range(1, 6):
+            run_folder.append_metrics({"step": step})
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 6, "rew')  # the machine died here
+    assert [line["step"] for line in read_metrics(tmp_path)] == [1, 2, 3, 4, 5]
+    with RunFolder.create(tmp_path, CONFIG, resume=True) as run_folder:
+        assert run_folder.cut_metrics(last_step=3) == 3
+        assert run_folder.cut_metrics(last_step=3) == 0
+        run_folder.append_metrics({"step": 4, "again": 1})
+    assert [line["step"] for line in read_metrics(tmp_path)] == [1, 2, 3, 4]
+    cut = (tmp_path / "metrics.cut-1.jsonl").read_text().splitlines()
+    assert cut == ['{"step": 4}', '{"step": 5}', '{"step": 6, "rew']
+
+
+def test_two_processes_cannot_write_one_run(tmp_path: Path) -> None:
+    with (
+        RunFolder.create(tmp_path, CONFIG),
+        pytest.raises(ValueError, match="another process is writing"),
+    ):
+        RunFolder.create(tmp_path, CONFIG, resume=True)
+    RunFolder.create(tmp_path, CONFIG, resume=True).close()
