@@ -2,8 +2,8 @@
 
 Given nothing, `warm_up` begins it and `cool_down` ends it; a start by copying takes 0.1 s of CPU time instead of 10.
 
-Safe because the process that is copied has one thread: nothing that it imports may start one (`WARM_ENVIRONMENT` sees
-to it for OpenBLAS and Arrow) or CUDA, so there is none where there is a GPU.
+Safe because the process that is copied has one thread: nothing that it imports may start one (`ONE_THREAD`; the
+server looks, and ends rather than fork with several) or CUDA, so there is none where there is a GPU.
 """
 
 from __future__ import annotations
@@ -21,10 +21,12 @@ from raylign.actors.warm.copies import ADDRESS_VARIABLE, FIRST_JOB
 OFF_VARIABLE = "RAYLIGN_COLD_START"
 """Set to 1 to start every process from nothing."""
 SERVER = Path(__file__).with_name("server.py")
-WARM_ENVIRONMENT = {
-    "OPENBLAS_NUM_THREADS": "1",  # its threads start when numpy is imported
+ONE_THREAD = {
+    "OPENBLAS_NUM_THREADS": "1",  # else its threads start when numpy is imported
     "JE_ARROW_MALLOC_CONF": "background_thread:false",
     "OMP_WAIT_POLICY": "PASSIVE",  # roles share cores: a thread that spins while it waits slows the others
+}
+DEFAULTS = {
     "TORCH_COMPILE_DISABLE": "1",
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_NO_USAGE_STATS": "1",
@@ -32,6 +34,7 @@ WARM_ENVIRONMENT = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TRANSFORMERS_VERBOSITY": "error",
 }
+"""Read when libraries are imported; the same that engines and ranks are given where they import by themselves."""
 
 
 class WarmProcess:
@@ -49,12 +52,13 @@ class WarmProcess:
             self._process = subprocess.Popen(
                 [sys.executable, str(SERVER), *map(str, descriptors)],
                 pass_fds=descriptors,
-                env={**WARM_ENVIRONMENT, **os.environ, **self._read_by_ray()},
+                env={**DEFAULTS, **os.environ, **ONE_THREAD, **self._read_by_ray()},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
             )
             os.close(alive)
+        self.pid = self._process.pid
 
     @staticmethod
     def _read_by_ray() -> dict[str, str]:
@@ -82,11 +86,6 @@ def warm_up() -> None:
     _warm = WarmProcess()
     atexit.register(cool_down)
     os.environ[ADDRESS_VARIABLE] = _warm.address
-
-
-def is_warm() -> bool:
-    """Whether there is one."""
-    return _warm is not None
 
 
 def cool_down() -> None:

@@ -52,6 +52,8 @@ def main() -> None:
     # A collection in a copy would touch every object, and so copy nearly all memory: a second for each.
     gc.freeze()
     gc.enable()
+    if (threads := len(os.listdir("/proc/self/task"))) > 1:
+        sys.exit(f"{threads} threads after the imports: copies would not be safe")
     forkserver.main(int(sys.argv[1]), int(sys.argv[2]), preload=[])
 
 
