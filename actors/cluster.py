@@ -11,12 +11,13 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from pydantic import BaseModel, Field
 
 from raylign.actors.warm.process import cool_down, warm_up
-from raylign.actors.warm.worker_command import workers_are_copies
+from raylign.actors.warm.worker_command import settings_of_node
 
 
 class ClusterConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
@@ -71,7 +72,7 @@ def ray_cluster(config: ClusterConfig) -> Iterator[dict[str, float]]:
     temporary = tempfile.mkdtemp(prefix="raylign-", dir="/tmp")
     # Ray tells at every start that it asks for a token, as it should; nobody has to do anything about it.
     logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
-    with workers_are_copies():
+    with _few_processes():
         ray.init(
             address="local",
             num_cpus=config.num_cpus,
@@ -86,6 +87,23 @@ def ray_cluster(config: ClusterConfig) -> Iterator[dict[str, float]]:
         ray.shutdown()
         shutil.rmtree(temporary, ignore_errors=True)
         cool_down()
+
+
+@contextmanager
+def _few_processes() -> Iterator[None]:
+    """A node that is started meanwhile has no process that a private cluster has no use for: none that looks after an
+    autoscaler, none that would serve the dashboard and reports usage, for which Ray's start would wait."""
+    from ray._private import parameter, services
+
+    rays_parameters: Any = parameter
+    rays_services: Any = services
+    of_ray = rays_parameters.RayParams, rays_services.start_api_server
+    rays_parameters.RayParams = partial(of_ray[0], no_monitor=True, **settings_of_node())
+    rays_services.start_api_server = lambda *_, **__: ("", None)
+    try:
+        yield
+    finally:
+        rays_parameters.RayParams, rays_services.start_api_server = of_ray
 
 
 def warm_up_for(config: ClusterConfig) -> None:

@@ -26,7 +26,7 @@ IMPORTED = (
     "transformers",
     "vllm.v1.engine.async_llm",
     "vllm.v1.worker.cpu_worker",
-    "raylign.rollout.weights.transfer",
+    "vllm.distributed.weight_transfer.factory",
     "raylign.rollout.engine.vllm_engine",
     "raylign.rollout.experience.log",
     "raylign.actors.learner.rank",
@@ -37,6 +37,7 @@ IMPORTED = (
     "raylign.actors.reward_server",
     "deepspeed",
 )
+"""Without `raylign.rollout.weights.transfer`: a process that imports it ends with the engine's owner."""
 
 
 def main() -> None:

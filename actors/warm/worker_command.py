@@ -1,7 +1,7 @@
 """What a private cluster's raylet runs to start a worker, in the place of Ray's own set-up script.
 
 Given that script's words; asks the warm process for a copy that becomes the worker, and ends. Where there is no warm
-process, or the worker needs what a copy cannot have, it goes on as Ray's script. `workers_are_copies` tells Ray.
+process, or the worker needs what a copy cannot have, it goes on as Ray's script. `settings_of_node` tells Ray.
 """
 
 from __future__ import annotations
@@ -10,9 +10,6 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,25 +39,17 @@ def main() -> None:
     os.execv(sys.executable, [sys.executable, script, *sys.argv[1:]])
 
 
-@contextmanager
-def workers_are_copies() -> Iterator[None]:
-    """A raylet that is started meanwhile, while there is a warm process, starts its workers by this file."""
-    from ray._private import parameter, ray_constants
+def settings_of_node() -> dict[str, Any]:
+    """What Ray is to be told, as it starts a node, for its workers to be started by this file: nothing where there is
+    no warm process."""
+    from ray._private import ray_constants
 
     if ADDRESS_VARIABLE not in os.environ:
-        yield
-        return
-    module: Any = parameter
-    of_ray = module.RayParams
-    root = Path(ray_constants.__file__).parent
+        return {}
     os.environ.setdefault("RAY_prestart_worker_first_driver", "0")  # they would belong to no job, and are made at once
-    os.environ[RAYS_OWN] = str(root / "workers" / ray_constants.SETUP_WORKER_FILENAME)
-    # the monitor would look after an autoscaler, of which there is none
-    module.RayParams = partial(of_ray, setup_worker_path=__file__, no_monitor=True)
-    try:
-        yield
-    finally:
-        module.RayParams = of_ray
+    script = ray_constants.SETUP_WORKER_FILENAME
+    os.environ[RAYS_OWN] = str(Path(ray_constants.__file__).parent / "workers" / script)
+    return {"setup_worker_path": __file__}
 
 
 if __name__ == "__main__":

@@ -23,11 +23,11 @@ pytestmark = pytest.mark.timeout(280)
 
 ABOUT_ITSELF = """
 import json, os, sys
-threads = len(os.listdir("/proc/self/task"))
+threads, modules = len(os.listdir("/proc/self/task")), list(sys.modules)
 import numpy, ray, signal, torch
 from ray._raylet import WorkerID
 facts = {
-    "threads": threads, "modules": len(sys.modules), "words": sys.argv, "folder": os.getcwd(),
+    "threads": threads, "modules": modules, "words": sys.argv, "folder": os.getcwd(),
     "variable": os.environ.get("SOME_VARIABLE"), "environment": len(os.environ), "torch": torch.get_num_threads(),
     "drawn": [WorkerID.from_random().hex(), float(numpy.random.random())], "cores": sorted(os.sched_getaffinity(0)),
     "niceness": os.nice(0), "interruptible": signal.getsignal(signal.SIGINT) is signal.default_int_handler,
@@ -81,7 +81,8 @@ def test_a_copy_is_in_the_surroundings_of_whoever_asked(
 def test_what_is_copied_has_one_thread_and_all_that_is_slow_to_import(warm: WarmProcess, script: Path) -> None:
     facts = facts_of_copy(warm, script, "one", OMP_NUM_THREADS="1")
     assert facts["threads"] == 1
-    assert facts["modules"] > 5000
+    assert {"torch", "vllm.v1.worker.cpu_worker", "deepspeed", "ray.train.torch"} <= set(facts["modules"])
+    assert "raylign.rollout.weights.transfer" not in facts["modules"]  # an engine's own imports tie it to its owner
     assert psutil.Process(warm.pid).num_threads() == 1
 
 
