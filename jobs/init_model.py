@@ -143,6 +143,7 @@ def _save_tokenizer(tokenizer: Tokenizer, folder: Path, max_positions: int) -> t
 
 def _save_model(config: InitModelConfig, folder: Path, vocabulary_size: int, pad_id: int, end_id: int) -> None:
     import torch
+    from safetensors.torch import save_file
     from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
 
     shape: dict[str, Any] = dict(
@@ -163,5 +164,9 @@ def _save_model(config: InitModelConfig, folder: Path, vocabulary_size: int, pad
         torch.manual_seed(config.seed)
         # not Qwen2: transformers would load its tokenizer class, which splits text in another way than ours was trained
         model: Any = Qwen3ForCausalLM(Qwen3Config(**shape, head_dim=config.width // config.num_heads))
-    model.generation_config = GenerationConfig(eos_token_id=end_id, pad_token_id=pad_id)
-    model.save_pretrained(folder)
+    # not `save_pretrained`: it imports DeepSpeed to see whether the model is wrapped, which takes seconds and warns
+    weights = {name: parameter.detach() for name, parameter in model.named_parameters()}  # a tied head once
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    model.config.architectures = [type(model).__name__]
+    model.config.save_pretrained(folder)
+    GenerationConfig(eos_token_id=end_id, pad_token_id=pad_id).save_pretrained(folder)

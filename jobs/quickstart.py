@@ -16,6 +16,7 @@ from pydantic import BaseModel, Field
 from raylign.jobs.config.loading import load_config
 from raylign.jobs.config.train import TrainConfig
 from raylign.jobs.init_model import InitModelConfig, init_model
+from raylign.jobs.run.output_folder import check_output_folder
 
 
 class QuickstartConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
@@ -34,8 +35,7 @@ def quickstart(config: QuickstartConfig) -> dict[str, Any]:
     from raylign.jobs.train import train
 
     start = time.monotonic()
-    if config.folder.exists() and any(config.folder.iterdir()):
-        raise ValueError(f"{config.folder} exists and is not empty; remove it or choose another with --folder")
+    check_output_folder(config.folder, "", resume=False)
     sft = recipe("sft_arithmetic", config, "sft", config.folder / "model")
     print("making a tiny model and its tokenizer", flush=True)
     init_model(InitModelConfig(output=config.folder / "model", data=sft.data, seed=config.seed))

@@ -135,7 +135,7 @@ def test_nothing_outside_the_algorithms_names_one() -> None:
             continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Compare) and "algorithm" in ast.unparse(node.left):
-                words = {part.value for part in ast.walk(node) if isinstance(part, ast.Constant)}
+                words = {str(part.value) for part in ast.walk(node) if isinstance(part, ast.Constant)}
                 named = words & set(registry.ALGORITHM_NAMES)
                 broken += [f"{path.relative_to(ROOT)}:{node.lineno} compares with {name!r}" for name in sorted(named)]
     assert not broken, "\n".join(broken)

@@ -13,11 +13,14 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import re
 import resource
 import signal
 import socket
 import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from multiprocessing import context, reduction, spawn
 from multiprocessing.popen_fork import Popen as ForkPopen
 from multiprocessing.popen_spawn_posix import Popen as SpawnPopen
@@ -109,12 +112,15 @@ def enter(
     os.environ.update(environment)
     os.setpriority(os.PRIO_PROCESS, 0, niceness)
     resource.setrlimit(resource.RLIMIT_NOFILE, open_files)
-    OOM_SCORE.write_text(oom_score)  # Ray has the system end workers first
+    with suppress(PermissionError):
+        OOM_SCORE.write_text(oom_score)  # Ray has the system end workers first
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.pthread_sigmask(signal.SIG_SETMASK, blocked_signals)
     resource_tracker._resource_tracker._fd = None  # type: ignore[attr-defined]  # its own, when it needs one
     _set_cores_and_threads(environment, cores)
     _draw_anew()
+    if told := environment.get("PYTHONWARNINGS"):
+        warnings._processoptions(told.split(","))  # type: ignore[attr-defined]
     if "huggingface_hub.constants" in sys.modules:
         is_offline = environment.get("HF_HUB_OFFLINE") == "1"
         setattr(sys.modules["huggingface_hub.constants"], "HF_HUB_OFFLINE", is_offline)  # noqa: B010
@@ -127,12 +133,13 @@ def enter(
 
 def _set_cores_and_threads(environment: Mapping[str, str], cores: set[int]) -> None:
     """What OpenMP would have read from the environment."""
-    places = environment.get("OMP_PLACES", "")
-    if environment.get("OMP_PROC_BIND") and places.startswith("{") and places.count("{") == 1:
-        cores = {int(core) for core in places.strip("{}").split(",")} & cores or cores
+    place = re.fullmatch(r"\{(\d+(,\d+)*)\}", environment.get("OMP_PLACES", ""))  # one for all threads, as vLLM has it
+    if place and environment.get("OMP_PROC_BIND") == "true":
+        cores = {int(core) for core in place[1].split(",")} & cores or cores
     os.sched_setaffinity(0, cores)
-    if "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(int(environment.get("OMP_NUM_THREADS") or len(cores)))
+    num_threads = int(environment.get("OMP_NUM_THREADS", "").partition(",")[0] or len(cores))
+    if "torch" in sys.modules and sys.modules["torch"].get_num_threads() != num_threads:
+        sys.modules["torch"].set_num_threads(num_threads)
 
 
 def _draw_anew() -> None:

@@ -17,6 +17,7 @@ import tempfile
 from pathlib import Path
 
 from raylign.actors.warm.copies import ADDRESS_VARIABLE, FIRST_JOB
+from raylign.rollout.engine.process import QUIET_ON_CPU
 
 OFF_VARIABLE = "RAYLIGN_COLD_START"
 """Set to 1 to start every process from nothing."""
@@ -27,6 +28,7 @@ ONE_THREAD = {
     "OMP_WAIT_POLICY": "PASSIVE",  # roles share cores: a thread that spins while it waits slows the others
 }
 DEFAULTS = {
+    **QUIET_ON_CPU,
     "TORCH_COMPILE_DISABLE": "1",
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_NO_USAGE_STATS": "1",

@@ -10,6 +10,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pydantic import BaseModel
+
 from raylign.jobs.checks.data import Samples, check_data, may_share_rows
 from raylign.jobs.checks.findings import Findings, print_findings
 from raylign.jobs.checks.levels import check_levels
@@ -29,7 +31,7 @@ from raylign.jobs.config.train import (
     generates_anything,
     generates_for_training,
 )
-from raylign.jobs.run.folder import RunFolder
+from raylign.jobs.run.folder import check_run_folder
 from raylign.jobs.run.roles import beside_a_learner, shares_gpu
 from raylign.jobs.simulation.config import PlanConfig
 from raylign.rollout.engine.config import EngineConfig
@@ -73,7 +75,7 @@ def examine_training(config: TrainConfig, machine: Machine) -> Findings:
         eta = config.asynchrony.max_staleness
         ahead = f"engines run at most {eta} weight versions ahead" if eta else "engines and learner take turns"
         findings.fact("staleness", f"{ahead} (async.max_staleness {eta})")
-    findings.attempt("folder", lambda: _check_folder(config.folder, config if config.resume else None, findings))
+    findings.attempt("folder", lambda: _check_folder(config.folder, config, config.resume, findings))
     if config.replay is not None:
         findings.attempt("replay", lambda: _check_recording(config, findings))
     size, tokenizer = _check_model("model.path", config.model.path, findings)
@@ -129,7 +131,7 @@ def examine_evaluation(config: EvaluateConfig, machine: Machine) -> Findings:
     from raylign.jobs.run.checkpoints import model_folder
 
     findings = Findings()
-    findings.attempt("folder", lambda: _check_folder(config.folder, None, findings))
+    findings.attempt("folder", lambda: _check_folder(config.folder, config, False, findings))
     if _runs_here(config.cluster.address):
         _check_count("num_engines", config.num_engines, config.engine.tensor_parallel_size, machine, findings)
     path = findings.attempt("model", lambda: model_folder(config.model))
@@ -144,21 +146,14 @@ def examine_evaluation(config: EvaluateConfig, machine: Machine) -> Findings:
     return findings
 
 
-def _check_folder(folder: Path, resumed: TrainConfig | None, findings: Findings) -> None:
-    findings.fact("run folder", f"{folder}" + (" (resumed)" if resumed else ""))
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file; choose another folder")
+def _check_folder(folder: Path, config: BaseModel, resume: bool, findings: Findings) -> None:
+    findings.fact("run folder", f"{folder}" + (" (resumed)" if resume else ""))
     if any(part.startswith("_ray_pkg_") for part in folder.absolute().parts):
         raise ValueError(
             f"{folder} lies in the copy of the code that Ray made for this job and deletes after it: "
             "give an absolute path that stays, on several nodes on a shared disk (--folder /…)"
         )
-    if not folder.is_dir() or not any(folder.iterdir()):
-        return
-    if resumed:
-        RunFolder(folder).check_same_config(config_yaml(resumed))
-    else:
-        raise ValueError(f"{folder} exists and is not empty: go on with it by --resume, or choose a new name")
+    check_run_folder(folder, config_yaml(config) if resume else "", resume)
 
 
 def _check_recording(config: TrainConfig, findings: Findings) -> None:

@@ -126,7 +126,10 @@ CHARTS: tuple[Chart, ...] = (
     ),
     Chart(
         "Effective sample size",
-        (("mismatch/effective_sample_size_share", "effective share"),),
+        (
+            ("mismatch/effective_sample_size_share", "effective share"),
+            ("mismatch/weighted_sample_size_share", "with the correction's weights"),
+        ),
         "share of tokens",
         ".1%",
         always_shown=(0.95, 1.0),

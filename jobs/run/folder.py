@@ -12,18 +12,17 @@ and what was asked for beside: `evaluation/` with answers to held-out prompts, `
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-import yaml
+from raylign.jobs.run.output_folder import check_output_folder, hold
 
-MAY_CHANGE_ON_RESUME = ("resume", "folder", "cluster", "checkpoints", "trackers")
-"""Config sections that say where a run lives, not what it computes. Besides them `num_steps` may grow."""
+MAY_CHANGE_ON_RESUME = ("checkpoints", "trackers")
+MAY_GROW_ON_RESUME = ("num_steps",)
 
 
 class RunFolder:
@@ -45,17 +44,9 @@ class RunFolder:
     def create(cls, path: Path | str, config_yaml: str, resume: bool = False) -> RunFolder:
         """A new folder, or with `resume` an existing one whose config agrees; locked until `close`."""
         run_folder = cls(Path(path))
-        if run_folder.path.exists() and not run_folder.path.is_dir():
-            raise ValueError(f"{path} is a file, so it cannot be the run folder; choose a new name")
-        started_before = run_folder.path.is_dir() and any(run_folder.path.iterdir())
-        if started_before and not resume:
-            raise ValueError(
-                f"the run folder {path} exists and is not empty: go on with it by --resume, or choose a new name"
-            )
-        if started_before:
-            run_folder.check_same_config(config_yaml)
+        check_run_folder(run_folder.path, config_yaml, resume)
         run_folder.path.mkdir(parents=True, exist_ok=True)
-        run_folder._lock()
+        run_folder._lock_file = hold(run_folder.path)
         write_atomically(run_folder.config_path, config_yaml)
         run_folder.samples_path.mkdir(exist_ok=True)
         run_folder.checkpoints_path.mkdir(exist_ok=True)
@@ -111,28 +102,10 @@ class RunFolder:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _lock(self) -> None:
-        """Held until `close` or the end of the process, however it ends."""
-        self._lock_file = (self.path / ".lock").open("a")
-        try:
-            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self.close()
-            raise ValueError(
-                f"another process is writing the run folder {self.path}; wait for it or choose a new name"
-            ) from None
 
-    def check_same_config(self, config_yaml: str) -> None:
-        """Raise unless this run may be resumed with the config."""
-        if not self.config_path.is_file():
-            raise ValueError(f"{self.path} has no config.yaml, so it is not a run folder to resume; choose a new name")
-        differences = config_differences(self.config_path.read_text(), config_yaml)
-        if differences:
-            lines = "\n".join(f"  {difference}" for difference in differences)
-            raise ValueError(
-                f"the config differs from the one that {self.path} was started with:\n{lines}\n"
-                "undo the changes, or choose a new name (only num_steps may grow on resume)"
-            )
+def check_run_folder(path: Path, config_yaml: str, resume: bool) -> None:
+    """Raise unless a run with this config may write to `path`."""
+    check_output_folder(path, config_yaml, resume, MAY_CHANGE_ON_RESUME, MAY_GROW_ON_RESUME)
 
 
 def read_metrics(path: Path | str) -> list[dict[str, Any]]:
@@ -144,18 +117,6 @@ def read_metrics(path: Path | str) -> list[dict[str, Any]]:
     return [metrics for line in lines if (metrics := _parsed(line)) is not None]
 
 
-def config_differences(old_yaml: str, new_yaml: str) -> list[str]:
-    """`key: old -> new` for every key that may not change when a run is resumed."""
-    old, new = _flat(yaml.safe_load(old_yaml)), _flat(yaml.safe_load(new_yaml))
-    differences = []
-    for key in sorted(old.keys() | new.keys()):
-        before, after = old.get(key, "absent"), new.get(key, "absent")
-        grows = key == "num_steps" and isinstance(before, int) and isinstance(after, int) and after > before
-        if before != after and not grows and key.split(".")[0] not in MAY_CHANGE_ON_RESUME:
-            differences.append(f"{key}: {before} -> {after}")
-    return differences
-
-
 def write_atomically(path: Path, text: str) -> None:
     """All of the text or the old file, never half of it."""
     temporary = path.with_name(f".tmp-{path.name}")
@@ -164,19 +125,6 @@ def write_atomically(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as dotted keys; an empty mapping stays, so that `{}` and `null` differ."""
-    return dict(_leaves(value, prefix))
-
-
-def _leaves(value: Any, prefix: str) -> Iterator[tuple[str, Any]]:
-    if not isinstance(value, dict) or not value:
-        yield prefix, value
-        return
-    for key, child in value.items():
-        yield from _leaves(child, f"{prefix}.{key}" if prefix else str(key))
 
 
 def _parsed(line: str) -> dict[str, Any] | None:

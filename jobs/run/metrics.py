@@ -14,7 +14,8 @@ import numpy as np
 
 from raylign.actors.feeder import FeederCounts
 from raylign.jobs.run.statistics import clustered_interval, pass_at_k
-from raylign.rollout.sample import FloatArray, Group
+from raylign.learners.losses.advantages import all_equal
+from raylign.rollout.sample import Group
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,10 @@ METRICS: tuple[Metric, ...] = (
     Metric("learner/skipped_share", "share", "Tokens of sequences with advantage 0, not run: no meter counts them."),
     Metric("mismatch/mean_abs_logp_difference", "nats", "Mean |learner log-prob - engine log-prob|."),
     Metric("mismatch/max_abs_logp_difference", "nats", "Largest |learner log-prob - engine log-prob|."),
-    Metric("mismatch/effective_sample_size_share", "share", "(Σw)² / (n Σw²), w = π_learner / π_engine."),
+    Metric("mismatch/effective_sample_size_share", "share", "(Σρ)² / (n Σρ²), ρ = π_learner / π_engine."),
+    Metric(
+        "mismatch/weighted_sample_size_share", "share", "(Σw)² / (n Σw²), w the correction's weights; see alarm_below."
+    ),
     Metric("mismatch/mean_ratio", "ratio", "Mean of π_learner / π_engine over tokens, before any correction."),
     Metric("mismatch/max_ratio", "ratio", "Largest π_learner / π_engine of a token, before any correction."),
     Metric("mismatch/min_ratio", "ratio", "Smallest π_learner / π_engine of a token, before any correction."),
@@ -252,7 +256,7 @@ def _reward_metrics(scored: Sequence[Group]) -> dict[str, float]:
     finite = all_totals[np.isfinite(all_totals)]
     metrics = {
         "reward/failure_share": 1.0 - len(finite) / len(all_totals),
-        "reward/zero_variance_share": _share([_all_equal(total_G) for total_G in totals]),
+        "reward/zero_variance_share": _share([all_equal(total_G[np.isfinite(total_G)]) for total_G in totals]),
     }
     if scored[0].rewards:
         first_is_one = [_first_reward_is_one(group) for group in scored]
@@ -264,11 +268,6 @@ def _reward_metrics(scored: Sequence[Group]) -> dict[str, float]:
         if np.isfinite(values).any():
             metrics[f"reward/{name}/mean"] = float(values[np.isfinite(values)].mean())
     return metrics
-
-
-def _all_equal(total_G: FloatArray) -> bool:
-    finite_G = total_G[np.isfinite(total_G)]
-    return len(finite_G) < 2 or bool(np.ptp(finite_G) == 0.0)
 
 
 def _share(flags: Sequence[bool] | np.ndarray) -> float:

@@ -19,7 +19,7 @@ from raylign.jobs.run.pair_evaluation import evaluation_words
 from raylign.jobs.run.progress import Progress
 from raylign.jobs.run.samples import write_answers, write_samples
 from raylign.jobs.run.trackers import Trackers
-from raylign.learners.meters.mismatch import ess_alarm
+from raylign.learners.meters.sample_size_alarm import SampleSizeAlarm
 from raylign.rollout.sample import Group
 
 NUM_SAMPLE_FILES = 50
@@ -35,7 +35,8 @@ class Recorder:
         if config.resume:
             folder.cut_metrics(resumed.step if resumed else -1)
         self._config, self._folder = config, folder
-        self._alarm_below = config.algorithm.alarm_below(config.asynchrony.max_staleness)
+        max_staleness = config.asynchrony.max_staleness
+        self._alarm = SampleSizeAlarm(config.algorithm.alarm_below(max_staleness), max_staleness)
         self.num_tokens_generated = resumed.tokens_generated if resumed else 0
         self._seconds_before = resumed.seconds if resumed else 0.0
         self._clock = time.monotonic()
@@ -60,6 +61,8 @@ class Recorder:
 
     def close(self) -> None:
         """Let the trackers finish, and leave the folder to others."""
+        if said := self._alarm.at_end():
+            self.say(said)
         self._progress.__exit__()
         self._trackers.close()
         self._folder.close()
@@ -71,8 +74,8 @@ class Recorder:
 
     def step_trained(self, step: int, metrics: Mapping[str, float], groups: Sequence[Group]) -> None:
         """The line of `step`, counted from 1, and samples of its groups."""
-        if alarm := ess_alarm(metrics, self._alarm_below):
-            self.say(f"step {step}: {alarm}")
+        if said := self._alarm.after_step(step, metrics):
+            self.say(f"step {step}: {said}")
         line = {"step": step, "seconds": self.seconds, **metrics}
         if line.get("time/rollout_s"):
             line["rollout/tokens_per_s"] = line["rollout/tokens"] / line["time/rollout_s"]

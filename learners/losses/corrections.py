@@ -59,7 +59,8 @@ class CorrectionConfig(BaseModel, extra="forbid", use_attribute_docstrings=True)
     proximal: Proximal = "recompute"
     """decoupled: π_old is recomputed, interpolated from versions (loglinear), or π_roll itself (weights are 1)."""
     alarm_below: float = Field(0.5, ge=0, le=1)
-    """Warn when the effective sample size share of a step is lower; 0: never."""
+    """Warn when the weights of a step count as if only this share of its tokens were there (effective sample size; of
+    the ratios where nothing weighs them); 0: never."""
 
     @model_validator(mode="after")
     def _keys_belong_to_the_kind(self) -> Self:

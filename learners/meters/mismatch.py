@@ -1,19 +1,22 @@
 """The mismatch meter: how far the learner's log-probs are from those that the engine sampled with.
 
-Given log π_old (learner, start of the update) and log π_roll (engine) on the tokens trained; gives sums, maxima and
-minima that combine over micro-batches and ranks, the numbers made of them, and an alarm.
+Given log π_old (learner, start of the update) and log π_roll (engine) on the tokens trained, and the weights that a
+correction made of them; gives sums, maxima and minima that combine over micro-batches and ranks, and the numbers made
+of them.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
 
 SHARE = "mismatch/effective_sample_size_share"
+"""Of the ratios before any correction: one token whose ratio is far off is enough to spoil it."""
+WEIGHTED_SHARE = "mismatch/weighted_sample_size_share"
+"""Of the weights that the correction gives the tokens, cut to its cap or left out: what the update makes of them."""
 
 
 def mismatch_metrics(
@@ -49,12 +52,21 @@ def mismatch_metrics(
         }
 
 
+def weight_metrics(weights: torch.Tensor, loss_mask: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Sums over a correction's (N,) weights of the tokens in the loss."""
+    counted = weights.double() * loss_mask.double()
+    return {"mismatch/weight/sum": counted.sum(), "mismatch/weight_squared/sum": counted.square().sum()}
+
+
 def finish_mismatch(means: dict[str, float], tokens_per_sequence: float) -> None:
     """Turn token means of the sums above into the metrics of a step, in place."""
     if "mismatch/mean_ratio" not in means:
         return
     means["mismatch/geometric_mean_ratio"] *= tokens_per_sequence
     means[SHARE] = effective_sample_size_share(means["mismatch/mean_ratio"], means.pop("mismatch/ratio_squared"))
+    if "mismatch/weight" in means:
+        mean, mean_squared = means.pop("mismatch/weight"), means.pop("mismatch/weight_squared")
+        means[WEIGHTED_SHARE] = effective_sample_size_share(mean, mean_squared)
     old, rollout = means.pop("mismatch/old"), means.pop("mismatch/rollout")
     old_variance = means.pop("mismatch/old_squared") - old**2
     rollout_variance = means.pop("mismatch/rollout_squared") - rollout**2
@@ -68,15 +80,3 @@ def effective_sample_size_share(mean_ratio: float, mean_squared_ratio: float) ->
     dominate.
     """
     return mean_ratio**2 / mean_squared_ratio if mean_squared_ratio > 0 else 0.0
-
-
-def ess_alarm(metrics: Mapping[str, float], threshold: float = 0.5) -> str | None:
-    """One sentence for the user when the effective sample size share is under `threshold`, else None."""
-    share = metrics.get(SHARE)
-    if share is None or share >= threshold:
-        return None
-    return (
-        f"only {share:.0%} of the trained tokens count (effective sample size, alarm below {threshold:.0%}): what "
-        "engines sampled is far from what the learner would; lower the staleness or the learning rate, check that "
-        "sampling is not truncated (top_p, top_k), or choose algorithm.correction"
-    )

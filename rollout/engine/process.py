@@ -8,13 +8,22 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import select
 import signal
 import threading
+import warnings
 from contextlib import suppress
 from pathlib import Path
 
 OWNER_VARIABLE = "RAYLIGN_ENGINE_OWNER"
+QUIET_ON_CPU = {
+    "TORCH_LOGS": "-torch._library.triton",  # there is no Triton without a GPU
+    "TORCH_CPP_LOG_LEVEL": "ERROR",  # vLLM tells the NUMA node that it binds memory to
+}
+"""Said at every start on CPU, and nothing is wrong; errors stay."""
+LOOKED_AT_BY_VLLM = "vllm.triton_utils.dispatcher"
+"""Reads every attribute of every module, deprecated ones of torch too, which then warn."""
 
 
 def set_environment(model_path: str, cpu_cores: str | None) -> None:
@@ -25,7 +34,13 @@ def set_environment(model_path: str, cpu_cores: str | None) -> None:
     os.environ["DO_NOT_TRACK"] = "1"
     if Path(model_path).is_dir():
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    warnings.filterwarnings("ignore", category=FutureWarning, module=re.escape(LOOKED_AT_BY_VLLM) + r"\Z")
+    told, ours = os.environ.get("PYTHONWARNINGS", ""), f"ignore::FutureWarning:{LOOKED_AT_BY_VLLM}"
+    if ours not in told:
+        os.environ["PYTHONWARNINGS"] = f"{told},{ours}" if told else ours  # for the processes that vLLM starts
     if cpu_cores is not None:
+        for key, value in QUIET_ON_CPU.items():
+            os.environ.setdefault(key, value)
         os.environ["VLLM_CPU_OMP_THREADS_BIND"] = usable_cores() if cpu_cores == "auto" else cpu_cores
         # Compiling takes 15 s at the first request and gains nothing at the sizes that one trains on CPU.
         os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")

@@ -129,6 +129,7 @@ class VllmEngine:
             ),
             enable_sleep_mode=self._sleeps,
             disable_log_stats=True,
+            use_tqdm_on_load=False,
             enable_lora=self._lora_rank > 0,
             max_loras=1,
             max_lora_rank=allowed_lora_rank(self._lora_rank) if self._lora_rank else 16,  # type: ignore[arg-type]

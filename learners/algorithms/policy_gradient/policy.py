@@ -19,6 +19,7 @@ from raylign.learners.examples.from_groups import OverlongConfig, examples_of, t
 from raylign.learners.losses.advantages import group_advantages
 from raylign.learners.losses.corrections import CorrectionConfig, correction_weights
 from raylign.learners.losses.policy import Aggregation, KlEstimator, PolicyLoss, kl, policy_loss, token_weights
+from raylign.learners.meters.mismatch import weight_metrics
 from raylign.rollout.sample import FloatArray, Group
 
 if TYPE_CHECKING:
@@ -169,6 +170,8 @@ class PolicyObjective(PlainObjective, Generic[C]):
             token_loss = token_loss * weights
             metrics["mismatch/truncated_share/sum"] = (truncated * mask).sum()
             metrics["mismatch/masked_share/sum"] = (masked * mask).sum()
+            if self.proximal != "rollout":  # else the weights are 1, and say nothing
+                metrics |= weight_metrics(weights, mask)
         token_loss = token_loss * batch.sequence_weights[batch.sequence_index]
         if self.needs_reference:
             assert batch.reference_logps is not None, "the learner fills reference_logps"

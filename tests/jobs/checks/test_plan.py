@@ -122,7 +122,7 @@ def test_an_existing_run_folder_asks_for_resume_or_a_new_name(values: dict[str, 
     (values["folder"] / "metrics.jsonl").touch()
     problem = only_problem(examine(values))
     assert "go on with it by --resume, or choose a new name" in problem
-    assert "not a run folder to resume" in only_problem(examine(values, resume=True))
+    assert "not a folder to resume" in only_problem(examine(values, resume=True))
     (values["folder"] / "config.yaml").write_text(config_yaml(TrainConfig.model_validate(values)))
     assert examine(values, resume=True).problems == []
     assert any("seed: 0 -> 1" in problem for problem in examine(values, resume=True, seed=1).problems)

@@ -1,4 +1,4 @@
-"""The last guard of the staleness bound, and the alarm."""
+"""The last guard of the staleness bound."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from raylign.learners.examples.example import Example
-from raylign.learners.meters.mismatch import ess_alarm
 from raylign.learners.meters.staleness import staleness_metrics
 from raylign.rollout.staleness import StalenessError
 
@@ -49,13 +48,3 @@ def test_tokens_without_a_version_are_stopped_at_the_door(versions: list[int] | 
     bad.loss_mask = np.ones(2, np.float32)
     with pytest.raises(StalenessError, match="each needs its own"):
         staleness_metrics([bad], 5, max_staleness=1)
-
-
-def test_the_alarm_is_one_sentence_and_only_below_the_threshold() -> None:
-    key = "mismatch/effective_sample_size_share"
-    assert ess_alarm({}) is None
-    assert ess_alarm({key: 0.5}) is None
-    said = ess_alarm({key: 0.3})
-    assert said is not None
-    assert said.startswith("only 30% of the trained tokens count (effective sample size, alarm below 50%)")
-    assert ess_alarm({key: 0.3}, threshold=0.0) is None

@@ -354,6 +354,27 @@ def test_a_run_is_replayed_as_it_ended_up(tmp_path: Path) -> None:
         ReplayLog.open(folder)
 
 
+def test_importance_weights_are_in_the_journal_for_a_restart_and_for_a_replay(tmp_path: Path) -> None:
+    folder = tmp_path / "experience"
+    expected = {0: 1.0, 1: 1 / 3, 2: 1 / 6}  # spreads 1 : 3 : 6, as above
+    with ExperienceLog.open(folder, PRIORITISED) as log:
+        log.append(groups_to_batch([group(n, spread) for n, spread in enumerate((0.099, 0.299, 0.599))]))
+        first = log.lease(3, 60, 0)
+        assert first is not None
+        np.testing.assert_allclose(first.weights, [expected[offset] for offset in first.offsets], rtol=1e-5)
+        log.settle(first.lease_id, 0)
+    with ExperienceLog.open(folder, PRIORITISED, START) as log:  # step 0 is done again
+        again = log.lease(3, 60, 0)
+        assert again is not None and again.offsets == first.offsets
+        np.testing.assert_array_equal(again.weights, first.weights)
+        log.mark_filtered(again.offsets[1:2], 0)
+        log.settle(again.lease_id, 0)
+    replayed = ReplayLog.open(tmp_path).lease(0)
+    assert replayed.offsets == (first.offsets[0], first.offsets[2])
+    np.testing.assert_array_equal(replayed.weights, first.weights[[0, 2]])
+    assert len(set(replayed.weights.tolist())) == 2
+
+
 @pytest.mark.parametrize("seed", range(25))
 @pytest.mark.parametrize("config", [FIFO, PRIORITISED], ids=["fifo", "prioritised"])
 def test_any_history_of_restarts_trains_every_ordinal_once(tmp_path: Path, config: ExperienceConfig, seed: int) -> None:

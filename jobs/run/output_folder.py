@@ -1,0 +1,76 @@
+"""The rules of a folder that a job writes: never overwritten, gone on with only by the same job, one writer at a time.
+
+Given a path and the resolved config as YAML; raises where the job may not write there, and holds the folder while it
+does. Runs, drawing jobs and the plan of both ask here.
+"""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+import yaml
+
+PLACE = ("resume", "folder", "cluster")
+"""Config sections that say where a job lives, not what it computes."""
+
+
+def check_output_folder(
+    path: Path, config_yaml: str, resume: bool, may_change: Collection[str] = (), may_grow: Collection[str] = ()
+) -> None:
+    """Raise unless the job may write to `path`. `may_change`: keys that `resume` allows to differ, besides `PLACE`;
+    `may_grow`: numbers that may only rise."""
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"{path} is a file; choose another folder")
+    if not path.is_dir() or not any(path.iterdir()):
+        return
+    if not resume:
+        raise ValueError(f"{path} exists and is not empty: go on with it by --resume, or choose a new name")
+    before = path / "config.yaml"
+    if not before.is_file():
+        raise ValueError(f"{path} has no config.yaml, so it is not a folder to resume; choose a new name")
+    differences = config_differences(before.read_text(), config_yaml, may_change, may_grow)
+    if differences:
+        lines = "\n".join(f"  {difference}" for difference in differences)
+        allowed = [f"only {', '.join(sorted(keys))} may {what} on resume" for keys, what in
+                   ((may_change, "change"), (may_grow, "grow")) if keys]  # fmt: skip
+        raise ValueError(
+            f"the config differs from the one that {path} was started with:\n{lines}\n"
+            f"undo the changes, or choose a new name ({'; '.join(allowed)})"
+        )
+
+
+def config_differences(
+    old_yaml: str, new_yaml: str, may_change: Collection[str] = (), may_grow: Collection[str] = ()
+) -> list[str]:
+    """`key: old -> new` for every key that may not change when a job is resumed."""
+    old, new = dict(_leaves(yaml.safe_load(old_yaml), "")), dict(_leaves(yaml.safe_load(new_yaml), ""))
+    differences = []
+    for key in sorted(old.keys() | new.keys()):
+        before, after = old.get(key, "absent"), new.get(key, "absent")
+        grows = key in may_grow and isinstance(before, int) and isinstance(after, int) and after > before
+        if before != after and not grows and key.split(".")[0] not in (*PLACE, *may_change):
+            differences.append(f"{key}: {before} -> {after}")
+    return differences
+
+
+def hold(path: Path) -> TextIO:
+    """An open file that keeps other processes out of the folder until it is closed, or the process ends."""
+    lock = (path / ".lock").open("a")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise ValueError(f"another process is writing the folder {path}; wait for it or choose a new name") from None
+    return lock
+
+
+def _leaves(value: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    """Nested mappings as dotted keys; an empty mapping stays, so that `{}` and `null` differ."""
+    if not isinstance(value, dict) or not value:
+        yield prefix, value
+        return
+    for key, child in value.items():
+        yield from _leaves(child, f"{prefix}.{key}" if prefix else str(key))
