@@ -15,6 +15,8 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
+from raylign.actors.node_start import PATIENT_ENVIRONMENT, patient_node_start
+
 
 class ClusterConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
     """Where the actors run."""
@@ -49,7 +51,7 @@ def ray_cluster(config: ClusterConfig) -> Iterator[dict[str, float]]:
     if ray.is_initialized():
         yield ray.cluster_resources()
         return
-    for key, value in QUIET_ENVIRONMENT.items():
+    for key, value in (QUIET_ENVIRONMENT | PATIENT_ENVIRONMENT).items():
         os.environ.setdefault(key, value)
     address = config.address
     if address == "auto":
@@ -66,14 +68,15 @@ def ray_cluster(config: ClusterConfig) -> Iterator[dict[str, float]]:
     temporary = tempfile.mkdtemp(prefix="raylign-", dir="/tmp")
     # Ray tells at every start that it asks for a token, as it should; nobody has to do anything about it.
     logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
-    ray.init(
-        address="local",
-        num_cpus=config.num_cpus,
-        object_store_memory=config.object_store_mib << 20,
-        include_dashboard=False,
-        _temp_dir=temporary,
-        **common,
-    )
+    with patient_node_start():
+        ray.init(
+            address="local",
+            num_cpus=config.num_cpus,
+            object_store_memory=config.object_store_mib << 20,
+            include_dashboard=False,
+            _temp_dir=temporary,
+            **common,
+        )
     try:
         yield ray.cluster_resources()
     finally:

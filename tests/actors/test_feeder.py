@@ -25,6 +25,7 @@ from raylign.rollout.experience.types import START, ExperienceConfig, Experience
 from raylign.rollout.sample import ENGINE_DIED, Failure, Group, Prompt
 from raylign.rollout.sampling import SamplingConfig
 from raylign.rollout.staleness import StalenessBound
+from tests.patience import HANGS_S
 
 SAMPLING = SamplingConfig(max_tokens=4, num_completions=2)
 
@@ -57,8 +58,8 @@ class Fed:
     engines: Sequence[FakeEngine]
     read: list[Group] = field(default_factory=list)
 
-    async def lease(self, count: int, step: int, wait_s: float = 5.0) -> str:
-        lease = await self.host.lease(count, 60.0, step, wait_s)
+    async def lease(self, count: int, step: int) -> str:
+        lease = await self.host.lease(count, HANGS_S, step, HANGS_S)
         assert lease is not None, self.feeder.state()
         self.read += batch_to_groups(message_to_batch(lease.batch))
         return lease.lease_id
@@ -70,10 +71,12 @@ class Fed:
         await self.host.settle([lease_id], step)
 
     async def quiet(self) -> None:
-        """Everything that may happen by itself has happened."""
+        """Everything that may happen by itself has happened: nothing changes while the loop has gone round and waited
+        fifty times, which takes as long as the machine gives it less."""
         before, now = "", self.feeder.state()
         while before != now:
-            await asyncio.sleep(0.2)
+            for _ in range(50):
+                await asyncio.sleep(0.004)
             before, now = now, self.feeder.state()
 
     async def until_logged(self, count: int) -> None:
@@ -98,7 +101,7 @@ def feed(
     ordered: bool = False,
     aborts_stale: bool = False,
     rewards: object = None,
-    deadline_s: float = 10,
+    deadline_s: float = HANGS_S,
     config: ExperienceConfig | None = None,
 ) -> None:
     async def run() -> None:
@@ -124,7 +127,7 @@ def feed(
         )
         await feeder.start()
         try:
-            await asyncio.wait_for(work(Fed(feeder, host, engines)), 20)
+            await asyncio.wait_for(work(Fed(feeder, host, engines)), HANGS_S)
         finally:
             await feeder.stop()
             await host.close()
@@ -265,7 +268,7 @@ def test_groups_that_can_no_longer_be_used_are_ended_and_generated_again(tmp_pat
         assert (counts.aborted, counts.reissued) == (8, 8)
         assert {running.since_version for running in fed.feeder.running.values()} == {2}
 
-    feed(tmp_path, work, [answering("slow", token_s=60.0)], max_staleness=1, aborts_stale=True)
+    feed(tmp_path, work, [answering("slow", token_s=6000.0)], max_staleness=1, aborts_stale=True)
 
 
 def test_a_full_log_holds_new_groups_back(tmp_path: Path) -> None:
@@ -298,13 +301,16 @@ class HangingRewards:
     """Answers nothing, not even whether it lives."""
 
     async def score_for_log(self, groups: list[Group]) -> None:
-        await asyncio.sleep(60)
+        await asyncio.sleep(6000)
 
     async def ready(self) -> None:
         raise RuntimeError("the process hangs")
 
 
-def test_rewards_that_never_answer_end_the_run_and_are_named(tmp_path: Path) -> None:
+def test_rewards_that_never_answer_end_the_run_and_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # all twelve go together, however slowly they come
+    monkeypatch.setattr("raylign.actors.rollout_worker.GATHER_S", 0.5)
+
     async def work(fed: Fed) -> None:
         with pytest.raises(RewardServerError, match=r"the reward server failed: 12 groups were not scored and logged"):
             await fed.feeder.failure

@@ -13,6 +13,7 @@ from raylign.actors.handles import LocalHandle
 from raylign.actors.rollout_pool import RewardServerError, RolloutError, RolloutPool
 from raylign.rollout.sample import Completion, Failure, Group, Prompt, VersionSpan
 from raylign.rollout.sampling import SamplingConfig
+from tests.patience import HANGS_S
 
 
 class Worker:
@@ -51,7 +52,7 @@ PROMPTS = [Prompt(prompt_id=str(n), ordinal=n, token_ids=np.ones(2, np.int32), t
 
 
 def collect(workers: Sequence[Worker], rewards: Rewards) -> list[Group]:
-    pool = RolloutPool([LocalHandle(worker) for worker in workers], LocalHandle(rewards), deadline_s=10)
+    pool = RolloutPool([LocalHandle(worker) for worker in workers], LocalHandle(rewards), deadline_s=HANGS_S)
     return asyncio.run(pool.collect_all(PROMPTS, SamplingConfig()))
 
 
