@@ -103,9 +103,11 @@ def test_interrupted_call_does_not_leave_its_answer_to_the_next(tmp_path: Path) 
     )
     reward = sandboxed(tmp_path, source)
 
+    main_thread = threading.get_ident()
+
     def interrupt() -> None:
         wait_until((tmp_path / "began").exists, "call of the function")
-        signal.raise_signal(signal.SIGINT)
+        signal.pthread_kill(main_thread, signal.SIGINT)  # the one that waits, and would not wake for another's
 
     thread = threading.Thread(target=interrupt)
     thread.start()
