@@ -10,8 +10,8 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -20,13 +20,14 @@ from raylign.actors.weights.config import WeightsConfig
 from raylign.actors.weights.publisher import WeightPublisher
 from raylign.rollout.engine.config import EngineConfig
 from raylign.rollout.engine.vllm_engine import VllmEngine
+from raylign.rollout.weights.buckets import BucketInfo
 from tests.patience import HANGS_S, wait_for_end, wait_until
 
 pytestmark = pytest.mark.ray
 
 
 @contextmanager
-def exported_by_ranks(model: Path, out: Path, world_size: int, zero_stage: int, how: str) -> Iterator[list[Any]]:
+def exported_by_ranks(model: Path, out: Path, world_size: int, zero_stage: int, how: str) -> Iterator[list[BucketInfo]]:
     """Bucket descriptions, for as long as the ranks hold them."""
     out.mkdir()
     with socket.socket() as probe:
@@ -48,7 +49,7 @@ def exported_by_ranks(model: Path, out: Path, world_size: int, zero_stage: int, 
             with (out / f"rank{rank}.log").open("w") as log:
                 processes.append(subprocess.Popen(command, env={**common, **ranks}, stdout=log, stderr=log))
         wait_until((out / "buckets.json").exists, "weights", processes, told=lambda: last_words(out))
-        yield json.loads((out / "buckets.json").read_text())
+        yield [BucketInfo(**bucket) for bucket in json.loads((out / "buckets.json").read_text())]
         (out / "done").touch()
         for process in processes:
             assert wait_for_end(process) == 0, last_words(out)
@@ -66,10 +67,10 @@ def last_words(out: Path) -> str:
 class Described:
     """A learner that has exported already."""
 
-    buckets: list[Any]
+    buckets: list[BucketInfo]
 
-    async def export_weights(self, version: int) -> list[Any]:
-        return [{**bucket, "version": version} for bucket in self.buckets]
+    async def export_weights(self, version: int) -> list[BucketInfo]:
+        return [replace(bucket, version=version) for bucket in self.buckets]
 
     async def release_weights(self) -> None:
         pass

@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +52,7 @@ def main(model: str, out: Path, zero_stage: int, train: bool) -> None:
         learner.save(str(out / "model"))
         learner.update(examples())  # what was exported stays as it was
     if rank() == 0:
-        (out / "buckets.draft").write_text(json.dumps(buckets))
+        (out / "buckets.draft").write_text(json.dumps([asdict(bucket) for bucket in buckets]))
         (out / "buckets.draft").rename(out / "buckets.json")
     owner = os.getppid()
     while not (out / "done").exists() and os.getppid() == owner:
