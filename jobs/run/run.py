@@ -9,12 +9,11 @@ from __future__ import annotations
 import asyncio
 import importlib.metadata
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from raylign.actors.weights.update import EngineState
 from raylign.jobs.config.train import TrainConfig
 from raylign.jobs.curricula.base import Curriculum
 from raylign.jobs.report.report import write_report
@@ -55,7 +54,6 @@ class Run:
         self._log_position = resumed.log_position if resumed else None
         self._flow: ExperienceFlow | None = None
         self._delivery: WeightDelivery | None = None
-        self._is_updating = False
         self._times_s: dict[str, float] = {}
 
     # ---- the verbs of the loop --------------------------------------------------------------------------
@@ -64,8 +62,8 @@ class Run:
         """Steps to do, counted from 0; ends early when asked to stop."""
         self._stop.is_stepping = True
         while self.step < self.config.num_steps and not self._stop.is_asked:
-            if self._flow is not None and self.config.rollout.deterministic:
-                self._flow.weights_arrived(self.step)  # only now: evaluation and rollouts must not share the engines
+            if self._flow is not None:
+                self._flow.begin_step()
             self._step_began_s = time.perf_counter()
             yield self.step
 
@@ -98,7 +96,7 @@ class Run:
     def flow_through(self, flow: ExperienceFlow) -> None:
         """Engines generate for `flow`, with the weights that the learner gets."""
         self._flow = flow
-        self._delivery = WeightDelivery(self.parts.publisher, self._weights_arrived, flow.fail)
+        self._delivery = WeightDelivery(self.parts.publisher, flow.fail)
 
     async def _live_flow(self) -> LiveFlow:
         return await LiveFlow.start(
@@ -109,12 +107,7 @@ class Run:
             step=self.step,
             position=self._log_position,
             takes_turns=self.parts.takes_turns,
-            replace_worker=self._worker_died,
         )
-
-    def _weights_arrived(self, version: int) -> None:
-        if self._flow is not None and not self.config.rollout.deterministic:
-            self._flow.weights_arrived(version)
 
     async def rows(self, step: int) -> tuple[list[Example], dict[str, float]]:
         """Examples of the rows of `step`, and metrics of what the curriculum did before."""
@@ -128,11 +121,9 @@ class Run:
             await self.parts.rollouts.sleep()
             await self.parts.learner.reload()
         clock = time.perf_counter()
-        self._is_updating = True
         try:
-            return await self.parts.learner.update(examples, version)
+            return await self.parts.update(examples, version)
         finally:
-            self._is_updating = False
             self._times_s["learner"] = time.perf_counter() - clock
 
     async def publish_weights(self, version: int) -> dict[str, float]:
@@ -172,29 +163,6 @@ class Run:
         self._times_s = {}
         self.step += 1
         self._recorder.step_trained(self.step, line, batch.groups if batch else [])
-
-    # ---- engines that fail ------------------------------------------------------------------------------
-
-    async def engine_is_sick(self, number: int) -> Any:
-        """The publisher's word: an engine that could not be updated is ended, and another started in its place."""
-        if self._flow is not None:
-            self._flow.worker_lost(number, lambda: self._has_weights(number))
-        handle = await self.parts.rollouts.replace(number)
-        if self._flow is not None:
-            await self._flow.worker_started(number)
-        return handle
-
-    async def _worker_died(self, number: int) -> Callable[[], bool]:
-        """The feeder's word: a worker is gone. Another is started, and gets the published weights."""
-        self.parts.publisher.remove_engine(number)
-        self.parts.publisher.add_engine(await self.parts.rollouts.replace(number), number)
-        if not self._is_updating:  # else the learner holds no whole version now, and the next delivery brings it
-            with suppress(RuntimeError):  # a delivery is under way: it brings them
-                await self.parts.publisher.catch_up()
-        return lambda: self._has_weights(number)
-
-    def _has_weights(self, number: int) -> bool:
-        return self.parts.publisher.states.get(number) is EngineState.CURRENT
 
     # ---- evaluations and checkpoints --------------------------------------------------------------------
 
