@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from ray._private import node, services
@@ -26,10 +27,16 @@ def unknown_three_times(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return asked
 
 
+def start(dead: list[str]) -> None:
+    """A node with these processes dead."""
+    start_processes: Any = node.Node.start_ray_processes
+    start_processes(SimpleNamespace(dead_processes=lambda: dead))
+
+
 def test_a_node_is_asked_for_until_it_is_known(unknown_three_times: list[str]) -> None:
     rays_own = services.get_node
     with patient_node_start():
-        node.Node.start_ray_processes(SimpleNamespace(dead_processes=lambda: []))
+        start(dead=[])
         assert services.get_node("here:1", "7") == "node 7"
     assert unknown_three_times == ["here:1"] * 4
     assert services.get_node is rays_own
@@ -40,6 +47,6 @@ def test_nobody_waits_for_a_dead_one_or_for_ever(
     unknown_three_times: list[str], dead: list[str], node_start_s: float
 ) -> None:
     with patient_node_start(node_start_s), pytest.raises(RuntimeError, match="no node 7"):
-        node.Node.start_ray_processes(SimpleNamespace(dead_processes=lambda: dead))
+        start(dead)
         services.get_node("here:1", "7")
     assert len(unknown_three_times) == 1
