@@ -18,7 +18,6 @@ from tests.end_to_end.processes import WatchedProcess
 ROOT = Path(__file__).resolve().parents[2]
 FROZEN = Path(__file__).resolve().parent
 PROGRAM = "raylign.jobs"
-"""Of one run on a machine that others keep busy; it takes about a minute alone."""
 
 
 def recipe_names() -> list[str]:
