@@ -14,7 +14,7 @@ from raylign.actors.fleet import Engine, EngineState, Fleet, FleetObserver
 from raylign.actors.handles import kill
 from raylign.actors.rollout_errors import RewardServerError, RolloutError
 from raylign.rollout.engine.fake_engine import FakeEngine
-from raylign.rollout.experience.types import ExperienceConfig, ExperienceError
+from raylign.rollout.experience.types import Arrivals, ExperienceConfig, ExperienceError
 from raylign.rollout.sample import Group, Prompt
 from raylign.rollout.sampling import SamplingConfig
 from tests.actors.feeding import SAMPLING, Fed, SickEngine, answering, dies, feed, prompt
@@ -219,6 +219,49 @@ def test_a_worker_that_takes_and_ends_no_groups_is_left_to_whoever_follows_it(
         "rollout worker 0 could not end groups: `abort` was called on an actor that was killed",
         "rollout worker 0 took no prompts: `generate_for_log` was called on an actor that was killed",
     ]
+
+
+def test_groups_that_were_dropped_are_generated_again_however_many_calls_say_so(tmp_path: Path) -> None:
+    async def work(fed: Fed) -> None:
+        await fed.until_logged(4)
+        lease = await fed.host.lease(4, 60.0, 0, 5.0)
+        assert lease is not None
+        ordinals = await fed.host.mark_dropped(lease.offsets, "stale", 0)
+        fed.feeder.reissue(ordinals[:2])
+        fed.feeder.reissue(ordinals[2:])
+        await fed.until_logged(8)
+        await fed.train(4, step=0)
+        assert sorted(fed.ordinals) == [0, 1, 2, 3]
+
+    feed(tmp_path, work, [answering()], max_staleness=0)
+
+
+def test_room_in_the_log_is_kept_for_the_groups_that_run(tmp_path: Path) -> None:
+    async def work(fed: Fed) -> None:
+        await fed.until(lambda: len(fed.feeder.running) == 8)
+        fed.feeder._on_arrivals(Arrivals((), 0, 9))  # as the log would say, if anything had come
+        fed.feeder.weights_arrived(3)
+        await fed.quiet()
+        assert fed.feeder.state() == "9 groups running on 1 engines, 0 in the log, 0 more may start at version 3"
+        fed.feeder._on_arrivals(Arrivals((), 5, 0))
+        full = "; the log is full (experience.max_unread_mib)"
+        assert fed.feeder.state() == f"9 groups running on 1 engines, 5 in the log, 0 more may start at version 3{full}"
+        assert not fed.feeder.cannot_move
+
+    feed(tmp_path, work, [answering(token_s=60.0)], max_staleness=1)
+
+
+def test_a_feeder_that_was_stopped_hears_nothing_more_and_what_it_did_is_over(tmp_path: Path) -> None:
+    async def work(fed: Fed) -> None:
+        await fed.quiet()
+        await fed.feeder.stop()
+        assert not fed.feeder._tasks
+        fed.fleet.weights_published(9)
+        fed.fleet.mark_lost(fed.fleet.engines[0], "it died")
+        await fed.quiet()
+        assert fed.feeder.version == 0 and not fed.feeder.failure.done()
+
+    feed(tmp_path, work, [answering(token_s=60.0)])
 
 
 def test_a_full_log_holds_new_groups_back(tmp_path: Path) -> None:
