@@ -27,6 +27,7 @@ from raylign.rollout.engine.config import EngineConfig
 from raylign.rollout.engine.output_check import why_refused
 from raylign.rollout.sample import Failure, Group, Prompt
 from raylign.rollout.sampling import SamplingConfig
+from raylign.rollout.weights.buckets import BucketInfo
 
 QUEUE_DEADLINE_S = 20.0
 
@@ -194,10 +195,10 @@ class RolloutWorker:
     async def resume(self) -> None:
         await self._engine.resume()
 
-    async def check_weights(self, buckets: Sequence[dict[str, Any]]) -> None:
+    async def check_weights(self, buckets: Sequence[BucketInfo]) -> None:
         await self._engine.check_weights(buckets)
 
-    async def load_weights(self, buckets: Sequence[dict[str, Any]]) -> str | None:
+    async def load_weights(self, buckets: Sequence[BucketInfo]) -> str | None:
         return await self._engine.load_weights(buckets)
 
     async def abort_weight_update(self, reason: str) -> None:

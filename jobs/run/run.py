@@ -7,7 +7,6 @@ weights, records, evaluations and checkpoints. Only this file knows how they wor
 from __future__ import annotations
 
 import asyncio
-import importlib.metadata
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -17,7 +16,7 @@ from typing import Any
 from raylign.jobs.config.train import TrainConfig
 from raylign.jobs.curricula.base import Curriculum
 from raylign.jobs.report.report import write_report
-from raylign.jobs.run.checkpoints import CheckpointRecord, CheckpointStore
+from raylign.jobs.run.checkpoints import CheckpointRecord, CheckpointStore, check_model_is_there, library_versions
 from raylign.jobs.run.experience_flow import Batches, ExperienceFlow, LiveFlow
 from raylign.jobs.run.folder import RunFolder
 from raylign.jobs.run.held_out import HeldOut
@@ -215,11 +214,7 @@ class Run:
         def write(folder: Path) -> None:
             asyncio.run_coroutine_threadsafe(self.parts.learner.save(folder.absolute()), loop).result()
             self.curriculum.save(folder)
-            if not any(folder.glob("*.safetensors")):
-                raise RuntimeError(
-                    f"the learner saved its weights, but {folder.absolute()} has none: on several nodes the run folder "
-                    "must lie on a disk that all of them see (folder)"
-                )
+            check_model_is_there(folder)
 
         await asyncio.to_thread(self._checkpoints.save, self._record(), write)
         await self.curriculum.write_results(self.folder.path, self.step, self.parts)
@@ -232,11 +227,9 @@ class Run:
     def _record(self) -> CheckpointRecord:
         return CheckpointRecord(
             step=self.step,
-            prompt_ordinal=self.step * self.config.rollout.prompts_per_step,
             seed=self.config.seed,
             data_fingerprint=self.curriculum.rows.fingerprint,
-            num_metrics_lines=self.folder.num_metrics_lines,
-            versions={name: importlib.metadata.version(name) for name in ("raylign", "torch", "transformers")},
+            versions=library_versions(),
             seconds=self._recorder.seconds,
             tokens_generated=self._recorder.num_tokens_generated,
             log_position=self._log_position,

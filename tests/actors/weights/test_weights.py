@@ -23,6 +23,7 @@ from raylign.rollout.engine.config import EngineConfig
 from raylign.rollout.engine.vllm_engine import VllmEngine
 from raylign.rollout.sample import Group, Prompt
 from raylign.rollout.sampling import SamplingConfig
+from raylign.rollout.weights.buckets import BucketInfo
 from tests.actors.weights.fake_sides import ALearner, Recorded, Replacing, a_model, flip_a_bit, run, until
 
 PROMPT = Prompt("row-0", 0, "2 + 3 =", np.array([21, 22, 23], dtype=np.int32))
@@ -271,7 +272,7 @@ def test_after_a_restart_a_new_engine_must_match_the_others(tmp_path: Path, caps
             engine.weights = a_model(0)
         learner.weights = a_model(1)
 
-        def put_right(buckets: list[dict[str, Any]]) -> None:  # the next export is of other weights
+        def put_right(buckets: list[BucketInfo]) -> None:  # the next export is of other weights
             learner.weights = a_model(0)
 
         learner.spoil = put_right
