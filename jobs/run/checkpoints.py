@@ -125,8 +125,8 @@ def check_model_is_there(folder: Path) -> None:
     """Raise where a learner on another node has written its weights elsewhere."""
     if not any(folder.glob("*.safetensors")):
         raise RuntimeError(
-            f"the learner saved its weights, but {folder.absolute()} has none: on several nodes the run folder must lie "
-            "on a disk that all of them see (folder)"
+            f"the learner saved its weights, but {folder.absolute()} has none: on several nodes the run folder must "
+            "lie on a disk that all of them see (folder)"
         )
 
 
