@@ -7,7 +7,6 @@ weights, records, evaluations and checkpoints. Only this file knows how they wor
 from __future__ import annotations
 
 import asyncio
-import importlib.metadata
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -17,7 +16,7 @@ from typing import Any
 from raylign.jobs.config.train import TrainConfig
 from raylign.jobs.curricula.base import Curriculum
 from raylign.jobs.report.report import write_report
-from raylign.jobs.run.checkpoints import CheckpointRecord, CheckpointStore
+from raylign.jobs.run.checkpoints import CheckpointRecord, CheckpointStore, check_model_is_there, library_versions
 from raylign.jobs.run.experience_flow import Batches, ExperienceFlow, LiveFlow
 from raylign.jobs.run.folder import RunFolder
 from raylign.jobs.run.held_out import HeldOut
@@ -56,8 +55,6 @@ class Run:
         self._delivery: WeightDelivery | None = None
         self._times_s: dict[str, float] = {}
 
-    # ---- the verbs of the loop --------------------------------------------------------------------------
-
     def steps(self) -> Iterator[int]:
         """Steps to do, counted from 0; ends early when asked to stop."""
         self._stop.is_stepping = True
@@ -79,8 +76,7 @@ class Run:
         if self.config.replay:
             self._flow = flow = ReplayFlow(self.config, self.curriculum)
         else:
-            flow = await self._live_flow()
-            self.flow_through(flow)
+            self.flow_through(flow := await self._live_flow())
         if self.parts.takes_turns:
             await self.parts.learner.offload()
         try:
@@ -127,10 +123,8 @@ class Run:
             self._times_s["learner"] = time.perf_counter() - clock
 
     async def publish_weights(self, version: int) -> dict[str, float]:
-        """The learner's weights on their way to every engine; the learner may go on at once where η > 0.
-
-        Gives metrics of the last update that has arrived. Errors say which side failed.
-        """
+        """The learner's weights on their way to every engine; the learner may go on at once where η > 0. Gives metrics
+        of the last update that has arrived; errors say which side failed."""
         if self._delivery is None:
             return {}
         clock = time.perf_counter()
@@ -164,8 +158,6 @@ class Run:
         self.step += 1
         self._recorder.step_trained(self.step, line, batch.groups if batch else [])
 
-    # ---- evaluations and checkpoints --------------------------------------------------------------------
-
     async def evaluate(self) -> None:
         """What the model does on held-out rows; nothing where no evaluation is configured, or it was done."""
         evaluates = self._held_out.prompts is not None or self.curriculum.evaluates
@@ -196,14 +188,12 @@ class Run:
 
     async def evaluate_if_due(self, step: int) -> None:
         """Every `evaluation.every_steps`, and after the last step."""
-        every = self.config.evaluation.every_steps
-        if step == self.config.num_steps or (every and step % every == 0):
+        if step == self.config.num_steps or is_due(step, self.config.evaluation.every_steps):
             await self.evaluate()
 
     async def checkpoint_if_due(self, step: int) -> None:
         """Every `checkpoints.every_steps`."""
-        every = self.config.checkpoints.every_steps
-        if every and step % every == 0:
+        if is_due(step, self.config.checkpoints.every_steps):
             await self.checkpoint()
 
     async def checkpoint(self) -> None:
@@ -215,11 +205,7 @@ class Run:
         def write(folder: Path) -> None:
             asyncio.run_coroutine_threadsafe(self.parts.learner.save(folder.absolute()), loop).result()
             self.curriculum.save(folder)
-            if not any(folder.glob("*.safetensors")):
-                raise RuntimeError(
-                    f"the learner saved its weights, but {folder.absolute()} has none: on several nodes the run folder "
-                    "must lie on a disk that all of them see (folder)"
-                )
+            check_model_is_there(folder)
 
         await asyncio.to_thread(self._checkpoints.save, self._record(), write)
         await self.curriculum.write_results(self.folder.path, self.step, self.parts)
@@ -234,7 +220,7 @@ class Run:
             step=self.step,
             seed=self.config.seed,
             data_fingerprint=self.curriculum.rows.fingerprint,
-            versions={name: importlib.metadata.version(name) for name in ("raylign", "torch", "transformers")},
+            versions=library_versions(),
             seconds=self._recorder.seconds,
             tokens_generated=self._recorder.num_tokens_generated,
             log_position=self._log_position,
@@ -256,3 +242,8 @@ class Run:
         """The end result in a few numbers."""
         latest = self._checkpoints.latest()
         return self._recorder.summary(self.step, str(latest.path) if latest else None)
+
+
+def is_due(step: int, every_steps: int) -> bool:
+    """Whether `step` is one of every so many; 0: none is."""
+    return every_steps > 0 and step % every_steps == 0

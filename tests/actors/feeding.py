@@ -23,7 +23,7 @@ from raylign.actors.rollout_worker import RolloutWorker
 from raylign.rewards.rules import ExactConfig
 from raylign.rollout.engine.fake_engine import FakeEngine
 from raylign.rollout.experience.schema import batch_to_groups, message_to_batch
-from raylign.rollout.experience.types import START, ExperienceConfig
+from raylign.rollout.experience.types import START, Appended, ExperienceConfig
 from raylign.rollout.sample import ENGINE_DIED, Failure, Group, Prompt
 from raylign.rollout.sampling import SamplingConfig
 from raylign.rollout.staleness import StalenessBound
@@ -51,12 +51,24 @@ class SickEngine(FakeEngine):
         return self._spoil(await super().generate(prompt, sampling, seed), attempt)
 
 
+class NotingHost(ExperienceHost):
+    """A log that notes what reaches it."""
+
+    def __init__(self, *arguments: Any, **more: Any) -> None:
+        super().__init__(*arguments, **more)
+        self.appended: list[Group] = []
+
+    async def append(self, message: Any) -> Appended:
+        self.appended += batch_to_groups(message_to_batch(message))
+        return await super().append(message)
+
+
 @dataclass
 class Fed:
     """A feeder at work."""
 
     feeder: RolloutFeeder
-    host: ExperienceHost
+    host: NotingHost
     pool: RolloutPool
     read: list[Group] = field(default_factory=list)
 
@@ -137,7 +149,7 @@ def feed(
     """`start`: gives the engine in the place of one that died."""
 
     async def run() -> None:
-        host = ExperienceHost(folder, config or ExperienceConfig(), seed=0)
+        host = NotingHost(folder, config or ExperienceConfig(), seed=0)
         opened = await host.start(START)
         workers = [RolloutWorker.around(engine) for engine in engines]
         for worker in workers:
