@@ -87,8 +87,8 @@ def test_a_broken_file_is_named_with_what_is_wrong(tmp_path: Path, name: str, co
     assert str(tmp_path / name) in str(caught.value)
 
 
-def test_a_folder_that_datasets_did_not_write_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="not one that `datasets` saved"):
+def test_a_folder_without_data_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="a folder without data files"):
         read_rows(str(tmp_path))
 
 
