@@ -25,6 +25,7 @@ from raylign.rollout.engine.output_check import why_refused
 from raylign.rollout.engine.vllm_engine import VllmEngine
 from raylign.rollout.sample import Failure, Group, Prompt
 from raylign.rollout.sampling import SamplingConfig
+from raylign.rollout.weights.buckets import BucketInfo
 
 QUEUE_DEADLINE_S = 20.0
 PING_DEADLINE_S = 10.0
@@ -271,10 +272,10 @@ class RolloutWorker:
     async def resume(self) -> None:
         await self._engine.resume()
 
-    async def check_weights(self, buckets: Sequence[dict[str, Any]]) -> None:
+    async def check_weights(self, buckets: Sequence[BucketInfo]) -> None:
         await self._engine.check_weights(buckets)
 
-    async def load_weights(self, buckets: Sequence[dict[str, Any]]) -> str | None:
+    async def load_weights(self, buckets: Sequence[BucketInfo]) -> str | None:
         return await self._engine.load_weights(buckets)
 
     async def abort_weight_update(self, reason: str) -> None:

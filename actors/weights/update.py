@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from raylign.rollout.weights.buckets import BucketInfo
+
 
 class Phase(StrEnum):
     """Where a transaction stands."""
@@ -62,24 +64,24 @@ class ExportedWeights:
     """One version of the learner's weights, set aside for engines to fetch."""
 
     version: int
-    buckets: tuple[dict[str, Any], ...]
+    buckets: tuple[BucketInfo, ...]
     """Where they lie; none with nccl and ipc, which read them from the learner itself."""
     export_s: float
 
     @property
     def num_bytes(self) -> int:
-        return sum(bucket["num_bytes"] for bucket in self.buckets)
+        return sum(bucket.num_bytes for bucket in self.buckets)
 
-    def calls(self, call_bytes: int) -> list[list[dict[str, Any]]]:
+    def calls(self, call_bytes: int) -> list[list[BucketInfo]]:
         """The buckets in order, so many together that a call moves about `call_bytes`; at least one in each."""
-        calls: list[list[dict[str, Any]]] = []
+        calls: list[list[BucketInfo]] = []
         held_bytes = call_bytes
         for bucket in self.buckets:
-            if held_bytes + bucket["num_bytes"] > call_bytes:
+            if held_bytes + bucket.num_bytes > call_bytes:
                 calls.append([])
                 held_bytes = 0
             calls[-1].append(bucket)
-            held_bytes += bucket["num_bytes"]
+            held_bytes += bucket.num_bytes
         return calls
 
 

@@ -22,6 +22,8 @@ STATE = "state"
 """Subfolder for what only a resumed run needs: optimizer, scheduler, random states."""
 _TEMPORARY = ".tmp-"
 _REPLACED = ".replaced-"
+_NO_LONGER_KEPT = ("prompt_ordinal", "num_metrics_lines")
+"""Keys that older checkpoints have in `complete.json`; nothing read them."""
 
 
 @dataclass(frozen=True)
@@ -30,13 +32,9 @@ class CheckpointRecord:
 
     step: int
     """Steps finished; the next one has this number plus 1."""
-    prompt_ordinal: int
-    """Ordinal of the next prompt."""
     seed: int
     data_fingerprint: str
     """A resumed run must read the same data."""
-    num_metrics_lines: int
-    """Lines of metrics.jsonl when the checkpoint was taken."""
     versions: dict[str, str] = field(default_factory=dict)
     """Versions of raylign and the libraries that wrote it."""
     seconds: float = 0.0
@@ -124,9 +122,10 @@ class CheckpointStore:
 
 def _read(path: Path) -> Checkpoint | None:
     try:
-        return Checkpoint(path, CheckpointRecord(**json.loads((path / "complete.json").read_text())))
+        kept = json.loads((path / "complete.json").read_text())
     except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
         return None
+    return Checkpoint(path, CheckpointRecord(**{key: kept[key] for key in kept.keys() - set(_NO_LONGER_KEPT)}))
 
 
 def _flush_to_disk(folder: Path) -> None:

@@ -264,10 +264,8 @@ class Run:
     def _record(self) -> CheckpointRecord:
         return CheckpointRecord(
             step=self.step,
-            prompt_ordinal=self.step * self.config.rollout.prompts_per_step,
             seed=self.config.seed,
             data_fingerprint=self.curriculum.rows.fingerprint,
-            num_metrics_lines=self.folder.num_metrics_lines,
             versions={name: importlib.metadata.version(name) for name in ("raylign", "torch", "transformers")},
             seconds=self._recorder.seconds,
             tokens_generated=self._recorder.num_tokens_generated,

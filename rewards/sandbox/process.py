@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 KILL_DEADLINE_S = 10.0
 SILENT_WAIT_S = 20.0
-END_PATIENCE_S = 1.0  # a socket closes a moment before its process ends
+EXIT_GRACE_S = 1.0  # a socket closes a moment before its process ends
 
 
 @cache
@@ -107,8 +107,8 @@ class ChildProcess:
         """How the process ended, killing it if it has not yet: `ended with exit code 3`."""
         process = self._process
         assert process is not None
-        patience_ends = time.monotonic() + END_PATIENCE_S
-        while not (has_ended := self._has_ended()) and time.monotonic() < patience_ends:
+        deadline = time.monotonic() + EXIT_GRACE_S
+        while not (has_ended := self._has_ended()) and time.monotonic() < deadline:
             time.sleep(0.005)
         self.kill()
         code = process.returncode

@@ -23,7 +23,7 @@ from raylign.rollout.engine.fake_engine import FakeEngine
 from raylign.rollout.engine.vllm_engine import VllmEngine
 from raylign.rollout.sample import Group, Prompt
 from raylign.rollout.sampling import SamplingConfig
-from raylign.rollout.weights.buckets import SharedMemorySender
+from raylign.rollout.weights.buckets import BucketInfo, SharedMemorySender
 
 PROMPT = Prompt("row-0", 0, "2 + 3 =", np.array([21, 22, 23], dtype=np.int32))
 
@@ -34,9 +34,9 @@ class ALearner:
     def __init__(self, weights: dict[str, torch.Tensor], folder: Path | None = None, bucket_bytes: int = 1000) -> None:
         self.weights = weights
         self.sender = SharedMemorySender(bucket_bytes, folder)
-        self.spoil: Callable[[list[dict[str, Any]]], None] = lambda buckets: None
+        self.spoil: Callable[[list[BucketInfo]], None] = lambda buckets: None
 
-    async def export_weights(self, version: int) -> list[dict[str, Any]]:
+    async def export_weights(self, version: int) -> list[BucketInfo]:
         buckets = self.sender.export(version, self.weights.items())
         self.spoil(buckets)
         return buckets
@@ -50,10 +50,10 @@ def a_model(seed: int) -> dict[str, torch.Tensor]:
     return {f"layer.{index}": torch.randn(10, 10, generator=generator) for index in range(5)}
 
 
-def flip_a_bit(bucket: dict[str, Any]) -> None:
-    content = bytearray(Path(bucket["path"]).read_bytes())
+def flip_a_bit(bucket: BucketInfo) -> None:
+    content = bytearray(Path(bucket.path).read_bytes())
     content[100] ^= 1
-    Path(bucket["path"]).write_bytes(content)
+    Path(bucket.path).write_bytes(content)
 
 
 class Recorded(FakeEngine):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -10,10 +13,18 @@ from torch.nn.functional import logsigmoid
 from raylign.learners.algorithms.preference.bonbon import Bonbon, BonbonConfig
 from raylign.learners.algorithms.preference.dpo import Dpo, DpoConfig
 from raylign.learners.algorithms.preference.ipo import Ipo, IpoConfig
-from raylign.learners.algorithms.preference.pairs import Pairs
+from raylign.learners.algorithms.preference.pairs import PairExamples, Pairs
 from raylign.learners.algorithms.preference.sail import Sail, SailConfig
 from raylign.learners.algorithms.preference.sail_routing import DATA, DDP, DPP, DPR
-from raylign.learners.losses.preference import logistic_loss, robust_probability
+from raylign.learners.examples.example import Normalizers
+from raylign.learners.examples.micro_batch import make_micro_batch
+from raylign.learners.losses.preference import (
+    logistic_loss,
+    published_response_term,
+    response_term,
+    robust_probability,
+)
+from raylign.rollout.sample import PreferencePair, Prompt
 from tests.learners.algorithms.pair_cases import fixture_a, gradients, pairs_of
 
 SWAPPED, KEPT = [1.0] * 4, [0.0] * 4
@@ -51,6 +62,39 @@ def test_soft_labels_and_label_smoothing_mix_both_orders() -> None:
     q = 0.9 * 0.7 + 0.1 * 0.3
     losses, _ = Dpo(DpoConfig(label_smoothing=0.1)).pair_loss(pairs)
     assert torch.allclose(losses, -q * logsigmoid(z) - (1 - q) * logsigmoid(-z))
+
+
+def measured(h: list[float], **config: float) -> tuple[float, float]:
+    """Accuracy and mean margin, as they stand in metrics: through DPO's examples, a micro-batch and its loss."""
+    pairs = [
+        PreferencePair(
+            Prompt(str(n), n, "", np.zeros(1, np.int32)), np.zeros(1, np.int32), np.zeros(1, np.int32), "", "", 1.0
+        )
+        for n in range(len(h))
+    ]
+    objective = DpoConfig(**config).build_objective()
+    reference = [np.array([ratio], np.float32) for each in h for ratio in (-each, 0.0)]  # log π is 0
+    examples = [
+        replace(example, reference_logps=logps)
+        for example, logps in zip(PairExamples().from_pairs(pairs), reference, strict=True)
+    ]
+    batch = make_micro_batch(examples, range(len(examples)), "packed")
+    logps = torch.zeros(len(examples))
+    normalizers = Normalizers(num_tokens=len(examples), num_sequences=len(examples))
+    _, sums = objective.loss(logps, logps, batch, normalizers)
+    accuracy, margin = (sums[f"preference/{name}/unit_sum"].item() for name in ("accuracy", "margin"))
+    return accuracy / len(h), margin / len(h)
+
+
+def test_accuracy_and_margin_are_those_of_the_implicit_rewards() -> None:
+    """r(x, y) = β·[log π(y|x) − log π₀(y|x)] (DPO, arXiv 2305.18290 section 4)."""
+    accuracy, margin = measured([2, -1.5, 0.7, -5], beta=0.1)  # margins 0.2, -0.15, 0.07, -0.5
+    assert accuracy == 0.5
+    assert margin == pytest.approx(-0.095)
+
+
+def test_a_margin_of_zero_is_no_success() -> None:
+    assert measured([0.0], beta=1.0) == (0.0, 0.0)
 
 
 def test_ipo_pulls_the_margin_to_half_over_beta() -> None:
@@ -155,6 +199,40 @@ def test_a_baseline_is_subtracted_in_the_response_term_only() -> None:
     algorithm_pairs, with_baseline = sail_losses(DPR, baseline="mean")
     moved = gradients(algorithm_pairs, with_baseline)[0]
     assert np.subtract(moved, plain).tolist() == pytest.approx([0.3 * np.log(0.5) / 4] * 4)
+
+
+def response_gradients(term: Any, **settings: float) -> tuple[float, float]:
+    """By the log-probs −2 and −4 of the two answers at z = 0, where F = −ln 2, with c = ½."""
+    chosen, rejected = torch.tensor([-2.0], requires_grad=True), torch.tensor([-4.0], requires_grad=True)
+    term(torch.zeros(1), chosen, rejected, torch.tensor([0.5]), **settings).sum().backward()
+    assert chosen.grad is not None and rejected.grad is not None
+    return chosen.grad.item(), rejected.grad.item()
+
+
+def test_the_response_term_has_no_baseline_unless_one_is_given() -> None:
+    half_of_ln_2 = 0.5 * 0.693147
+    assert response_gradients(response_term) == pytest.approx((half_of_ln_2, half_of_ln_2), abs=1e-6)
+    assert response_gradients(response_term, baseline=-1.0) == pytest.approx((-0.153426, -0.153426), abs=1e-6)
+
+
+def test_the_published_response_term_divides_by_each_answers_own_log_prob() -> None:
+    # −c·pairs·F/log π = −½·3·(−0.693147)/(−2) and /(−4)
+    found = response_gradients(published_response_term, num_pairs=3)
+    assert found == pytest.approx((-0.519860, -0.259930), abs=1e-6)
+
+
+def test_certain_labels_are_moved_as_far_as_the_radius_allows() -> None:
+    """KL(Bern(1 − x)‖Bern(1 − 1e-12)) ≈ x·(ln x + 27.631021) − x = 0.1 at x = 0.0047007, from either end."""
+    certain = torch.tensor([1.0, 0.0], dtype=torch.float64)
+    found = robust_probability(certain, torch.tensor([0.5, -0.5], dtype=torch.float64), 0.1)
+    x = 0.0047007
+    assert x * (np.log(x) + 27.631021) - x + x**2 / 2 == pytest.approx(0.1, abs=1e-6)
+    assert found.tolist() == pytest.approx([1 - x, x], abs=1e-6)
+
+
+def test_robust_labels_keep_their_type_and_lean_up_where_the_policy_has_no_preference() -> None:
+    found = robust_probability(torch.tensor([0.8]), torch.zeros(1), 0.1)
+    assert found.dtype == torch.float32 and found.item() == pytest.approx(0.953788, abs=1e-6)
 
 
 def test_rows_of_the_data_have_exactly_the_loss_of_dpo() -> None:

@@ -7,9 +7,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from raylign.learners.losses.advantages import group_advantages
+from raylign.learners.losses.advantages import (
+    all_equal,
+    group_advantages,
+    leave_one_out,
+    returns_with_kl,
+    several_reward_advantages,
+    whitened,
+)
 
 REWARDS = np.array([1, 0, 0.5, 0], np.float32)
+
+
+def array(values: list[float]) -> np.ndarray:
+    return np.array(values, np.float32)
 
 
 @pytest.mark.parametrize(
@@ -53,3 +64,96 @@ def test_a_group_with_one_or_no_scored_completion_teaches_nothing() -> None:
     assert one.tolist() == [0, 0]
     assert none.tolist() == [0, 0]
     assert group_advantages([]) == []
+
+
+def test_epsilon_is_added_to_the_std_of_the_batch_too() -> None:
+    # std ½ as above, plus ½
+    first, second = group_advantages([np.array([1.0, 0]), np.array([0.0, 0])], "batch", 0.5)
+    assert first == pytest.approx([0.5, -0.5])
+    assert second.tolist() == [0, 0]
+
+
+def test_leave_one_out_of_two_is_the_difference_and_of_one_is_nothing() -> None:
+    pair, single, failed = leave_one_out([np.array([3.0, 1.0]), np.array([5.0]), np.array([2.0, np.nan, 0.0])])
+    assert pair.tolist() == [2, -2] and pair.dtype == np.float32
+    assert single.tolist() == [0]
+    assert failed.tolist() == [2, 0, -2]
+
+
+def two_rewards() -> list[dict[str, np.ndarray]]:
+    """In each group one reward tells the answers apart and the other does not; `b` is four times as large."""
+    return [
+        {"a": np.array([1.0, 0.0]), "b": np.array([2.0, 2.0])},
+        {"a": np.array([0.0, 0.0]), "b": np.array([0.0, 4.0])},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "first", "second"),
+    [
+        # each reward's std takes its size away: ±√½ and 2·∓√½, batch variance (2·½ + 2·2)/3, std 1.290994
+        ({}, 0.547723, -1.095445),
+        # ½/(√½ + 1) and 2·2/(√8 + 1), batch std √(2.354853/3) + 1
+        ({"epsilon": 1.0}, 0.155301, -0.553993),
+        # ½ and 2·2: batch variance (½ + 32)/3, std 3.291403
+        ({"scale": "none"}, 0.151911, -1.215288),
+    ],
+    ids=str,
+)
+def test_several_rewards_are_normalised_one_by_one_and_then_together(
+    settings: dict[str, Any], first: float, second: float
+) -> None:
+    found = several_reward_advantages(two_rewards(), {"a": 1.0, "b": 2.0}, **settings)
+    assert found[0] == pytest.approx([first, -first], abs=2e-6)
+    assert found[1] == pytest.approx([second, -second], abs=2e-6)
+    assert all(advantages.dtype == np.float32 for advantages in found)
+
+
+def test_a_completion_that_one_reward_failed_on_is_left_out_of_all() -> None:
+    rewards = [{"a": np.array([1.0, np.nan, 0.0]), "b": np.array([0.0, 9.0, 0.0])}]
+    [found] = several_reward_advantages(rewards, {"a": 1.0, "b": 1.0})
+    assert found == pytest.approx([0.707106, 0, -0.707106], abs=2e-6)  # without it `b` has no spread
+
+
+def test_several_rewards_of_one_completion_or_of_none_teach_nothing() -> None:
+    assert several_reward_advantages([], {"a": 1.0}) == []
+    [found] = several_reward_advantages([{"a": np.array([3.0])}], {"a": 1.0})
+    assert found.tolist() == [0]
+
+
+def test_a_masked_token_costs_no_kl() -> None:
+    old, reference = np.array([-1, -2, -3], np.float32), np.array([-2, -1, -1], np.float32)  # k1 = 1, −1, −2
+    returns = returns_with_kl(1.0, old, reference, np.array([1, 0, 1], np.float32), 0.1)
+    assert returns == pytest.approx([1.1, 1.2, 1.2]) and returns.dtype == np.float32
+
+
+def test_whitening_counts_only_tokens_in_the_loss() -> None:
+    # over 1 and 3: mean 2, variance 1
+    found = whitened([array([1.0, 50.0]), array([3.0])], [array([1.0, 0.0]), array([1.0])])
+    assert [values.tolist() for values in found] == [pytest.approx([-1, 48]), pytest.approx([1])]
+    assert all(values.dtype == np.float32 for values in found)
+
+
+def test_whitening_of_a_tiny_spread_is_damped_by_epsilon() -> None:
+    # variance 1e-8 and ε 1e-8: (0 − 1e-4)/√2e-8
+    [found] = whitened([array([0.0, 2e-4])], [array([1.0, 1.0])])
+    assert found == pytest.approx([-0.707107, 0.707107], abs=1e-6)
+
+
+def test_whitening_of_equal_values_gives_zeros_of_the_same_shape() -> None:
+    first, second = whitened([array([2.0, 7.0]), array([2.0])], [array([1.0, 0.0]), array([1.0])])
+    assert (first.tolist(), second.tolist()) == ([0, 0], [0])
+    assert first.dtype == second.dtype == np.float32
+
+
+def test_whitening_refuses_masks_of_another_batch() -> None:
+    with pytest.raises(ValueError, match="zip"):
+        whitened([array([1.0]), array([2.0])], [array([1.0])])
+
+
+def test_rounding_noise_is_a_millionth_of_the_largest_reward_but_at_least_of_one() -> None:
+    assert all_equal(np.array([0.0, 1e-6]))  # at the bound
+    assert not all_equal(np.array([0.0, 1.5e-6]))
+    assert all_equal(np.array([1000.0, 1000.0005])) and not all_equal(np.array([1000.0, 1000.0015]))
+    assert all_equal(np.array([-1000.0, -1000.0005]))
+    assert all_equal(np.array([])) and all_equal(np.array([3.0]))
