@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from raylign.rollout.data.config import DataConfig
-from raylign.rollout.data.prompts import load_mapped_rows
+from raylign.rollout.data.loading import load_mapped_rows
 from raylign.rollout.data.sources import read_rows
 
 ROWS = [{"question": "é?", "answer": 1.5}, {"question": "b", "answer": 2.0}]
