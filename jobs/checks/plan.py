@@ -56,8 +56,11 @@ def plan(config: TrainConfig) -> int:
 
 
 def check_before_start(config: TrainConfig) -> None:
-    """Raise with all problems of a training run."""
-    examine_training(config, this_machine()).raise_problems()
+    """Raise with all problems of a training run; say what looks wrong."""
+    findings = examine_training(config, this_machine())
+    findings.raise_problems()
+    for warning in findings.warnings:
+        print(f"warning: {warning}", flush=True)
 
 
 def check_before_evaluation(config: EvaluateConfig) -> None:

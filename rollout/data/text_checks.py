@@ -26,7 +26,8 @@ def text_warnings(
     end = str(tokenizer.eos_token)
     ended = [place for place, texts in enumerate(told) if any(text.endswith(end) for text in texts)]
     warnings = _counted(ended, mapped, source, f"end in the end token {end!r} themselves; it is not put there again")
-    special = sorted({str(token) for token in tokenizer.all_special_tokens if token}, key=len, reverse=True)
+    added = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+    special = sorted(token for token in added | set(map(str, tokenizer.all_special_tokens)) if token)
     pattern = re.compile("|".join(map(re.escape, special))) if special else None
     for what, texts_of in (("prompts", questions), ("answers", told)):
         inside: list[int] = []
