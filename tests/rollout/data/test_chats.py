@@ -116,7 +116,7 @@ def test_tool_calls_and_results_are_rendered_and_a_last_call_is_the_demonstratio
 
 def test_tool_calls_that_the_template_does_not_write_are_refused(tokenizer: Any, tmp_path: Path) -> None:
     chat = [user("2+2?"), assistant(None, tool_calls=[CALL])]
-    with pytest.raises(ValueError, match="row 1: the chat template of .* does not write tool calls"):
+    with pytest.raises(ValueError, match=r"row 1: the chat template of .* does not write tool calls"):
         opened(tmp_path, tokenizer, {"messages": chat})
 
 
@@ -141,7 +141,7 @@ def test_a_chat_that_would_lose_something_is_refused_by_name(
 
 
 def test_chats_have_no_place_in_a_plain_template(tokenizer: Any, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="column 'messages' holds chats, which `template: {prompt}` has no place for"):
+    with pytest.raises(ValueError, match=r"column 'messages' holds chats, which `template: {prompt}` has no place for"):
         opened(tmp_path, tokenizer, {"messages": CHAT}, template="{prompt}")
 
 

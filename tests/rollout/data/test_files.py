@@ -70,7 +70,7 @@ def test_a_file_is_read_as_it_was_written(name: str, content: bytes, note: str |
 
 def test_a_declared_encoding_and_delimiter_are_used(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(plain("~").encode("cp1252"))
-    with pytest.raises(ValueError, match="not UTF-8 text .*; set data.encoding to how it was written, .* cp1252"):
+    with pytest.raises(ValueError, match=r"not UTF-8 text .*; set data.encoding to how it was written, .* cp1252"):
         read(tmp_path / "a.csv")
     assert read(tmp_path / "a.csv", encoding="cp1252", delimiter="~").rows == ROWS
     with pytest.raises(ValueError, match="encoding 'cp12522' is not known"):
@@ -174,7 +174,7 @@ def test_a_folder_or_glob_that_means_several_things_is_refused(tmp_path: Path) -
         read(tmp_path)
     write_parquet(tmp_path / "both" / "a.parquet", ROWS)
     write_jsonl(tmp_path / "both" / "a.jsonl", ROWS)
-    with pytest.raises(ValueError, match="files of several kinds .*maybe the same rows twice"):
+    with pytest.raises(ValueError, match=r"files of several kinds .*maybe the same rows twice"):
         read(tmp_path / "both")
     with pytest.raises(ValueError, match="no file is named like"):
         read(tmp_path / "nothing-*.jsonl")
@@ -202,5 +202,5 @@ def test_a_packed_file_is_unpacked_up_to_a_limit_only(tmp_path: Path) -> None:
 
 def test_a_parquet_file_is_unpacked_up_to_a_limit_only(tmp_path: Path) -> None:
     write_parquet(tmp_path / "a.parquet", [{"a": "x" * 1000}] * 5000)
-    with pytest.raises(ValueError, match="unpacks to more than 0.001 GiB"):
+    with pytest.raises(ValueError, match=r"unpacks to more than 0\.001 GiB"):
         read(tmp_path / "a.parquet", max_unpacked_gib=0.001)

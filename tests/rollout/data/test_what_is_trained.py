@@ -91,9 +91,9 @@ def test_an_end_token_in_the_text_is_not_put_there_again_and_counted(tokenizer: 
 @pytest.mark.parametrize(
     ("rows", "warning"),
     [
-        ([row(), row(answer="6<|im_end|> no")], "the answers of 1 of 2 rows have a special token inside, such as '<|im_e"),
+        ([row(), row(answer="6<|im_end|> no")], "the answers of 1 of 2 rows have a special token inside"),
         ([row("a<|im_start|>b"), row()], "the prompts of 1 of 2 rows have a special token inside, such as '<|im_start"),
-        ([row(), row(answer="6\0"), row(answer="\0")], r"the answers of 2 of 3 rows have a NUL character inside (first: row 2)"),
+        ([row(), row(answer="6\0"), row(answer="\0")], "2 of 3 rows have a NUL character inside (first: row 2)"),
         ([row("a\0")], "the prompts of 1 of 1 rows have a NUL character inside (first: row 1)"),
     ],
 )  # fmt: skip
@@ -128,7 +128,7 @@ def template(before: str = "''", end: str = END, opening: str = OPENING, think: 
             "5",
             "writes '<think></think>' before the demonstrations",
         ),
-        (template(end="<|turn_end|>"), "5", "ends the assistant's turn with '<|turn_end|>', and demonstrations are taught"),
+        (template(end="<|turn_end|>"), "5", "ends the assistant's turn with '<|turn_end|>', and"),
         (template().replace("m['content']", "m['content'] | upper"), "five", "writes an answered chat otherwise"),
     ],
 )  # fmt: skip
