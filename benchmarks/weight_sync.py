@@ -106,6 +106,7 @@ async def measure_size(size: str, dtype: str, folder: Path) -> dict[str, Any]:
     import numpy as np
     import ray
 
+    from raylign.actors.fleet import Fleet
     from raylign.actors.weights.config import WeightsConfig
     from raylign.actors.weights.publisher import WeightPublisher
     from raylign.jobs.init_model import InitModelConfig, init_model
@@ -137,7 +138,7 @@ async def measure_size(size: str, dtype: str, folder: Path) -> dict[str, Any]:
     learner = ray.remote(StillLearner).options(num_cpus=0).remote(str(output), dtype, config_.bucket_mib << 20)
     try:
         await worker.start.remote()
-        publisher = WeightPublisher([worker], Remote(learner), config_)
+        publisher = WeightPublisher(Fleet([worker]), Remote(learner), config_)
         first = await publisher.export(1)
         await worker.inside.remote(hold_weights, [asdict(bucket) for bucket in first.buckets])
         await publisher.deliver(first)

@@ -1,6 +1,6 @@
-"""What a weight update is made of: its phases, the states of engines, what it did, how it failed.
+"""What a weight update is made of: its phases, what was exported, what it did, how it failed.
 
-Given nothing; gives the values that `actors/weights/publisher.py` works with.
+Given nothing; gives the values that the publisher and its transactions work with.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from raylign.rollout.weights.buckets import BucketInfo
 
 
 class Phase(StrEnum):
-    """Where a transaction stands."""
+    """Where an update stands."""
 
     IDLE = "idle"
     EXPORT = "export"
@@ -22,25 +22,6 @@ class Phase(StrEnum):
     VERIFY = "verify"
     COMMIT = "commit"
     ABORT = "abort"
-
-
-NEXT_PHASES = {
-    Phase.IDLE: {Phase.EXPORT, Phase.PREPARE},
-    Phase.EXPORT: {Phase.IDLE},
-    Phase.PREPARE: {Phase.TRANSFER, Phase.ABORT},
-    Phase.TRANSFER: {Phase.VERIFY, Phase.ABORT},
-    Phase.VERIFY: {Phase.COMMIT, Phase.ABORT},
-    Phase.COMMIT: {Phase.IDLE, Phase.ABORT},
-    Phase.ABORT: {Phase.PREPARE, Phase.IDLE},
-}
-
-
-class EngineState(StrEnum):
-    """What an engine holds. STALE: an old, unknown or mixed version, so it is routed nothing; CURRENT: the published
-    version, proven by its digest."""
-
-    STALE = "stale"
-    CURRENT = "current"
 
 
 class WeightUpdateError(RuntimeError):

@@ -8,6 +8,7 @@ in `complete.json`. A folder gets its name only when all of it is on disk; anyth
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
 import json
 import os
 import shutil
@@ -118,6 +119,20 @@ class CheckpointStore:
                 # renamed first: a crash half-way must not leave a folder that looks complete
                 doomed = checkpoint.path.rename(self.folder / f"{_TEMPORARY}{checkpoint.path.name}")
                 shutil.rmtree(doomed)
+
+
+def check_model_is_there(folder: Path) -> None:
+    """Raise where a learner on another node has written its weights elsewhere."""
+    if not any(folder.glob("*.safetensors")):
+        raise RuntimeError(
+            f"the learner saved its weights, but {folder.absolute()} has none: on several nodes the run folder must "
+            "lie on a disk that all of them see (folder)"
+        )
+
+
+def library_versions() -> dict[str, str]:
+    """Of what writes a checkpoint."""
+    return {name: importlib.metadata.version(name) for name in ("raylign", "torch", "transformers")}
 
 
 def _read(path: Path) -> Checkpoint | None:

@@ -100,7 +100,12 @@ class VllmEngine:
 
         from vllm.config import WeightTransferConfig
         from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.model_executor.models import registry
         from vllm.v1.engine.async_llm import AsyncLLM
+
+        if not on_gpu:
+            # A model seen for the first time is looked at in a process of its own, lest it start CUDA in this one: 9 s.
+            registry._run_in_subprocess = lambda look: look()
 
         auto_dtype: Literal["bfloat16", "float32"] = "bfloat16" if on_gpu else "float32"
         arguments = AsyncEngineArgs(

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 
+from raylign.actors.fleet import EngineState, Fleet
 from raylign.actors.handles import LocalHandle
 from raylign.actors.learner.rank import LearnerRank
 from raylign.actors.learner.spec import LearnerSpec
 from raylign.actors.weights.config import WeightsConfig
 from raylign.actors.weights.publisher import WeightPublisher
-from raylign.actors.weights.update import EngineState
 from raylign.learners.algorithms.sft import SftConfig
 from raylign.learners.engines.config import LearnerConfig, LoraConfig
 from raylign.rollout.engine.config import EngineConfig
@@ -80,7 +80,8 @@ def test_adapters_alone_bring_engines_to_the_learners_policy_also_in_flight(
     engine = VllmEngine(
         str(model), EngineConfig(max_model_len=512, kv_cache_gib=0.2), weight_backend="shared_memory", lora_rank=4
     )
-    publisher = WeightPublisher([LocalHandle(engine)], learner, WeightsConfig(), engines_are_current=False)
+    fleet = Fleet([LocalHandle(engine)], current=False)
+    publisher = WeightPublisher(fleet, learner, WeightsConfig())
     long = SamplingConfig(num_completions=8, max_tokens=480)
 
     def num_tokens_so_far() -> int:
@@ -94,7 +95,7 @@ def test_adapters_alone_bring_engines_to_the_learners_policy_also_in_flight(
                 await engine.generate(PROMPT, long, 0)
             learner.draw_adapters(0)
             await publisher.catch_up()
-            assert publisher.states == {0: EngineState.CURRENT}
+            assert fleet.states == {0: EngineState.CURRENT}
             first_digest = publisher.digest or await engine.weight_checksum()
             running = asyncio.create_task(engine.generate(PROMPT, long, 3))
             while num_tokens_so_far() < 60:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from raylign.actors.fleet import Fleet
 from raylign.actors.handles import LocalHandle
 from raylign.actors.weights.config import WeightsConfig
 from raylign.actors.weights.publisher import WeightPublisher
@@ -88,7 +89,7 @@ def test_two_sharded_ranks_feed_two_engines_what_one_rank_would(make_tiny_model,
         for core in sorted(os.sched_getaffinity(0))[:2]
     ]
     learner = Described()
-    publisher = WeightPublisher([LocalHandle(engine) for engine in engines], learner, WeightsConfig())
+    publisher = WeightPublisher(Fleet([LocalHandle(engine) for engine in engines]), learner, WeightsConfig())
 
     async def test() -> None:
         await asyncio.gather(*(engine.start() for engine in engines))

@@ -82,7 +82,7 @@ def measured(h: list[float], **config: float) -> tuple[float, float]:
     logps = torch.zeros(len(examples))
     normalizers = Normalizers(num_tokens=len(examples), num_sequences=len(examples))
     _, sums = objective.loss(logps, logps, batch, normalizers)
-    accuracy, margin = (sums[f"preference/{name}/unit_sum"].item() for name in ("accuracy", "margin"))
+    accuracy, margin = (sums[f"preference/{name}"].value.item() for name in ("accuracy", "margin"))
     return accuracy / len(h), margin / len(h)
 
 
