@@ -13,6 +13,7 @@ from pathlib import Path
 from raylign.actors.cluster import ray_cluster
 from raylign.jobs.checks.plan import check_before_evaluation
 from raylign.jobs.config.evaluate import EvaluateConfig
+from raylign.jobs.config.references import compare_with_references
 from raylign.jobs.run.checkpoints import model_folder
 from raylign.jobs.run.metrics import evaluation_metrics
 from raylign.jobs.run.progress import Progress
@@ -35,7 +36,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
 async def _evaluate(config: EvaluateConfig) -> dict[str, float]:
     model_path = model_folder(config.model)
     room = config.engine.max_model_len - config.sampling.max_tokens
-    source = PromptSource.open(config.data, load_tokenizer(model_path), config.seed, max_prompt_tokens=room)
+    compares = compare_with_references(config.rewards)
+    source = PromptSource.open(config.data, load_tokenizer(model_path), config.seed, room, needs_references=compares)
     prompts = source.take(0, min(config.num_prompts or len(source), len(source)))
     pool = None
     groups: list[Group] = []

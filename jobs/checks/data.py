@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from raylign.jobs.checks.findings import Findings
+from raylign.jobs.config.references import compare_with_references
 from raylign.rewards.base import Item
 from raylign.rewards.registry import RewardConfig
 from raylign.rollout.data.config import DataConfig
 from raylign.rollout.data.order import parse_range
 from raylign.rollout.data.prompts import PromptSource
+from raylign.rollout.data.text_checks import first_text_beyond, tokens_without_embedding
 from raylign.rollout.sample import Prompt
 
 if TYPE_CHECKING:
@@ -38,6 +40,8 @@ class Samples:
     """Set where the rows' own answers are learned from."""
     row_kind: str | None = None
     """What rows are to the algorithm, where more than prompts."""
+    needs_references: bool = False
+    """A reward compares answers with them; so do those of `rewards`."""
 
 
 def check_data(samples: Samples, tokenizer: PreTrainedTokenizerBase, seed: int, findings: Findings) -> None:
@@ -52,8 +56,9 @@ def _check_rows(samples: Samples, tokenizer: PreTrainedTokenizerBase, seed: int,
             samples.data, tokenizer, seed, samples.max_prompt_tokens, samples.max_sequence_tokens
         )
     else:
+        compares = samples.needs_references or compare_with_references(samples.rewards)
         source = PromptSource.open(
-            samples.data, tokenizer, seed, samples.max_prompt_tokens, samples.max_sequence_tokens
+            samples.data, tokenizer, seed, samples.max_prompt_tokens, samples.max_sequence_tokens, compares
         )
     prompts = source.take(0, min(NUM_SAMPLE_PROMPTS, len(source)))
     first = prompts[0]
@@ -62,17 +67,43 @@ def _check_rows(samples: Samples, tokenizer: PreTrainedTokenizerBase, seed: int,
         findings.warnings.append(
             f"{samples.key}: {source.num_unusable} pairs left out: an empty or twice the same answer"
         )
+    if source.num_unanswered:
+        findings.warnings.append(
+            f"{samples.key}: {source.num_unanswered} rows left out: no demonstration, or no reference"
+        )
     findings.fact(samples.key, f"{samples.data.source}: {len(source)} rows{skipped}")
+    if source.found:
+        findings.fact("  found", f"{source.found} (data.format says it by hand)")
+    for note in source.notes:
+        findings.fact("  read", note)
+    findings.warnings += [f"{samples.key}: {warning}" for warning in source.warnings]
+    findings.attempt(samples.key, lambda: _check_embeddings(source, tokenizer, findings.num_embeddings))
     findings.fact("  first prompt", repr(first.text))
     findings.fact("  its tokens", f"{len(first.token_ids)} of at most {samples.max_prompt_tokens}")
     if samples.row_kind == "pairs":
         pair = source.pair(0)
-        findings.fact("  its answers", f"{len(pair.chosen_ids)} tokens chosen, {len(pair.rejected_ids)} rejected")
+        findings.fact("  chosen", f"{pair.chosen!r} ({len(pair.chosen_ids)} tokens)")
+        findings.fact("  rejected", f"{pair.rejected!r} ({len(pair.rejected_ids)} tokens)")
     elif samples.max_sequence_tokens is not None:
         findings.fact("  its demonstration", repr(source.demonstration(0)[1]))
     if samples.rewards:
         findings.fact("  its references", ", ".join(map(repr, first.references)) or "none")
         findings.attempt("rewards", lambda: _check_rewards(samples.rewards, prompts, findings))
+
+
+def _check_embeddings(source: PromptSource, tokenizer: PreTrainedTokenizerBase, num_embeddings: int | None) -> None:
+    """Raise where a row, the template or the end token needs a token that the model has no embedding for."""
+    if num_embeddings is None or not tokens_without_embedding(tokenizer, num_embeddings):
+        return
+    rows, texts = zip(*source.texts(), strict=True)
+    found = first_text_beyond(tokenizer, [str(tokenizer.eos_token), *texts], num_embeddings)
+    if found is not None:
+        place, token = found
+        where = f"row {rows[place - 1] + 1}" if place else "the end of every answer"
+        raise ValueError(
+            f"{where} needs the token {token!r}, and the model has only {num_embeddings} embeddings: give the "
+            "tokenizer that belongs to the model, or enlarge the model's (resize_token_embeddings)"
+        )
 
 
 def _check_rewards(rewards: Sequence[RewardConfig], prompts: list[Prompt], findings: Findings) -> None:

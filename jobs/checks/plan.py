@@ -7,6 +7,7 @@ run will do. Takes seconds: no Ray, no engine, no learner.
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,7 @@ from raylign.jobs.checks.memory_estimate import (
 )
 from raylign.jobs.config.evaluate import EvaluateConfig
 from raylign.jobs.config.loading import config_yaml
+from raylign.jobs.config.references import compare_with_references
 from raylign.jobs.config.train import (
     TrainConfig,
     generates_anything,
@@ -34,6 +36,7 @@ from raylign.jobs.config.train import (
 from raylign.jobs.run.folder import check_run_folder
 from raylign.jobs.run.roles import beside_a_learner, shares_gpu
 from raylign.jobs.simulation.config import PlanConfig
+from raylign.rollout.data.text_checks import tokens_without_embedding
 from raylign.rollout.engine.config import EngineConfig
 from raylign.rollout.model_folder import check_model_folder, find_model_folder, load_tokenizer
 
@@ -53,8 +56,11 @@ def plan(config: TrainConfig) -> int:
 
 
 def check_before_start(config: TrainConfig) -> None:
-    """Raise with all problems of a training run."""
-    examine_training(config, this_machine()).raise_problems()
+    """Raise with all problems of a training run; say what looks wrong."""
+    findings = examine_training(config, this_machine())
+    findings.raise_problems()
+    for warning in findings.warnings:
+        print(f"warning: {warning}", flush=True)
 
 
 def check_before_evaluation(config: EvaluateConfig) -> None:
@@ -102,7 +108,9 @@ def examine_training(config: TrainConfig, machine: Machine) -> Findings:
     if evaluation.data is not None:
         # rewards that were tried on the training rows need no second trial
         rewards = evaluation.rewards or ([] if learns_from_samples else config.rewards)
-        check_data(Samples("evaluation.data", evaluation.data, rewards, room), tokenizer, config.seed, findings)
+        held_out = Samples("evaluation.data", evaluation.data, rewards, room)
+        held_out = replace(held_out, needs_references=compare_with_references(evaluation.rewards or config.rewards))
+        check_data(held_out, tokenizer, config.seed, findings)
         if may_share_rows(config.data, evaluation.data):
             findings.warnings.append(
                 f"evaluation.data.rows {evaluation.data.rows} and data.rows {config.data.rows} of "
@@ -182,6 +190,13 @@ def _check_model(key: str, path: str, findings: Findings) -> tuple[ModelSize | N
     size = read_model_size(folder) if folder is not None else None
     known = f"{size.num_parameters / 1e6:,.1f}M parameters" if size else "size unknown, so memory is not estimated"
     findings.fact(key, f"{path} ({known})")
+    if size is not None:
+        findings.num_embeddings = findings.num_embeddings or size.vocabulary_size
+        if beyond := tokens_without_embedding(tokenizer, size.vocabulary_size):
+            findings.warnings.append(
+                f"{key}: {len(beyond)} tokens of its tokenizer have no embedding ({', '.join(list(beyond)[:3])}): the "
+                f"model has {size.vocabulary_size}; a text that needs one cannot be learned or answered"
+            )
     return size, tokenizer
 
 

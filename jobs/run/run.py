@@ -15,7 +15,7 @@ from typing import Any
 
 from raylign.jobs.config.train import TrainConfig
 from raylign.jobs.curricula.base import Curriculum
-from raylign.jobs.report.report import write_report
+from raylign.jobs.report.report import try_report
 from raylign.jobs.run.checkpoints import CheckpointRecord, CheckpointStore, check_model_is_there, library_versions
 from raylign.jobs.run.experience_flow import Batches, ExperienceFlow, LiveFlow
 from raylign.jobs.run.folder import RunFolder
@@ -236,7 +236,7 @@ class Run:
         """Save what is not saved yet, the summary and the report."""
         await self.save_progress()
         self.folder.write_summary(self.summary())
-        write_report(self.folder.path)
+        try_report(self.folder.path, self._recorder.say)
 
     def summary(self) -> dict[str, Any]:
         """The end result in a few numbers."""

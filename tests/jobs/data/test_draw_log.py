@@ -65,9 +65,9 @@ def test_without_rewards_answers_are_kept_without_scores(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("identity", "words"),
     [
-        (replace(IDENTITY, fingerprint="another"), "line 1: drawn from other data .*choose a new folder"),
-        (replace(IDENTITY, policy="fake@2"), "line 1: drawn from fake@1, and the model is now fake@2"),
-        (replace(IDENTITY, num_answers=8), "line 1: 4 answers, and 8 are wanted"),
+        (replace(IDENTITY, fingerprint="another"), ":1: drawn from other data .*choose a new folder"),
+        (replace(IDENTITY, policy="fake@2"), ":1: drawn from fake@1, and the model is now fake@2"),
+        (replace(IDENTITY, num_answers=8), ":1: 4 answers, and 8 are wanted"),
     ],
 )
 def test_answers_of_other_data_another_model_or_another_n_are_refused(
@@ -83,10 +83,10 @@ def test_damage_in_the_middle_is_named_with_its_line(tmp_path: Path) -> None:
     draw(tmp_path, 3)
     lines = path.read_text().splitlines()
     path.write_text("\n".join([lines[0], lines[1][:-9], lines[2]]) + "\n")
-    with pytest.raises(ValueError, match=r"draws.jsonl, line 2: not what this job writes.*its prompt is drawn again"):
+    with pytest.raises(ValueError, match=r"draws.jsonl:2: not what this job writes.*its prompt is drawn again"):
         DrawLog(path, IDENTITY)
     path.write_text("\n".join([lines[0], lines[0]]) + "\n")
-    with pytest.raises(ValueError, match=r"line 2: ordinal \d is in the file twice"):
+    with pytest.raises(ValueError, match=r":2: ordinal \d is in the file twice"):
         DrawLog(path, IDENTITY)
 
 

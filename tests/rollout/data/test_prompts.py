@@ -132,7 +132,7 @@ def test_the_fingerprint_is_the_same_in_another_process_and_another_for_other_ro
     tokenizer: Any, numbers: str, tmp_path: Path
 ) -> None:
     code = (
-        "import sys; from raylign.rollout.data.prompts import *; from raylign.rollout.data.mapping import *;"
+        "import sys; from raylign.rollout.data.loading import *; from raylign.rollout.data.mapping import *;"
         "config = DataConfig(source=sys.argv[1]); print(fingerprint_rows(config, load_mapped_rows(config)))"
     )
     elsewhere = subprocess.run(

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from raylign.rollout.data.config import DataConfig
-from raylign.rollout.data.prompts import load_mapped_rows
+from raylign.rollout.data.loading import load_mapped_rows
 from raylign.rollout.data.sources import read_rows
 
 ROWS = [{"question": "é?", "answer": 1.5}, {"question": "b", "answer": 2.0}]
@@ -87,8 +87,8 @@ def test_a_broken_file_is_named_with_what_is_wrong(tmp_path: Path, name: str, co
     assert str(tmp_path / name) in str(caught.value)
 
 
-def test_a_folder_that_datasets_did_not_write_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="not one that `datasets` saved"):
+def test_a_folder_without_data_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="a folder without data files"):
         read_rows(str(tmp_path))
 
 
