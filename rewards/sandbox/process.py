@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 END_DEADLINE_S = 10.0
 SILENT_WAIT_S = 20.0
-LAST_WORD_PATIENCE_S = 1.0  # a socket closes a moment before its process ends
+LAST_WORD_GRACE_S = 1.0  # a socket closes a moment before its process ends
 MARK = "RAYLIGN_REWARD_PROCESS"
 
 
@@ -162,17 +162,17 @@ class ChildProcess:
 
     def end(self) -> ChildFailed:
         """How the process ended, killing it if it has not yet."""
-        word = self._read_last_word(LAST_WORD_PATIENCE_S)
+        word = self._read_last_word(LAST_WORD_GRACE_S)
         self.kill()
         if word is None:
             return ChildFailed("closed its connection")
         return ChildFailed(word["message"], word["kind"])
 
-    def _read_last_word(self, patience_s: float) -> Any:
+    def _read_last_word(self, grace_s: float) -> Any:
         """What the keeper said last; None when it has not, or was killed by the code that it kept."""
         assert self._last_word is not None
         try:
-            self._last_word.settimeout(patience_s)
+            self._last_word.settimeout(grace_s)
             word = json.loads(self._last_word.recv(4 * MAX_MESSAGE_CHARACTERS))
         except (OSError, ValueError):
             return None
