@@ -11,9 +11,13 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from pydantic import BaseModel, Field
+
+from raylign.actors.warm.process import cool_down, warm_up
+from raylign.actors.warm.worker_command import settings_of_node
 
 
 class ClusterConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
@@ -33,6 +37,9 @@ class ClusterConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
 QUIET_ENVIRONMENT = {
     "RAY_DEDUP_LOGS": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # actors without a GPU keep CUDA_VISIBLE_DEVICES as it is
+    "RAY_worker_register_timeout_seconds": "600",  # on a busy machine imports take minutes
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",
+    "RAY_gcs_server_port_wait_time_s": "120",
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # it prints each line of a rank twice
@@ -51,9 +58,7 @@ def ray_cluster(config: ClusterConfig) -> Iterator[dict[str, float]]:
         return
     for key, value in QUIET_ENVIRONMENT.items():
         os.environ.setdefault(key, value)
-    address = config.address
-    if address == "auto":
-        address = os.environ.get("RAY_ADDRESS", "local")
+    address = _address(config)
     common: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": True, "configure_logging": True}
     if address != "local":
         ray.init(address=address, **common)
@@ -62,20 +67,52 @@ def ray_cluster(config: ClusterConfig) -> Iterator[dict[str, float]]:
         finally:
             ray.shutdown()
         return
+    warm_up_for(config)
     # A short path: Ray's sockets live below it and may not exceed 107 characters.
     temporary = tempfile.mkdtemp(prefix="raylign-", dir="/tmp")
     # Ray tells at every start that it asks for a token, as it should; nobody has to do anything about it.
     logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
-    ray.init(
-        address="local",
-        num_cpus=config.num_cpus,
-        object_store_memory=config.object_store_mib << 20,
-        include_dashboard=False,
-        _temp_dir=temporary,
-        **common,
-    )
+    with _few_processes():
+        ray.init(
+            address="local",
+            num_cpus=config.num_cpus,
+            object_store_memory=config.object_store_mib << 20,
+            include_dashboard=False,
+            _temp_dir=temporary,
+            **common,
+        )
     try:
         yield ray.cluster_resources()
     finally:
         ray.shutdown()
         shutil.rmtree(temporary, ignore_errors=True)
+        cool_down()
+
+
+@contextmanager
+def _few_processes() -> Iterator[None]:
+    """A node that is started meanwhile has no process that a private cluster has no use for: none that looks after an
+    autoscaler, none that would serve the dashboard and reports usage, for which Ray's start would wait."""
+    from ray._private import parameter, services
+
+    rays_parameters: Any = parameter
+    rays_services: Any = services
+    of_ray = rays_parameters.RayParams, rays_services.start_api_server
+    rays_parameters.RayParams = partial(of_ray[0], no_monitor=True, **settings_of_node())
+    rays_services.start_api_server = lambda *_, **__: ("", None)
+    try:
+        yield
+    finally:
+        rays_parameters.RayParams, rays_services.start_api_server = of_ray
+
+
+def warm_up_for(config: ClusterConfig) -> None:
+    """Begin what takes longest, importing, where the cluster will be a private one; `ray_cluster` ends it."""
+    if _address(config) == "local":
+        for key, value in QUIET_ENVIRONMENT.items():
+            os.environ.setdefault(key, value)
+        warm_up()
+
+
+def _address(config: ClusterConfig) -> str:
+    return os.environ.get("RAY_ADDRESS", "local") if config.address == "auto" else config.address

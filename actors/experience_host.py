@@ -13,11 +13,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from raylign.actors.waiting import happens
 from raylign.rollout.experience.types import (
     Appended,
     Arrivals,
@@ -78,9 +78,7 @@ class ExperienceHost:
     async def arrivals(self, deadline_s: float) -> Arrivals:
         """What has come since the last call, for the one who issues prompts; returns at once when groups came or were
         decided about, and at the latest after the deadline."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(deadline_s):
-                await self._news.wait()
+        await happens(self._news, deadline_s)
         self._news.clear()
         ordinals, self._arrived = self._arrived, []
         counters: LogCounters = self._log.counters
@@ -109,9 +107,8 @@ class ExperienceHost:
             expiry_s = self._log.expire()
             if left_s <= 0:
                 return None
-            with suppress(TimeoutError):  # append unblocks it, or the end of a lease
-                async with asyncio.timeout(min(left_s, expiry_s if expiry_s is not None else left_s)):
-                    await self._changed.wait()
+            # append unblocks it, or the end of a lease
+            await happens(self._changed, min(left_s, expiry_s if expiry_s is not None else left_s))
 
     async def settle(self, lease_ids: Sequence[str], step: int) -> LogPosition:
         """What these leases still hold was trained in `step`; gives where the log stands after it."""

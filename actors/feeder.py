@@ -1,50 +1,35 @@
 """The feeder: keeps the engines busy inside the staleness bound, so that the experience log never runs dry.
 
-Given prompts by ordinal, workers, the log and a `StalenessBound`; gives nothing back: groups appear in the log. Every
+Given prompts by ordinal, a pool, the log and a `StalenessBound`; gives nothing back: groups appear in the log. Every
 ordinal ends up in the log once, as a group or, after `MAX_ATTEMPTS` failures, as a failure.
 
     task            waits for                                     is unblocked by
     admit           room: the bound, or the log's byte budget     a new weight version, a step trained, a group gone
-    follow the log  groups that arrived                           the log, at the latest after 30 s
-    follow worker   troubles                                      the worker, at the latest after 30 s; its death
+    admit           an engine that serves                         the fleet, after a weight update or a replacement
+    follow log      groups that arrived                           the log, at the latest after `POLL_S`
+    follow engine   groups that failed                            its worker, at the latest after `POLL_S`; its death
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Awaitable, Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from raylign.actors.rollout_pool import RewardServerError, RolloutError, RolloutPool
-from raylign.actors.rollout_worker import DeliveryError
+from raylign.actors.fleet import Engine, EngineState, FleetObserver
+from raylign.actors.rollout_errors import DeliveryError, RewardServerError, RolloutError
+from raylign.actors.rollout_pool import RolloutPool
+from raylign.actors.running_groups import Running, RunningGroups
+from raylign.actors.waiting import POLL_S, REPORT_S, SIGN_OF_LIFE_S, happens, wait_for
 from raylign.rollout.experience.schema import batch_to_message, groups_to_batch
 from raylign.rollout.experience.types import Arrivals, ExperienceError
 from raylign.rollout.sample import ENGINE_DIED, Failure, Group, Prompt
 from raylign.rollout.sampling import SamplingConfig
 from raylign.rollout.staleness import StalenessBound
 
-REPORT_S = 30.0
-SIGN_OF_LIFE_S = 90.0
-"""A process that answers nothing for so long is taken for dead."""
-LOOK_S = 0.5
-"""How often a new worker is asked whether it has the weights."""
-MAX_REPLACEMENTS = 3
-"""Of one worker in a run; one that dies more often will die again."""
 MAX_ATTEMPTS = 3
 """Times that a prompt is generated before it is recorded as failed."""
-
-
-@dataclass
-class Running:
-    """A group being generated."""
-
-    prompt: Prompt
-    worker: int
-    since_version: int
-    """Published version when it was handed to the worker: its tokens are of this version or later."""
 
 
 @dataclass
@@ -54,7 +39,7 @@ class FeederCounts:
     failed: int = 0
     """Prompts given up after `MAX_ATTEMPTS`."""
     refused: int = 0
-    """Groups refused at the door, or failed in the engine, and generated anew."""
+    """Groups that failed in the engine, or whose answers are not valid, and that are generated anew."""
     reissued: int = 0
     """Prompts issued again for any reason."""
     aborted: int = 0
@@ -62,10 +47,10 @@ class FeederCounts:
     last_words: str = ""
     """Of the last group that failed or was refused."""
     busy_s: dict[int, float] = field(default_factory=dict)
-    """By worker: time with at least one group running."""
+    """By engine: time with at least one group running."""
 
 
-class RolloutFeeder:
+class RolloutFeeder(FleetObserver):
     """Runs between `start` and `stop`; `failure` is set when it cannot go on."""
 
     def __init__(
@@ -82,57 +67,68 @@ class RolloutFeeder:
         next_ordinal: int,
         ordered: bool,
         aborts_stale: bool,
-        replace_worker: Callable[[int], Awaitable[Callable[[], bool]]] | None = None,
     ) -> None:
         """`step`: steps trained so far, and the version that the engines hold. `missing`: ordinals below
-        `next_ordinal` that are not in the log. `ordered`: deterministic runs, whose groups start in rounds.
-        `aborts_stale`: a group whose first tokens are too old is worth nothing (policy `drop`).
-        `replace_worker(number)` starts another in the place of one that died, and gives a function that says whether it
-        has the weights."""
-        self._pool, self._log, self._prompt = pool, log, prompt
+        `next_ordinal` that are not in the log. `ordered`: deterministic runs, whose groups start in rounds, shared by
+        ordinal, and only when the loop asks for them. `aborts_stale`: a group whose first tokens are too old is worth
+        nothing (policy `drop`)."""
+        self._pool, self._fleet, self._log, self._prompt = pool, pool.fleet, log, prompt
         self._sampling, self._bound = sampling, bound
         self._num_steps = num_steps
         self._ordered, self._aborts_stale = ordered, aborts_stale
-        self._replace_worker = replace_worker
-        self._num_replaced: dict[int, int] = {}
-        self._away: dict[int, Callable[[], bool] | None] = {}
-        """Workers that nothing is routed to: dead, or new and (the function) perhaps without weights still."""
-        self._again = list(missing)
+        self._to_reissue = list(missing)
         self._next_ordinal = next_ordinal
         self._attempts: dict[int, int] = {}
-        self.running: dict[int, Running] = {}
-        self.version = step
+        self.running = RunningGroups()
+        self.version = self._published_version = step
         self.num_trained_steps = step
         self._num_waiting = 0
         """Groups in the log that are to be trained and are not yet, as the log last said."""
         self._num_room: int | None = None
         self._changed = asyncio.Event()
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks: set[asyncio.Task[None]] = set()
         self.counts = FeederCounts()
-        self._busy_since: dict[int, float] = {}
         self.failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def start(self) -> None:
         """Connect the workers to the log, then feed."""
-        for number in self._pool.numbers:
-            await self._pool.connect(number, self._log)
-        self._heed(await self._log.arrivals.remote(0.0))
-        self._tasks = [self._spawn(self._admit()), self._spawn(self._follow_log())]
-        self._tasks += [self._spawn(self._follow_worker(number)) for number in self._pool.numbers]
+        self._fleet.raise_if_failed()
+        self._fleet.observe(self)
+        for engine in self._fleet.engines:
+            await self.engine_started(engine)
+        self._on_arrivals(await self._log.arrivals.remote(0.0))
+        self._spawn(self._admit())
+        self._spawn(self._follow_log())
 
     async def stop(self) -> None:
         """What still runs is given up; a resumed run issues it again."""
-        for task in self._tasks:
+        self._fleet.unobserve(self)
+        tasks = [*self._tasks]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         if self.failure.done():
             self.failure.exception()  # whoever waited for a batch has seen it
 
+    # ---- what others tell ------------------------------------------------------------------------------
+
     def weights_arrived(self, version: int) -> None:
-        """Engines sample from `version` from now on."""
-        self.version = version
-        if self._aborts_stale:
-            self._abort_stale()
+        """Engines sample from `version` from now on. A deterministic run takes note when its next step begins: until
+        then an evaluation may have the engines, whose answers would depend on what else they generate."""
+        self._published_version = version
+        if not self._ordered:
+            self._use_published_version()
+
+    def begin_step(self) -> None:
+        """The loop asks for the groups of its next step: no evaluation runs."""
+        if self.version != self._published_version:
+            self._use_published_version()
+
+    def _use_published_version(self) -> None:
+        self.version = self._published_version
+        if self._aborts_stale:  # groups that began too early to be trained in any step to come
+            for engine, ordinals in self.running.older_than(self._bound.oldest_version(self.version)).items():
+                self._spawn(self._abort(engine, ordinals))
         self._changed.set()
 
     def step_trained(self, num_steps: int) -> None:
@@ -143,24 +139,48 @@ class RolloutFeeder:
         """Generate these again: their groups were dropped."""
         ordinals = list(ordinals)
         self.counts.reissued += len(ordinals)
-        self._again += ordinals
+        self._to_reissue += ordinals
         self._changed.set()
+
+    def engine_lost(self, engine: Engine) -> None:
+        """Its groups are issued again, to the others meanwhile."""
+        lost = self.running.on(engine)
+        for ordinal in lost:
+            self._finish(ordinal)
+        self.reissue(lost)
+
+    async def engine_started(self, engine: Engine) -> None:
+        """Its worker is connected to the log, and followed."""
+        await self._pool.connect(engine, self._log)
+        self._spawn(self._follow_engine(engine))
+
+    def engine_ready(self, engine: Engine) -> None:
+        """It gets work again."""
+        self._changed.set()
+
+    def fleet_failed(self, error: RolloutError) -> None:
+        """Whoever waits for groups gets the error."""
+        self.fail(error)
+
+    def fail(self, error: BaseException) -> None:
+        """No group may ever come: whoever waits for a batch gets the error."""
+        if not self.failure.done():
+            self.failure.set_exception(error)
+
+    # ---- what others ask -------------------------------------------------------------------------------
 
     def take_counts(self) -> FeederCounts:
         """What happened since the last call."""
-        now = time.perf_counter()
-        for worker, since in self._busy_since.items():
-            self.counts.busy_s[worker] = self.counts.busy_s.get(worker, 0.0) + now - since
-            self._busy_since[worker] = now
         counts, self.counts = self.counts, FeederCounts()
+        counts.busy_s = self.running.take_busy_s()
         return counts
 
     def state(self) -> str:
         """Where things stand, for whoever waits."""
         room = "" if self._num_room != 0 else "; the log is full (experience.max_unread_mib)"
         return (
-            f"{len(self.running)} groups running on {len(self._pool.numbers)} engines, {self._num_waiting} in the log, "
-            f"{self._num_admissible()} more may start at version {self.version}{room}"
+            f"{len(self.running)} groups running on {len(self._fleet.serving)} engines, "
+            f"{self._num_waiting} in the log, {self._num_admissible()} more may start at version {self.version}{room}"
         )
 
     @property
@@ -180,152 +200,90 @@ class RolloutFeeder:
 
     async def _admit(self) -> None:
         while True:
-            self._welcome_back()
             count = self._num_admissible()
-            if count and self._open_workers() and not (self._ordered and self.running):
+            if count and self._fleet.serving and not (self._ordered and self.running):
                 await self._issue([self._next() for _ in range(count)])
                 continue
-            with suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_S if self._away else REPORT_S):
-                    await self._changed.wait()
+            await happens(self._changed, REPORT_S)
             self._changed.clear()
 
-    def _open_workers(self) -> list[int]:
-        return [number for number in self._pool.numbers if number not in self._away]
-
-    def _welcome_back(self) -> None:
-        for number in [number for number, has_weights in self._away.items() if has_weights and has_weights()]:
-            del self._away[number]
-
     def _next(self) -> int:
-        if self._again:
-            self._again.sort()
-            return self._again.pop(0)
+        if self._to_reissue:
+            self._to_reissue.sort()
+            return self._to_reissue.pop(0)
         self._next_ordinal += 1
         return self._next_ordinal - 1
 
     async def _issue(self, ordinals: list[int]) -> None:
-        shares: dict[int, list[Prompt]] = {}
-        numbers = self._open_workers()
-        loads = dict.fromkeys(numbers, 0)
-        for running in self.running.values():
-            if running.worker in loads:
-                loads[running.worker] += 1
+        shares: dict[Engine, list[Prompt]] = {}
+        serving = self._fleet.serving
         for ordinal in ordinals:
             # in deterministic runs the share of an engine must not depend on when the others answered
-            worker = numbers[ordinal % len(numbers)] if self._ordered else min(loads, key=loads.__getitem__)
-            loads[worker] += 1
+            by_ordinal = serving[ordinal % len(serving)]
+            engine = by_ordinal if self._ordered else self.running.least_loaded(serving)
             prompt = self._prompt(ordinal)
-            shares.setdefault(worker, []).append(prompt)
-            self.running[ordinal] = Running(prompt, worker, self.version)
-            self._busy_since.setdefault(worker, time.perf_counter())
-        for worker, prompts in shares.items():
-            handle = self._pool.worker(worker)
+            shares.setdefault(engine, []).append(prompt)
+            self.running.add(ordinal, Running(prompt, engine, self.version))
+        for engine, prompts in shares.items():
             try:
-                await handle.generate_for_log.remote(prompts, self._sampling, self._ordered)
-            except Exception as error:  # whoever follows the worker learns of its death, and issues these again
-                print(f"rollout worker {worker} took no prompts: {error}", flush=True)
+                await engine.handle.generate_for_log.remote(prompts, self._sampling, self._ordered)
+            except Exception as error:  # whoever follows the engine learns of its death, and issues these again
+                print(f"rollout worker {engine.number} took no prompts: {error}", flush=True)
 
-    def _gone(self, ordinal: int) -> Running | None:
+    def _finish(self, ordinal: int) -> Running | None:
         """It runs no more."""
-        running = self.running.pop(ordinal, None)
-        if running and not any(other.worker == running.worker for other in self.running.values()):
-            since = self._busy_since.pop(running.worker, None)
-            if since is not None:
-                busy = self.counts.busy_s.get(running.worker, 0.0)
-                self.counts.busy_s[running.worker] = busy + time.perf_counter() - since
         self._changed.set()
-        return running
+        return self.running.remove(ordinal)
 
-    def _abort_stale(self) -> None:
-        """Groups that began too early to be trained in any step to come."""
-        too_old = self._bound.oldest_version(self.version)
-        by_worker: dict[int, list[int]] = {}
-        for ordinal, running in self.running.items():
-            if running.since_version < too_old:
-                by_worker.setdefault(running.worker, []).append(ordinal)
-        for worker, ordinals in by_worker.items():
-            self._tasks.append(self._spawn(self._abort(worker, ordinals)))
-
-    async def _abort(self, worker: int, ordinals: list[int]) -> None:
-        await self._pool.worker(worker).abort.remote(ordinals)
+    async def _abort(self, engine: Engine, ordinals: list[int]) -> None:
+        try:
+            await wait_for(engine.handle.abort.remote(ordinals), f"rollout worker {engine.number}", SIGN_OF_LIFE_S)
+        except Exception as error:  # as in `_issue`
+            print(f"rollout worker {engine.number} could not end groups: {error}", flush=True)
+            return
         for ordinal in ordinals:
-            if running := self._gone(ordinal):
+            if running := self._finish(ordinal):
                 self.counts.aborted += 1
-                await self._failed(running.prompt, Failure("stale", "async", "it did not end inside the bound"))
+                await self._retry(running.prompt, Failure("stale", "async", "it did not end inside the bound"))
 
     # ---- following -------------------------------------------------------------------------------------
 
     async def _follow_log(self) -> None:
         while True:
             try:
-                async with asyncio.timeout(REPORT_S + SIGN_OF_LIFE_S):
-                    arrivals = await self._log.arrivals.remote(REPORT_S)
+                arrivals = await wait_for(self._log.arrivals.remote(POLL_S), "the experience log", SIGN_OF_LIFE_S)
             except Exception as error:
-                words = str(error) or f"no sign of life for {REPORT_S + SIGN_OF_LIFE_S:.0f} s"
-                raise ExperienceError(f"the experience log's process failed: {words}; go on by --resume") from error
-            self._heed(arrivals)
+                raise ExperienceError(f"the experience log's process failed: {error}; go on by --resume") from error
+            self._on_arrivals(arrivals)
 
-    def _heed(self, arrivals: Arrivals) -> None:
+    def _on_arrivals(self, arrivals: Arrivals) -> None:
         self._num_waiting, self._num_room = arrivals.num_waiting, arrivals.num_room
         for ordinal in arrivals.ordinals:
-            self._gone(ordinal)
+            self._finish(ordinal)
             self._attempts.pop(ordinal, None)
         self._changed.set()
 
-    async def _follow_worker(self, number: int) -> None:
-        while True:
+    async def _follow_engine(self, engine: Engine) -> None:
+        """Until it is dead, whoever finds out."""
+        name = f"rollout worker {engine.number}"
+        while engine.state is not EngineState.DEAD:
             try:
-                async with asyncio.timeout(REPORT_S + SIGN_OF_LIFE_S):
-                    troubles = await self._pool.worker(number).troubles.remote(REPORT_S)
-                dead = next((failure.message for _, failure in troubles if failure.kind == ENGINE_DIED), None)
+                failures = await wait_for(engine.handle.poll_failures.remote(POLL_S), name, SIGN_OF_LIFE_S)
+                cause_of_death = next((failure.message for _, failure in failures if failure.kind == ENGINE_DIED), None)
+            except DeliveryError as error:
+                kind = RewardServerError if error.party == "reward server" else ExperienceError
+                raise kind(str(error)) from error
             except Exception as error:
-                if number in self._away:  # somebody else is replacing it
-                    await asyncio.sleep(LOOK_S)
-                    continue
-                root = getattr(error, "cause", None) or error  # Ray wraps what an actor raised
-                if isinstance(root, DeliveryError):
-                    kind = RewardServerError if root.party == "reward server" else ExperienceError
-                    raise kind(str(root)) from error
-                troubles, dead = [], str(error) or f"no sign of life for {REPORT_S + SIGN_OF_LIFE_S:.0f} s"
-            if dead is not None:
-                await self._replace(number, dead)
-                continue
-            for ordinal, failure in troubles:
-                if running := self._gone(ordinal):
-                    await self._failed(running.prompt, failure)
+                failures, cause_of_death = [], str(error)
+            if cause_of_death is not None:
+                num_lost = len(self.running.on(engine))
+                self._fleet.mark_lost(engine, f"{name} died with {num_lost} groups outstanding: {cause_of_death}")
+                return
+            for ordinal, failure in failures:
+                if running := self._finish(ordinal):
+                    await self._retry(running.prompt, failure)
 
-    async def _replace(self, number: int, last_words: str) -> None:
-        """Another worker in the place of a dead one; its groups are issued again, to the others meanwhile."""
-        lost = [ordinal for ordinal, running in self.running.items() if running.worker == number]
-        words = f"rollout worker {number} died with {len(lost)} groups outstanding: {last_words}"
-        times = self._num_replaced[number] = self._num_replaced.get(number, 0) + 1
-        if self._replace_worker is None or times > MAX_REPLACEMENTS:
-            raise RolloutError(words)
-        print(f"{words}; starting another", flush=True)
-        self.lose(number, None)
-        try:
-            has_weights = await self._replace_worker(number)
-            await self._pool.connect(number, self._log)
-        except Exception as error:
-            raise RolloutError(f"{words}; another could not be started: {error}") from error
-        self._away[number] = has_weights
-        self._changed.set()
-
-    def lose(self, number: int, has_weights: Callable[[], bool] | None) -> None:
-        """Issue the groups of a worker again, and nothing to it until `has_weights` says so."""
-        self._away[number] = has_weights
-        lost = [ordinal for ordinal, running in self.running.items() if running.worker == number]
-        for ordinal in lost:
-            self._gone(ordinal)
-        self.reissue(lost)
-
-    async def connect(self, number: int) -> None:
-        """A worker that somebody else started in the place of a lost one is there: hear its troubles."""
-        await self._pool.connect(number, self._log)
-        self._changed.set()
-
-    async def _failed(self, prompt: Prompt, failure: Failure) -> None:
+    async def _retry(self, prompt: Prompt, failure: Failure) -> None:
         """Again, or given up and recorded."""
         attempts = self._attempts[prompt.ordinal] = self._attempts.get(prompt.ordinal, 0) + 1
         self.counts.refused += failure.kind != "stale"
@@ -338,12 +296,13 @@ class RolloutFeeder:
         group = Group(prompt, (), failures=(failure,))
         await self._log.append.remote(batch_to_message(groups_to_batch([group])))
 
-    def _spawn(self, work: Any) -> asyncio.Task[None]:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
-        task.add_done_callback(self._watch)
-        return task
+        self._tasks.add(task)
+        task.add_done_callback(self._end_task)
 
-    def _watch(self, task: asyncio.Task[None]) -> None:
+    def _end_task(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
         error = None if task.cancelled() else task.exception()
-        if error is not None and not self.failure.done():
-            self.failure.set_exception(error)
+        if error is not None:
+            self.fail(error)

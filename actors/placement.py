@@ -6,9 +6,9 @@ grow.
 
 from __future__ import annotations
 
-import asyncio
-import time
 from typing import Any
+
+from raylign.actors.waiting import DeadlineError, wait_for
 
 
 class PlacementError(RuntimeError):
@@ -21,21 +21,19 @@ async def reserve(role: str, resources: dict[str, float], deadline_s: float) -> 
     from ray.util.placement_group import placement_group, remove_placement_group
 
     group = placement_group([resources], strategy="PACK", name=role)
-    ready = asyncio.ensure_future(group.ready())
-    start = time.monotonic()
-    while True:
-        left = deadline_s - (time.monotonic() - start)
-        done, _ = await asyncio.wait({ready}, timeout=max(0.0, min(30.0, left)))
-        if done:
-            return group
-        shortage = missing_resources(resources, ray.available_resources())
-        if time.monotonic() - start >= deadline_s:
-            remove_placement_group(group)
-            raise PlacementError(
-                f"no room for {role} within {deadline_s:.0f} s: it needs {resources}; short of {shortage}. "
-                f"The cluster has {ray.cluster_resources()}. Lower the number of engines or ranks, or add nodes."
-            )
-        print(f"still waiting for room for {role}: short of {shortage}", flush=True)
+
+    def shortage() -> str:
+        return f"short of {missing_resources(resources, ray.available_resources())}"
+
+    try:
+        await wait_for(group.ready(), f"room for {role}", deadline_s, state=shortage)
+    except DeadlineError:
+        remove_placement_group(group)
+        raise PlacementError(
+            f"no room for {role} within {deadline_s:.0f} s: it needs {resources}; {shortage()}. The cluster has "
+            f"{ray.cluster_resources()}. Lower the number of engines or ranks, or add nodes."
+        ) from None
+    return group
 
 
 def missing_resources(wanted: dict[str, float], available: dict[str, float]) -> str:

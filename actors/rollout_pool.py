@@ -1,4 +1,4 @@
-"""The rollout pool: several rollout workers and a reward server, seen as one thing that turns prompts into scored
+"""The rollout pool: the engines of a fleet and a reward server, seen as one thing that turns prompts into scored
 groups.
 
 Given prompts, gives scored groups as they finish: a group is scored while others are still being generated.
@@ -12,90 +12,46 @@ batch but the caller who asks for all of it.
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Sequence
+from functools import partial
+from typing import Any
 
+from raylign.actors.fleet import Engine, Fleet
+from raylign.actors.handles import kill
+from raylign.actors.rollout_errors import RewardServerError, RolloutError
+from raylign.actors.waiting import POLL_S, SIGN_OF_LIFE_S, cause_of, wait_for
 from raylign.rollout.sample import Group, Prompt
 from raylign.rollout.sampling import SamplingConfig
 
-T = TypeVar("T")
-REPORT_S = 30.0
-
-
-class RolloutError(RuntimeError):
-    """A rollout worker or the reward server died or stopped answering."""
-
-
-class RewardServerError(RolloutError):
-    """It was the reward server."""
+DEADLINE_KEY = "rollout.answer_deadline_s"
+ScoredQueue = asyncio.Queue[list[Group] | BaseException]
 
 
 class RolloutPool:
-    """Workers and reward servers behind `collect`. Handles are Ray actor handles, or anything with awaitable
-    `verb.remote`."""
+    """Engines and their rewards behind `collect`. The reward server's handle is an actor's, or a `LocalHandle`."""
 
-    def __init__(
-        self,
-        workers: Sequence[Any],
-        reward_server: Any,
-        deadline_s: float,
-        placements: Sequence[Any] = (),
-        start_worker: Callable[[int], Awaitable[Any]] | None = None,
-    ) -> None:
-        """`start_worker(number)` starts a new worker in the place of one that died."""
-        self._workers: dict[int, Any] = dict(enumerate(workers))
+    def __init__(self, fleet: Fleet, reward_server: Any, deadline_s: float) -> None:
+        self.fleet = fleet
         self._reward_server = reward_server
         self._deadline_s = deadline_s
-        self._placements = placements
-        self._start_worker = start_worker
         self._more_reward_servers: list[Any] = []
-
-    @property
-    def workers(self) -> list[Any]:
-        """Handles, in the order of their numbers."""
-        return list(self._workers.values())
-
-    @property
-    def numbers(self) -> list[int]:
-        """The workers' numbers."""
-        return list(self._workers)
-
-    def worker(self, number: int) -> Any:
-        """The handle of one worker."""
-        return self._workers[number]
-
-    async def replace(self, number: int) -> Any:
-        """End a worker, dead or sick, and start another in its place; gives its handle. It holds the weights that the
-        run began with: nothing may be routed to it before it has the current ones."""
-        import ray
-
-        if self._start_worker is None:
-            raise RolloutError(f"rollout worker {number} is gone, and this pool cannot start another")
-        ray.kill(self._workers[number])
-        self._workers[number] = await self._start_worker(number)
-        return self._workers[number]
 
     async def sleep(self) -> None:
         """All engines give their GPU to the learner (colocated mode)."""
-        await self._on_all("sleep")
+        await self.fleet.call_all("sleep", self._deadline_s, DEADLINE_KEY)
 
     async def wake(self) -> None:
         """They take it back, and need weights."""
-        await self._on_all("wake")
+        await self.fleet.call_all("wake", self._deadline_s, DEADLINE_KEY)
 
-    async def _on_all(self, verb: str) -> None:
-        calls = [getattr(worker, verb).remote() for worker in self.workers]
-        await self._patiently(asyncio.gather(*calls), f"engines to {verb}", self._deadline_s)
-
-    async def connect(self, number: int, log: Any) -> None:
-        """From now on what `generate_for_log` of this worker finishes is scored and goes to `log`."""
-        await self._workers[number].connect.remote(self._reward_server, log, self._deadline_s)
+    async def connect(self, engine: Engine, log: Any) -> None:
+        """From now on what `generate_for_log` of this engine's worker finishes is scored and goes to `log`."""
+        await engine.handle.connect.remote(self._reward_server, log, self._deadline_s)
 
     def with_rewards(self, reward_server: Any) -> RolloutPool:
-        """The same workers, scored by another reward server (evaluation); `stop` of this pool ends it too."""
+        """The same engines, scored by another reward server (evaluation); `stop` of this pool ends it too."""
         self._more_reward_servers.append(reward_server)
-        return RolloutPool(self.workers, reward_server, self._deadline_s)
+        return RolloutPool(self.fleet, reward_server, self._deadline_s)
 
     async def collect_all(
         self, prompts: Sequence[Prompt], sampling: SamplingConfig, ordered: bool = False
@@ -108,20 +64,22 @@ class RolloutPool:
         self, prompts: Sequence[Prompt], sampling: SamplingConfig, ordered: bool = False
     ) -> AsyncIterator[Group]:
         """Scored groups as they finish."""
-        shares = [list(prompts[index :: len(self.workers)]) for index in range(len(self.workers))]
+        self.fleet.raise_if_failed()
+        engines = await self.fleet.until_serving(self._deadline_s, DEADLINE_KEY)
+        shares = [list(prompts[index :: len(engines)]) for index in range(len(engines))]
+        scored: ScoredQueue = asyncio.Queue()
         streams = [
-            asyncio.create_task(self._drain(worker, index, share, sampling, ordered))
-            for index, (worker, share) in enumerate(zip(self.workers, shares, strict=True))
+            asyncio.create_task(self._drain(engine, share, sampling, ordered, scored))
+            for engine, share in zip(engines, shares, strict=True)
             if share
         ]
-        scored: asyncio.Queue[list[Group] | BaseException] = asyncio.Queue()
         for stream in streams:
-            stream.add_done_callback(lambda task: task.cancelled() or self._report_death(task, scored))
-        self._scored = scored
+            stream.add_done_callback(partial(report_error, scored))
         try:
             left = len(prompts)
             while left:
-                batch = await self._patiently(scored.get(), f"{left} of {len(prompts)} groups", self._deadline_s)
+                what = f"{left} of {len(prompts)} groups"
+                batch = await wait_for(scored.get(), what, self._deadline_s, setting=DEADLINE_KEY, error=RolloutError)
                 if isinstance(batch, BaseException):
                     raise batch
                 left -= len(batch)
@@ -131,21 +89,16 @@ class RolloutPool:
             for stream in streams:
                 stream.cancel()
 
-    @staticmethod
-    def _report_death(task: asyncio.Task[None], scored: asyncio.Queue[list[Group] | BaseException]) -> None:
-        if (error := task.exception()) is not None:
-            scored.put_nowait(error)
-
     async def _drain(
-        self, worker: Any, index: int, share: list[Prompt], sampling: SamplingConfig, ordered: bool
+        self, engine: Engine, share: list[Prompt], sampling: SamplingConfig, ordered: bool, scored: ScoredQueue
     ) -> None:
-        """Submit one worker's share and score what comes back until all of it has."""
-        left = len(share)
+        """Submit one engine's share and score what comes back until all of it has."""
+        name, left = f"rollout worker {engine.number}", len(share)
         last_words: list[str] = []
         try:
-            await worker.submit.remote(share, sampling, ordered)
+            await engine.handle.submit.remote(share, sampling, ordered)
             while left:
-                groups = await worker.take.remote(REPORT_S)
+                groups = await wait_for(engine.handle.take.remote(POLL_S), name, SIGN_OF_LIFE_S)
                 last_words += [group.failures[0].message for group in groups if not group.completions]
                 if len(last_words) == len(share):
                     raise RolloutError(
@@ -153,47 +106,35 @@ class RolloutPool:
                     )
                 if groups:
                     left -= len(groups)
-                    await self._score(groups)
+                    scored.put_nowait(await self._score(groups))
         except RewardServerError:
             raise
         except Exception as error:
-            raise RolloutError(f"rollout worker {index} failed with {left} groups outstanding: {error}") from error
+            raise RolloutError(f"{name} failed with {left} groups outstanding: {cause_of(error)}") from error
         if last_words:
-            print(f"rollout worker {index}: no completions for {len(last_words)} prompts: {last_words[-1]}", flush=True)
+            print(f"{name}: no completions for {len(last_words)} prompts: {last_words[-1]}", flush=True)
 
-    async def _score(self, groups: list[Group]) -> None:
+    async def _score(self, groups: list[Group]) -> list[Group]:
         complete = [group for group in groups if group.completions]
         failed = [group for group in groups if not group.completions]
         try:
-            scored = await self._reward_server.score.remote(complete)
+            scored: list[Group] = await self._reward_server.score.remote(complete)
         except Exception as error:
-            raise RewardServerError(f"the reward server failed on {len(complete)} groups: {error}") from error
-        self._scored.put_nowait(failed + scored)
+            words = f"the reward server failed on {len(complete)} groups: {cause_of(error)}"
+            raise RewardServerError(words) from error
+        return failed + scored
 
     async def stop(self, deadline_s: float = 15.0) -> None:
         """End engines and rewards in order, then their actors; kill what does not answer."""
-        import ray
-        from ray.util.placement_group import remove_placement_group
-
         reward_servers = [self._reward_server, *self._more_reward_servers]
-        stops = [worker.stop.remote() for worker in self.workers] + [server.close.remote() for server in reward_servers]
-        await asyncio.wait({asyncio.gather(*stops, return_exceptions=True)}, timeout=deadline_s)
-        for actor in [*self.workers, *reward_servers]:
-            ray.kill(actor)
-        for placement in self._placements:
-            remove_placement_group(placement)
+        closing = asyncio.gather(*(server.close.remote() for server in reward_servers), return_exceptions=True)
+        await asyncio.gather(self.fleet.stop(deadline_s), asyncio.wait({closing}, timeout=deadline_s))
+        for server in reward_servers:
+            kill(server)
 
-    @staticmethod
-    async def _patiently(waiting: Awaitable[T], what: str, deadline_s: float) -> T:
-        """Await with a deadline; a wait over 30 s says what it waits for."""
-        task = asyncio.ensure_future(waiting)
-        start = time.monotonic()
-        while True:
-            done, _ = await asyncio.wait({task}, timeout=min(REPORT_S, deadline_s))
-            if done:
-                return task.result()
-            waited = time.monotonic() - start
-            if waited >= deadline_s:
-                task.cancel()
-                raise RolloutError(f"waited {waited:.0f} s for {what}; nothing finished (rollout.answer_deadline_s)")
-            print(f"waiting for {what} since {waited:.0f} s", flush=True)
+
+def report_error(scored: ScoredQueue, stream: asyncio.Task[None]) -> None:
+    """What a stream ended with, to whoever waits for its groups."""
+    error = None if stream.cancelled() else stream.exception()
+    if error is not None:
+        scored.put_nowait(error)

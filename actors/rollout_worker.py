@@ -3,11 +3,11 @@
 Given prompts, gives finished groups in one of two ways:
 
     generate_for_log   groups go from here to the reward server and on to the experience log; the caller hears only of
-                       `troubles`. Arrays never pass through the train loop.
+                       failures, by `poll_failures`. Arrays never pass through the train loop.
     submit, take       groups come back to the caller, a batch a call (evaluation)
 
-Weight verbs are passed on. `take` and `troubles` wait for the first thing to tell (a running request unblocks them)
-and never longer than their deadline.
+Weight verbs are passed on. `take` and `poll_failures` wait for the first thing to tell (a running request unblocks
+them) and never longer than their deadline.
 """
 
 from __future__ import annotations
@@ -16,34 +16,20 @@ import asyncio
 import os
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 from raylign.actors.cores import parse_cores
+from raylign.actors.delivery import GATHER_S, LogDelivery
+from raylign.actors.waiting import happens
 from raylign.rollout.engine.base import RolloutEngine, request_seed
+from raylign.rollout.engine.builder import build_engine
 from raylign.rollout.engine.config import EngineConfig
 from raylign.rollout.engine.output_check import why_refused
-from raylign.rollout.engine.vllm_engine import VllmEngine
 from raylign.rollout.sample import Failure, Group, Prompt
 from raylign.rollout.sampling import SamplingConfig
+from raylign.rollout.weights.buckets import BucketInfo
 
 QUEUE_DEADLINE_S = 20.0
-PING_DEADLINE_S = 10.0
-GATHER_S = 0.005
-"""Neighbours finish in the same engine step: they are waited for so long, to share a call."""
-
-
-DeliveryParty = Literal["reward server", "experience log"]
-
-
-class DeliveryError(RuntimeError):
-    """Finished groups could not be handed on."""
-
-    def __init__(self, party: DeliveryParty, words: str) -> None:
-        super().__init__(party, words)
-        self.party, self.words = party, words
-
-    def __str__(self) -> str:
-        return f"the {self.party} failed: {self.words}"
 
 
 class RolloutWorker:
@@ -67,7 +53,7 @@ class RolloutWorker:
             config = config.model_copy(update={"cpu_cores": cpu_cores})
         if stays_on_cores and (cores := set(parse_cores(config.cpu_cores)) & os.sched_getaffinity(0)):
             os.sched_setaffinity(0, cores)
-        engine = VllmEngine(
+        engine = build_engine(
             model_path, config, weight_backend=weight_backend, seed=engine_seed, sleeps=sleeps, lora_rank=lora_rank
         )
         self._host(engine, weight_version, seed)
@@ -88,14 +74,7 @@ class RolloutWorker:
         self._background: set[asyncio.Task[None]] = set()
         self._finished: list[Group] = []
         self._finished_came = asyncio.Event()
-        self._outbox: list[Group] = []
-        self._outbox_came = asyncio.Event()
-        self._troubles: list[tuple[int, Failure]] = []
-        self._troubles_came = asyncio.Event()
-        self._broken: DeliveryError | None = None
-        self._reward_server: Any = None
-        self._log: Any = None
-        self._deadline_s = 0.0
+        self._delivery = LogDelivery()
 
     async def start(self) -> int:
         """Load the model; gives this process's id, for reports."""
@@ -107,89 +86,43 @@ class RolloutWorker:
 
     async def connect(self, reward_server: Any, log: Any, deadline_s: float) -> None:
         """Where groups of `generate_for_log` go, and how long it may take to score and log a batch of them."""
-        self._reward_server, self._log, self._deadline_s = reward_server, log, deadline_s
-        self._keep(self._send_finished())
+        self._delivery.connect(reward_server, log, deadline_s)
 
     async def generate_for_log(self, prompts: Sequence[Prompt], sampling: SamplingConfig, ordered: bool) -> None:
-        """Start generating; finished groups go to the log, failed ones to `troubles`.
+        """Start generating; finished groups go to the log, failed ones to `poll_failures`.
 
         `ordered` (deterministic runs): see `submit`; all groups of the call reach the log together.
         """
-        self._keep(self._generate_for_log(prompts, sampling, ordered))
+        task = asyncio.create_task(self._generate_for_log(prompts, sampling, ordered))
+        self._background.add(task)  # tasks nobody holds would be collected while they run
+        task.add_done_callback(self._background.discard)
 
     async def _generate_for_log(self, prompts: Sequence[Prompt], sampling: SamplingConfig, ordered: bool) -> None:
         tasks = await self._start_generating(prompts, sampling, ordered)
         if ordered:
             outcomes = await asyncio.gather(*tasks, return_exceptions=True)
-            self._sort_out([group for group in outcomes if isinstance(group, Group)], sampling)
+            self._hand_over([group for group in outcomes if isinstance(group, Group)], sampling)
             return
         for task in tasks:
-            task.add_done_callback(lambda done: None if done.cancelled() else self._sort_out([done.result()], sampling))
+            task.add_done_callback(
+                lambda done: None if done.cancelled() else self._hand_over([done.result()], sampling)
+            )
 
-    def _sort_out(self, groups: Sequence[Group], sampling: SamplingConfig) -> None:
-        """To the outbox, or to the troubles."""
+    def _hand_over(self, groups: Sequence[Group], sampling: SamplingConfig) -> None:
+        """Complete and valid groups to the log; the others are failures."""
         for group in groups:
             ordinal = group.prompt.ordinal
             if not group.completions:
-                self._tell(ordinal, group.failures[0])
+                self._delivery.report(ordinal, group.failures[0])
             elif why := why_refused(group, sampling):
-                self._tell(ordinal, Failure("refused", "engine", f"prompt {group.prompt.prompt_id}: {why}"))
+                failure = Failure("refused", "engine", f"prompt {group.prompt.prompt_id}: {why}")
+                self._delivery.report(ordinal, failure)
             else:
-                self._outbox.append(group)
-                self._outbox_came.set()
+                self._delivery.send(group)
 
-    def _tell(self, ordinal: int, failure: Failure) -> None:
-        self._troubles.append((ordinal, failure))
-        self._troubles_came.set()
-
-    async def _send_finished(self) -> None:
-        """Forever: what has finished, to the rewards, and their answer to the log."""
-        while True:
-            await self._outbox_came.wait()
-            await asyncio.sleep(GATHER_S)
-            groups, self._outbox = self._outbox, []
-            self._outbox_came.clear()
-            self._keep(self._send(groups))
-
-    async def _send(self, groups: list[Group]) -> None:
-        try:
-            async with asyncio.timeout(self._deadline_s):
-                scored = self._reward_server.score_for_log.remote(groups)
-                await self._log.append.remote(scored)
-        except TimeoutError:
-            words = f"{len(groups)} groups were not scored and logged within {self._deadline_s:.0f} s"
-            await self._break(f"{words} (rollout.answer_deadline_s)")
-        except Exception as error:
-            await self._break(str(getattr(error, "cause", None) or error))
-
-    async def _break(self, words: str) -> None:
-        """Tell whoever watches this worker."""
-        self._broken = DeliveryError(await self._who_failed(), words)
-        self._troubles_came.set()
-
-    async def _who_failed(self) -> DeliveryParty:
-        try:
-            async with asyncio.timeout(PING_DEADLINE_S):
-                await self._reward_server.ready.remote()
-        except Exception:
-            return "reward server"
-        return "experience log"
-
-    async def troubles(self, deadline_s: float) -> list[tuple[int, Failure]]:
-        """(ordinal, what happened) of groups that will not come; empty when all is well within the deadline.
-
-        Raises what broke the way to the log: the reward server's or the log's own words.
-        """
-        try:
-            async with asyncio.timeout(deadline_s):
-                await self._troubles_came.wait()
-        except TimeoutError:
-            return []
-        if self._broken is not None:
-            raise self._broken
-        told, self._troubles = self._troubles, []
-        self._troubles_came.clear()
-        return told
+    async def poll_failures(self, deadline_s: float) -> list[tuple[int, Failure]]:
+        """See `LogDelivery.poll_failures`."""
+        return await self._delivery.poll_failures(deadline_s)
 
     async def abort(self, ordinals: Sequence[int]) -> None:
         """Give up these groups; nothing more is heard of them."""
@@ -203,19 +136,16 @@ class RolloutWorker:
         """Start generating for `take`. `ordered` gives every completion its own seed, and freezes the engine while the
         batch is queued, so that its schedule is fixed."""
         for task in await self._start_generating(prompts, sampling, ordered):
-            task.add_done_callback(self._offer)
+            task.add_done_callback(self._keep_finished)
 
-    def _offer(self, task: asyncio.Task[Group]) -> None:
+    def _keep_finished(self, task: asyncio.Task[Group]) -> None:
         if not task.cancelled():
             self._finished.append(task.result())
             self._finished_came.set()
 
     async def take(self, deadline_s: float) -> list[Group]:
         """Finished groups, at least one; empty when none finished within the deadline."""
-        try:
-            async with asyncio.timeout(deadline_s):
-                await self._finished_came.wait()
-        except TimeoutError:
+        if not await happens(self._finished_came, deadline_s):
             return []
         await asyncio.sleep(GATHER_S)
         taken, self._finished = self._finished, []
@@ -257,12 +187,6 @@ class RolloutWorker:
             failure = Failure("engine", "engine", f"{type(error).__name__}: {error}")
             return Group(prompt, (), failures=(failure,))
 
-    def _keep(self, work: Any) -> None:
-        """Tasks nobody holds would be collected while they run."""
-        task = asyncio.create_task(work)
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
-
     # ---- weights ---------------------------------------------------------------------------------------
 
     async def pause(self) -> None:
@@ -271,10 +195,10 @@ class RolloutWorker:
     async def resume(self) -> None:
         await self._engine.resume()
 
-    async def check_weights(self, buckets: Sequence[dict[str, Any]]) -> None:
+    async def check_weights(self, buckets: Sequence[BucketInfo]) -> None:
         await self._engine.check_weights(buckets)
 
-    async def load_weights(self, buckets: Sequence[dict[str, Any]]) -> str | None:
+    async def load_weights(self, buckets: Sequence[BucketInfo]) -> str | None:
         return await self._engine.load_weights(buckets)
 
     async def abort_weight_update(self, reason: str) -> None:
@@ -308,4 +232,5 @@ class RolloutWorker:
         """End the engine's processes."""
         for task in [*self._running.values(), *self._background]:
             task.cancel()
+        self._delivery.stop()
         await self._engine.stop()

@@ -125,7 +125,6 @@ async def _rate(num_engines: int, groups_per_step: int, num_steps: int, num_host
             step=0,
             position=None,
             takes_turns=False,
-            replace_worker=no_replacement,
         )
         try:
             start = time.perf_counter()
@@ -136,17 +135,12 @@ async def _rate(num_engines: int, groups_per_step: int, num_steps: int, num_host
                 batch = await flow.batches.next(step)
                 num_trajectories += sum(len(group.completions) for group in batch.groups)
                 await asyncio.gather(*(handle.commit_weights.remote(step + 1, False) for handle in scripted.handles))
-                flow.weights_arrived(step + 1)
+                pool.fleet.weights_published(step + 1)
                 await flow.trained(batch)
             return num_trajectories / (time.perf_counter() - start)
         finally:
             await flow.stop()
             await pool.stop()
-
-
-async def no_replacement(number: int) -> Any:
-    """Scripted engines do not die."""
-    raise RuntimeError(f"scripted engine {number} died")
 
 
 def main() -> None:

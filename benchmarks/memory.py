@@ -43,7 +43,7 @@ class ScriptedParts(RunParts):
         self.rollouts = self.evaluation_pool = await ScriptedPool(NUM_ENGINES, 1, ANSWER_TOKENS).open(
             self._config.rewards
         )
-        self.publisher = WeightPublisher(self.rollouts.workers, self.learner, self._config.weights, version=0)
+        self.publisher = WeightPublisher(self.rollouts.fleet, self.learner, self._config.weights, version=0)
 
 
 class ScriptedRun(Run):

@@ -101,12 +101,13 @@ class ScriptedPool:
 
     async def open(self, rewards: list[Any]) -> Any:
         """The pool, ready."""
+        from raylign.actors.fleet import Fleet
         from raylign.actors.rollout_pool import RolloutPool
         from raylign.jobs.run.roles import start_reward_server
 
         await asyncio.gather(*(handle.start.remote() for handle in self.handles))
         self.reward_server = await start_reward_server(rewards)
-        pool = RolloutPool(self.handles, self.reward_server, deadline_s=120.0)
+        pool = RolloutPool(Fleet(self.handles), self.reward_server, deadline_s=120.0)
         pool.stop = self.stop
         return pool
 

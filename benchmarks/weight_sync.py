@@ -14,10 +14,12 @@ import statistics
 import sys
 import tempfile
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from raylign.actors.rollout_worker import RolloutWorker
+from raylign.rollout.weights.buckets import BucketInfo
 
 GOAL_RATE, GOAL_EXTRA_PAUSE_S = 0.85, 0.05
 SHAPES: dict[str, dict[str, int]] = {
@@ -82,7 +84,7 @@ class StillLearner:
         self._model = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype))
         self._sender = SharedMemorySender(bucket_bytes)
 
-    def export_weights(self, version: int) -> list[dict[str, Any]]:
+    def export_weights(self, version: int) -> list[BucketInfo]:
         return self._sender.export(version, self._model.named_parameters())
 
     def release_weights(self) -> None:
@@ -104,6 +106,7 @@ async def measure_size(size: str, dtype: str, folder: Path) -> dict[str, Any]:
     import numpy as np
     import ray
 
+    from raylign.actors.fleet import Fleet
     from raylign.actors.weights.config import WeightsConfig
     from raylign.actors.weights.publisher import WeightPublisher
     from raylign.jobs.init_model import InitModelConfig, init_model
@@ -135,9 +138,9 @@ async def measure_size(size: str, dtype: str, folder: Path) -> dict[str, Any]:
     learner = ray.remote(StillLearner).options(num_cpus=0).remote(str(output), dtype, config_.bucket_mib << 20)
     try:
         await worker.start.remote()
-        publisher = WeightPublisher([worker], Remote(learner), config_)
+        publisher = WeightPublisher(Fleet([worker]), Remote(learner), config_)
         first = await publisher.export(1)
-        await worker.inside.remote(hold_weights, list(first.buckets))
+        await worker.inside.remote(hold_weights, [asdict(bucket) for bucket in first.buckets])
         await publisher.deliver(first)
         reloads, copies, updates = [], [], []
         for pair in range(NUM_PAIRS[size]):

@@ -33,6 +33,7 @@ class Command:
     config_class: str
     function: str
     summary: str
+    starts_ray: bool = False
 
 
 COMMANDS = {
@@ -40,9 +41,13 @@ COMMANDS = {
         "raylign.jobs.quickstart:QuickstartConfig",
         "raylign.jobs.quickstart:quickstart",
         "a tiny model learns by GRPO, from nothing to a report",
+        starts_ray=True,
     ),
     "train": Command(
-        "raylign.jobs.config.train:TrainConfig", "raylign.jobs.train:train", "train a model with any algorithm"
+        "raylign.jobs.config.train:TrainConfig",
+        "raylign.jobs.train:train",
+        "train a model with any algorithm",
+        starts_ray=True,
     ),
     "evaluate": Command(
         "raylign.jobs.config.evaluate:EvaluateConfig",
@@ -144,6 +149,10 @@ def _dispatch(words: list[str]) -> int:
     if parsed.print_config:
         print(config_yaml(config), end="")
         return 0
+    if COMMANDS[name].starts_ray:
+        from raylign.actors.cluster import ClusterConfig, warm_up_for
+
+        warm_up_for(getattr(config, "cluster", None) or ClusterConfig())
     result = _import(COMMANDS[name].function)(config)
     return result if isinstance(result, int) else 0
 

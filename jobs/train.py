@@ -28,7 +28,7 @@ from __future__ import annotations
 import asyncio
 
 from raylign.actors.cluster import ray_cluster
-from raylign.actors.rollout_pool import RolloutError
+from raylign.actors.rollout_errors import RolloutError
 from raylign.actors.weights.update import WeightUpdateError
 from raylign.jobs.checks.plan import check_before_start
 from raylign.jobs.config.train import TrainConfig

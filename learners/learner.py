@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
 from raylign.learners.algorithms.base import Objective
+from raylign.learners.engines.build import build_engine
 from raylign.learners.engines.config import LearnerConfig, resolve_micro_batch_tokens
-from raylign.learners.engines.deepspeed_engine import DeepSpeedEngine, shard_reference
 from raylign.learners.engines.distributed import (
     ensure_process_group,
     gather_objects,
@@ -26,25 +26,28 @@ from raylign.learners.engines.distributed import (
     rank,
     world_size,
 )
-from raylign.learners.examples.example import Example, Normalizers
+from raylign.learners.examples.example import Example
 from raylign.learners.examples.micro_batch import (
     Layout,
     MicroBatch,
     input_length,
     make_micro_batch,
-    normalizers_of,
     plan_for,
     shard,
     stand_in,
-    units_of,
 )
 from raylign.learners.losses.corrections import loglinear_share
-from raylign.learners.meters.mismatch import finish_mismatch, mismatch_metrics
+from raylign.learners.measured_loss import MeasuredLoss
+from raylign.learners.meters.metric import StepMetrics, means, over_steps, values_of
 from raylign.learners.meters.staleness import staleness_metrics
 from raylign.learners.model import export
-from raylign.learners.model.policy_model import PolicyModel, load_policy, load_reference, resolve_layout
+from raylign.learners.model.load import load_model
+from raylign.learners.model.policy_model import resolve_layout
+from raylign.learners.model.reference import Reference
 from raylign.learners.model.reference_cache import ReferenceCache
-from raylign.learners.model.scorer import ScorerModel, load_scorer
+
+LogprobsOf = Callable[[Sequence[MicroBatch]], list[torch.Tensor]]
+"""(N,) log-probs of each micro-batch's completion tokens, on the CPU."""
 
 
 class Learner:
@@ -54,7 +57,7 @@ class Learner:
         self,
         config: LearnerConfig,
         model_path: str,
-        algorithm: Objective,
+        objective: Objective,
         temperature: float,
         total_optimizer_steps: int,
         seed: int,
@@ -66,7 +69,7 @@ class Learner:
             raise ValueError(f"temperature is {temperature}: the learner needs that of training rollouts, above 0")
         self.config = config
         self.model_path = model_path
-        self.algorithm = algorithm
+        self.objective = objective
         self.seed = seed
         self.max_staleness = max_staleness
         self.num_batches = 0
@@ -75,60 +78,42 @@ class Learner:
             torch.set_num_threads(_threads(config))
         ensure_process_group(config.step_deadline_s)
         self.layout: Layout = resolve_layout(config, model_path)
-        policy: PolicyModel | ScorerModel
-        if algorithm.model_kind == "scorer":
-            policy = load_scorer(model_path, config, self.layout, seed)
-        else:
-            policy = load_policy(model_path, config, temperature, self.layout, seed)
-            policy.token_logps.entropy_has_gradient = algorithm.entropy_has_gradient
+        model = load_model(
+            objective.model_kind, model_path, config, temperature, self.layout, seed, objective.entropy_has_gradient
+        )
         self._sequence_losses: list[dict[int, float]] = []
-        """Of each micro-batch that was run, where the algorithm's loss gives them; stand-ins have none."""
-        self._reference: Any = None
-        self._temperature = temperature
+        """Of each micro-batch of the last `forward_backward`, where the objective's loss gives them."""
+        self._reference = Reference(config, model_path, temperature, self.layout)
         self._cache: ReferenceCache | None = None
-        if algorithm.needs_reference and reference_cache is not None:
-            self._cache = ReferenceCache(reference_cache, rank(), config.reference_path or model_path)
-        if algorithm.needs_reference and not self._cache:
-            self._load_reference()
-        self.engine = DeepSpeedEngine(policy, config, total_optimizer_steps, Path(debug_folder))
-
-    def _load_reference(self) -> None:
-        """The frozen model of log π_ref; with adapters on the start model it is the policy without them."""
-        if self._reference is None and (self.config.lora is None or self.config.reference_path is not None):
-            path = self.config.reference_path or self.model_path
-            model = load_reference(path, self.config, self._temperature, self.layout)
-            self._reference = shard_reference(model, self.config)
+        if objective.needs_reference and reference_cache is not None:
+            self._cache = ReferenceCache(reference_cache, rank(), self._reference.path)
+        if objective.needs_reference and not self._cache:
+            self._reference.load()
+        self.engine = build_engine(model, config, total_optimizer_steps, Path(debug_folder))
 
     def update(self, examples: Sequence[Example], version: int | None = None) -> dict[str, float]:
-        """Train on one batch, in `algorithm.num_updates` optimizer steps. Examples without a token in the
+        """Train on one batch, in `objective.num_updates` optimizer steps. Examples without a token in the
         loss are left out. With the `version` that the batch improves, no token may be older than the bound.
         """
         started_s = time.perf_counter()
         examples = [example for example in examples if example.loss_mask.any()]
         if not examples:
             return {"learner/num_tokens": 0.0}
-        sampled = [e for e in examples if e.token_versions is not None or not self.algorithm.learns_from_rows]
+        sampled = [e for e in examples if e.token_versions is not None or not self.objective.learns_from_rows]
         staleness: dict[str, float] = {}
         if version is not None and sampled:
             staleness = staleness_metrics(sampled, version, self.max_staleness)
-        parts = self._prepared(self._mini_batches(examples), version)
-        metrics = _mean([self._train(part) for part in parts])
+        steps: list[StepMetrics] = []
+        for part in self._prepared(self._mini_batches(examples), version):
+            steps.append(self.forward_backward(part) | self.engine.step() | self._after_step(part))
+        metrics = over_steps(steps)
         self.num_batches += 1
         num_input_tokens = sum(input_length(example) for example in examples)
         metrics["learner/num_tokens"] = sum(float(example.loss_mask.sum()) for example in examples)
         metrics["learner/tokens_per_s"] = num_input_tokens / (time.perf_counter() - started_s)
         return _identical(metrics | staleness)
 
-    def _train(self, examples: list[Example]) -> dict[str, float]:
-        """One optimizer step on prepared examples, and what the algorithm learns from it beside the model."""
-        metrics = self.forward_backward(examples) | self.engine.step()
-        if self._sequence_losses:
-            shares = [part for parts in gather_objects(self._sequence_losses) for part in parts]
-            losses = {index: loss for part in shares for index, loss in part.items()}
-            metrics |= self.algorithm.after_step(examples, [losses[index] for index in range(len(examples))])
-        return metrics
-
-    def forward_backward(self, examples: Sequence[Example]) -> dict[str, float]:
+    def forward_backward(self, examples: Sequence[Example]) -> StepMetrics:
         """Add the gradient of the loss over `examples`, the global batch of one optimizer step.
 
         Means in the metrics are over the tokens of the sequences that were run, see `_with_gradient`. What dropout
@@ -136,37 +121,33 @@ class Learner:
         """
         draws = np.random.SeedSequence((self.seed, self.engine.num_steps, rank()))
         torch.manual_seed(int(draws.generate_state(1)[0]))
-        return self._passed(examples, self.engine.forward_backward)
+        run = self._with_gradient(examples)
+        loss = MeasuredLoss(self.objective, examples, run)
+        totals = self.engine.forward_backward(self._local_batches(run), loss)
+        self._sequence_losses = loss.sequence_losses
+        return loss.finished(totals)
+
+    def _after_step(self, examples: list[Example]) -> StepMetrics:
+        """What the objective learns beside the model, from the losses of before the optimizer step."""
+        if not self._sequence_losses:
+            return {}
+        shares = [part for parts in gather_objects(self._sequence_losses) for part in parts]
+        losses = {index: loss for part in shares for index, loss in part.items()}
+        return means(self.objective.after_step(examples, [losses[index] for index in range(len(examples))]))
 
     def evaluate(self, examples: Sequence[Example]) -> dict[str, float]:
         """The loss over `examples` and its metrics, without a gradient."""
         prepared = list(examples)
-        if self.algorithm.needs_reference:
+        if self.objective.needs_reference:
             prepared = self._with_logps(prepared, "reference_logps", everywhere=False)
-        return self._passed(prepared, self.engine.evaluate)
-
-    def _passed(self, examples: Sequence[Example], run_passes: Any) -> dict[str, float]:
-        normalizers, run = normalizers_of(examples), self._with_gradient(examples)
-        run_normalizers = normalizers_of(run)
-        num_units = len(units_of(run))
-        batches = self._local_batches(run)
-        self._sequence_losses = []
-        sums = run_passes(batches, _loss_with_mismatch(self.algorithm, normalizers, self._sequence_losses))
-        metrics = {"learner/loss": sums.pop("learner/loss/sum")}
-        num_positions = sums.pop("num_positions/sum")
-        metrics["learner/padding_share"] = 1 - sums.pop("num_input_tokens/sum") / num_positions
-        metrics["learner/skipped_share"] = 1 - run_normalizers.num_tokens / normalizers.num_tokens
-        for key, value in sums.items():
-            name, _, kind = key.rpartition("/")
-            denominators = {"sum": run_normalizers.num_tokens, "unit_sum": num_units}
-            metrics[name] = value / denominators[kind] if kind in denominators else value
-        finish_mismatch(metrics, run_normalizers.num_tokens / run_normalizers.num_sequences)
-        return metrics
+        run = self._with_gradient(prepared)
+        loss = MeasuredLoss(self.objective, prepared, run)
+        return values_of(loss.finished(self.engine.evaluate(self._local_batches(run), loss)))
 
     def logprobs(self, examples: Sequence[Example]) -> list[np.ndarray]:
         """(T,) log π_θ of every example's completion tokens."""
         local = dict(self._local_logps(examples, self.engine.logprobs))
-        everywhere = {index: logps for part in gather_objects(local) for index, logps in part.items()}
+        everywhere = _of_all_ranks(local)
         return [everywhere[index] for index in range(len(examples))]
 
     def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
@@ -183,16 +164,16 @@ class Learner:
 
     def save_state(self, folder: Path) -> None:
         """Everything that `load_state` needs to go on bit for bit."""
-        self.engine.save(Path(folder), {"num_batches": self.num_batches, "algorithm": self.algorithm.state()})
+        self.engine.save(Path(folder), {"num_batches": self.num_batches, "algorithm": self.objective.state()})
 
     def load_state(self, folder: Path) -> None:
         """What `save_state` wrote, with the same config and number of ranks."""
         state = self.engine.load(Path(folder))
         self.num_batches = state["num_batches"]
-        self.algorithm.load_state(state["algorithm"])
+        self.objective.load_state(state["algorithm"])
 
     def _mini_batches(self, examples: list[Example]) -> list[list[Example]]:
-        num_parts = min(self.algorithm.num_updates, len(examples))
+        num_parts = min(self.objective.num_updates, len(examples))
         if num_parts == 1:
             return [examples]
         order = np.random.default_rng((self.seed, self.num_batches)).permutation(len(examples))
@@ -200,17 +181,17 @@ class Learner:
 
     def _prepared(self, parts: list[list[Example]], version: int | None) -> list[list[Example]]:
         """The parts with log-probs of the other policies, and with final advantages."""
-        algorithm, everywhere = self.algorithm, self.algorithm.completes_batch
-        recomputes = len(parts) > 1 and algorithm.proximal == "recompute"
-        if recomputes or algorithm.needs_old_logps:
+        objective, everywhere = self.objective, self.objective.completes_batch
+        recomputes = len(parts) > 1 and objective.proximal == "recompute"
+        if recomputes or objective.needs_old_logps:
             # π_old is the policy before the first of several steps; with one step it is the policy itself.
             parts = [self._with_logps(part, "old_logps", everywhere) for part in parts]
-        if algorithm.needs_reference:
+        if objective.needs_reference:
             parts = [self._with_logps(part, "reference_logps", everywhere) for part in parts]
-        if algorithm.completes_batch:
-            completed = iter(algorithm.complete([example for part in parts for example in part]))
+        if objective.completes_batch:
+            completed = iter(objective.complete([example for part in parts for example in part]))
             parts = [[next(completed) for _ in part] for part in parts]
-        if algorithm.proximal == "loglinear":
+        if objective.proximal == "loglinear":
             parts = [_with_proximal_share(part, version, done / len(parts)) for done, part in enumerate(parts)]
         return parts
 
@@ -218,7 +199,7 @@ class Learner:
         """The examples that change the gradient: without KL and entropy terms, advantages of 0 do not. All of them
         where none does, so that the meters go on.
         """
-        if not self.algorithm.skips_zero_advantages:
+        if not self.objective.skips_zero_advantages:
             return examples
         return [example for example in examples if _teaches(example)] or examples
 
@@ -232,7 +213,7 @@ class Learner:
         missing = max(len(plan) for plan in plans) - len(batches)
         return batches + [stand_in(examples[0], self.layout)] * missing
 
-    def _local_logps(self, examples: Sequence[Example], logprobs: Any) -> Iterator[tuple[int, np.ndarray]]:
+    def _local_logps(self, examples: Sequence[Example], logprobs: LogprobsOf) -> Iterator[tuple[int, np.ndarray]]:
         """(index, (T,) log-probs) of this rank's share."""
         batches = self._local_batches(examples)
         for batch, logps in zip(batches, logprobs(batches), strict=True):
@@ -241,7 +222,9 @@ class Learner:
                 pieces = np.split(logps.numpy(), np.cumsum(lengths)[:-1])
                 yield from zip(batch.example_indices, pieces, strict=True)
 
-    def _with_logps(self, examples: list[Example], field: str, everywhere: bool) -> list[Example]:
+    def _with_logps(
+        self, examples: list[Example], field: Literal["old_logps", "reference_logps"], everywhere: bool
+    ) -> list[Example]:
         """The examples with `field` filled: on this rank's share, with zeros on those that other ranks train, or
         `everywhere`. Made in the micro-batches of the training pass, so that the last bits agree.
         """
@@ -253,7 +236,7 @@ class Learner:
         else:
             found = dict(self._local_logps(run, logprobs))
         if everywhere:
-            found = {place: logps for share in gather_objects(found) for place, logps in share.items()}
+            found = _of_all_ranks(found)
         filled = []
         for example in examples:
             logps = found.get(places.get(id(example), -1), np.zeros_like(example.loss_mask))
@@ -269,41 +252,13 @@ class Learner:
         missing = sorted({index for part in gather_objects(unknown) for index in part})
         if missing:
             computed = dict(self._local_logps([examples[index] for index in missing], self._reference_logprobs))
-            everywhere = {missing[place]: logps for part in gather_objects(computed) for place, logps in part.items()}
+            everywhere = {missing[place]: logps for place, logps in _of_all_ranks(computed).items()}
             found |= {index: everywhere[index] for index in unknown}
             cache.put([(examples[index], everywhere[index]) for index in unknown])
         return found
 
     def _reference_logprobs(self, batches: Sequence[MicroBatch]) -> list[torch.Tensor]:
-        self._load_reference()
-        if self._reference is None:
-            with self.engine.policy.without_adapter():
-                return self.engine.logprobs(batches)
-        with torch.no_grad():
-            return [self._reference(batch.to(self.engine.device))[0].cpu() for batch in batches]
-
-
-def _loss_with_mismatch(algorithm: Objective, normalizers: Normalizers, sequence_losses: list[dict[int, float]]) -> Any:
-    """The algorithm's loss, with the mismatch meter and the padding added to its metrics; fills `sequence_losses`."""
-
-    def loss(
-        logps: torch.Tensor, entropies: torch.Tensor, batch: MicroBatch
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        share, metrics = algorithm.loss(logps, entropies, batch, normalizers)
-        if "sequence/loss" in metrics:
-            losses = metrics.pop("sequence/loss").tolist()
-            sequence_losses.append(dict(zip(batch.example_indices, losses, strict=False)))  # a stand-in has no index
-        num_positions = batch.input_ids.numel() if batch.example_indices else 0
-        metrics["num_positions/sum"] = share.new_tensor(num_positions, dtype=torch.float64)
-        metrics["num_input_tokens/sum"] = share.new_tensor(batch.num_input_tokens, dtype=torch.float64)
-        if batch.rollout_logps is not None:
-            old_logps = logps.detach() if batch.old_logps is None else batch.old_logps
-            metrics |= mismatch_metrics(
-                old_logps, batch.rollout_logps, batch.loss_mask, batch.sequence_index, batch.sequence_lengths
-            )
-        return share, metrics
-
-    return loss
+        return self._reference.logprobs(self.engine, batches)
 
 
 def _threads(config: LearnerConfig) -> int:
@@ -330,14 +285,9 @@ def _with_proximal_share(examples: list[Example], version: int | None, steps_don
     return filled
 
 
-def _mean(parts: list[dict[str, float]]) -> dict[str, float]:
-    """Mean over the optimizer steps of one update; maxima stay maxima, minima minima."""
-    combined = {}
-    for key in {key: None for part in parts for key in part}:
-        values = [part[key] for part in parts if key in part]
-        extreme = max if "/max_" in key else min if "/min_" in key else None
-        combined[key] = extreme(values) if extreme else sum(values) / len(values)
-    return combined
+def _of_all_ranks(local: Mapping[int, np.ndarray]) -> dict[int, np.ndarray]:
+    """Of every rank's share together, by place."""
+    return {place: logps for share in gather_objects(local) for place, logps in share.items()}
 
 
 def _identical(metrics: dict[str, float]) -> dict[str, float]:

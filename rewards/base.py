@@ -7,6 +7,7 @@ no special case; a reward of single completions derives from `PointwiseReward`.
 
 from __future__ import annotations
 
+import errno
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
@@ -15,7 +16,20 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-FailureKind = Literal["timeout", "crash", "exception", "nan", "wrong_count", "unreachable"]
+FailureKind = Literal[
+    "timeout",
+    "crash",
+    "exception",
+    "nan",
+    "wrong_count",
+    "unreachable",
+    # the limits of a killable reward, named as in rewards/sandbox/limits.py
+    "memory",
+    "processes",
+    "file_size",
+    "cpu",
+    "reply",
+]
 
 
 @dataclass(frozen=True)
@@ -62,6 +76,16 @@ class KillableConfig(WeightedConfig):
     """Time for a process to start and import what the reward needs."""
     num_processes: int = Field(1, ge=1)
     """Processes that score side by side."""
+    environment: tuple[str, ...] = ()
+    """Names of environment variables that it may read, beside those that every program needs: keys stay outside."""
+    max_memory_gib: float | None = Field(4.0, gt=0, allow_inf_nan=False)
+    """Memory of each process with all that it starts (address space: twice as much); null: no limit."""
+    max_processes: int | None = Field(64, ge=1)
+    """Processes that one process may have below it at one time, itself included; null: no limit."""
+    max_file_gib: float | None = Field(1.0, gt=0, allow_inf_nan=False)
+    """Size of any file that it writes; null: no limit."""
+    max_cpu_s: float | None = Field(600.0, gt=0, allow_inf_nan=False)
+    """CPU seconds for one completion (`function`: for one group), of all threads; null: no limit."""
 
 
 class Reward(ABC):
@@ -94,7 +118,17 @@ class PointwiseReward(Reward):
         try:
             return float(self.score_one(completion, item, index))
         except Exception as error:  # a reward may never end a run
-            return RewardFailure("exception", f"{type(error).__name__}: {error}")
+            return failure_of(error)
+
+
+def failure_of(error: BaseException, words: str = "") -> RewardFailure:
+    """What code raised, as a failure: out of memory and a file too large are limits, not mistakes of the code."""
+    words = words or f"{type(error).__name__}: {error}"
+    if isinstance(error, MemoryError):
+        return RewardFailure("memory", words)
+    if isinstance(error, OSError) and error.errno == errno.EFBIG:
+        return RewardFailure("file_size", words)
+    return RewardFailure("exception", words)
 
 
 def typed_scores(values: object, num_completions: int) -> list[Score]:

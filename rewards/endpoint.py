@@ -70,7 +70,7 @@ class HttpReward(Reward):
         except httpx.HTTPStatusError as error:
             status = error.response.status_code
             body = error.response.text[:200]
-            failure = RewardFailure("unreachable" if _is_passing(error) else "exception", f"HTTP {status}: {body}")
+            failure = RewardFailure("unreachable" if _is_transient(error) else "exception", f"HTTP {status}: {body}")
         except httpx.TransportError as error:
             failure = RewardFailure("unreachable", f"{self._config.url}: {type(error).__name__}: {error}")
         except (ValueError, LookupError, TypeError) as error:
@@ -83,7 +83,7 @@ class HttpReward(Reward):
         attempts = tenacity.AsyncRetrying(
             stop=tenacity.stop_after_attempt(self._config.num_attempts),
             wait=tenacity.wait_random_exponential(multiplier=0.1, max=5),
-            retry=tenacity.retry_if_exception(_is_passing),
+            retry=tenacity.retry_if_exception(_is_transient),
             reraise=True,
         )
         body = {"prompt": item.prompt, "completions": item.completions, "references": item.references}
@@ -94,7 +94,7 @@ class HttpReward(Reward):
         return response.json()["scores"]
 
 
-def _is_passing(error: BaseException) -> bool:
+def _is_transient(error: BaseException) -> bool:
     """Whether another try may help."""
     import httpx
 

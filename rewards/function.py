@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 from pydantic import field_validator
 
-from raylign.rewards.base import Item, KillableConfig, Reward, RewardFailure, Score, typed_scores
+from raylign.rewards.base import Item, KillableConfig, Reward, Score, failure_of, typed_scores
 
 SIGNATURE = "(completions, prompt, references, row)"
 
@@ -95,5 +95,5 @@ class FunctionReward(Reward):
                 row=dict(item.row),
             )
         except Exception as error:  # a reward may never end a run
-            return [RewardFailure("exception", _described(error, self._file))] * len(item.completions)
+            return [failure_of(error, _described(error, self._file))] * len(item.completions)
         return typed_scores(values, len(item.completions))

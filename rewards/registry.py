@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
-from functools import partial
 from typing import Annotated, Any, cast, get_args
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, TypeAdapter
 
 from raylign.rewards.base import KillableConfig, Reward, WeightedConfig
 from raylign.rewards.endpoint import HttpConfig, HttpReward
@@ -112,14 +111,16 @@ RewardConfig = Annotated[AnyRewardConfig, Field(discriminator="name"), BeforeVal
 
 def build_reward(config: AnyRewardConfig) -> Reward:
     """The reward, ready to score. ValueError when it cannot work: a function that does not import, no such model."""
+    return Sandboxed(config, config.name) if isinstance(config, KillableConfig) else build_here(config)
+
+
+def build_here(config: AnyRewardConfig) -> Reward:
+    """The reward itself in this process: what a killable process does, and `build_reward` for the others."""
     # Every class here is built from its own config alone; the table pairs them.
     make = cast(Callable[[Any], Reward], _REWARD_OF_CONFIG[type(config)])
-    if not isinstance(config, KillableConfig):
-        return make(config)
-    return Sandboxed(
-        partial(make, config),
-        label=config.name,
-        deadline_s=config.deadline_s,
-        start_deadline_s=config.start_deadline_s,
-        num_processes=config.num_processes,
-    )
+    return make(config)
+
+
+def config_from_json(text: str) -> AnyRewardConfig:
+    config: AnyRewardConfig = TypeAdapter(RewardConfig).validate_json(text)
+    return config

@@ -20,7 +20,7 @@ from raylign.rollout.sample import IntArray, VersionSpan
 
 
 class StalenessError(RuntimeError):
-    """A token older than the bound came to the learner's door: an error of ours, never of the user."""
+    """A token older than the bound reached the learner: an error of ours, never of the user."""
 
 
 @dataclass(frozen=True)

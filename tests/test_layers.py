@@ -94,6 +94,12 @@ def test_ray_vllm_and_deepspeed_are_imported_only_where_they_are_hosted(library:
     assert not broken, "\n".join(broken)
 
 
+def test_only_the_builder_names_an_inference_engine() -> None:
+    """Another engine then touches the builder and its config; unit tests and benchmarks may build one directly."""
+    named = {file for _, file, name in all_imports() if name.startswith("raylign.rollout.engine.vllm_engine")}
+    assert named == {"rollout/engine/builder.py"}
+
+
 def imports_of_modules() -> dict[str, set[str]]:
     """Which modules of ours each module imports, wherever in the file and for whatever purpose, types included."""
     names = {

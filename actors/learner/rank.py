@@ -1,6 +1,6 @@
-"""One rank of the learner group: the verbs that commands name.
+"""One rank of the learner group: a learner that also sends its weights.
 
-Given a `LearnerSpec`, gives a `Learner` and the sending end of weight updates. All ranks run every verb together.
+Given a `LearnerSpec`; gives the verbs that commands name. All ranks run every verb together.
 """
 
 from __future__ import annotations
@@ -8,23 +8,33 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from raylign.actors.learner.spec import LearnerSpec
 from raylign.learners.engines.distributed import rank
-from raylign.learners.examples.example import Example
 from raylign.learners.learner import Learner
 from raylign.learners.model import export
-from raylign.rollout.weights.buckets import SharedMemorySender
+from raylign.rollout.weights.buckets import BucketInfo, SharedMemorySender
+
+if TYPE_CHECKING:
+    import torch
+    from ray.actor import ActorHandle
 
 
-class LearnerRank:
-    """A learner and its weight sender."""
+class WeightSender(Protocol):
+    """The sending end of nccl or ipc."""
+
+    def send_weights(self) -> None:
+        """All of them, to all connected engines."""
+
+
+class LearnerRank(Learner):
+    """Implements `RankVerbs`, most as the `Learner` that it is: no layer lies between a command and its work."""
 
     def __init__(self, spec: LearnerSpec) -> None:
         if cores := set(spec.cpu_cores) & os.sched_getaffinity(0):
             os.sched_setaffinity(0, cores)  # before torch starts its threads, which inherit it
-        self._learner = Learner(
+        super().__init__(
             spec.config,
             spec.model_path,
             spec.algorithm.build_objective(spec.max_staleness, spec.rows),
@@ -36,44 +46,35 @@ class LearnerRank:
             Path(spec.reference_cache) if spec.reference_cache else None,
         )
         if spec.state_folder is not None:
-            self._learner.load_state(Path(spec.state_folder))
+            self.load_state(Path(spec.state_folder))
         self._spec = spec
         self._sender = SharedMemorySender(spec.weights_bucket_bytes) if rank() == 0 else None
-        self._gpu_sender: Any = None
+        self._gpu_sender: WeightSender | None = None
 
-    def update(self, examples: Sequence[Example], version: int | None = None) -> dict[str, float]:
-        """One batch, this rank's share of it."""
-        return self._learner.update(examples, version)
-
-    def evaluate(self, examples: Sequence[Example]) -> dict[str, float]:
-        """Loss and metrics without a gradient."""
-        return self._learner.evaluate(examples)
+    def ready(self) -> None:
+        """It is, once `__init__` has ended."""
 
     def algorithm_state(self) -> dict[str, Any]:
-        """What the algorithm learned beside the model."""
-        return self._learner.algorithm.state()
+        """What the objective learned beside the model."""
+        return self.objective.state()
 
     def offload(self) -> None:
-        """See `DeepSpeedEngine.offload`."""
-        self._learner.engine.offload()
+        """See `LearnerEngine.offload`."""
+        self.engine.offload()
 
     def reload(self) -> None:
-        """See `DeepSpeedEngine.reload`."""
-        self._learner.engine.reload()
+        """See `LearnerEngine.reload`."""
+        self.engine.reload()
 
-    def logprobs(self, examples: Sequence[Example]) -> list[Any]:
-        """(T,) of each example, on every rank."""
-        return self._learner.logprobs(examples)
-
-    def export_weights(self, version: int) -> list[dict[str, Any]]:
-        """Bucket descriptions of the current weights (rank 0; the others only take part in gathering)."""
-        weights: Iterable[tuple[str, Any]]
+    def export_weights(self, version: int) -> list[BucketInfo]:
+        """Of the current weights, on rank 0; the others only take part in gathering."""
+        weights: Iterable[tuple[str, torch.Tensor]]
         adapter = None
         if self._spec.ships_adapters:
-            weights = export.adapter_weights(self._learner.engine).items()
-            adapter = export.adapter_config(self._learner.engine)
+            weights = export.adapter_weights(self.engine).items()
+            adapter = export.adapter_config(self.engine)
         else:
-            weights = self._learner.weights()
+            weights = self.weights()
         if self._sender is not None:
             return self._sender.export(version, weights, adapter)
         for _ in weights:
@@ -85,7 +86,7 @@ class LearnerRank:
         if self._sender is not None:
             self._sender.release()
 
-    def connect_weights(self, transport: str, handles: Sequence[Any]) -> None:
+    def connect_weights(self, transport: str, handles: Sequence[ActorHandle]) -> None:
         """Open the sending end of nccl or ipc. **Not run**: needs NVIDIA GPUs."""
         import ray.util
 
@@ -96,7 +97,7 @@ class LearnerRank:
         self._gpu_sender = make_trainer_sender(
             transport,
             client=EngineSyncClient(handles, self._spec.weights_deadline_s, gpus_per_engine),
-            source=LearnerSource(self._learner.weights, self._learner.weight_metadata),
+            source=LearnerSource(self.weights, self.weight_metadata),
             rank=rank(),
             num_engine_gpus=len(handles) * gpus_per_engine,
             master_address=ray.util.get_node_ip_address(),
@@ -110,5 +111,5 @@ class LearnerRank:
 
     def save(self, folder: str) -> None:
         """The model in Hugging Face format, and resumable state below `state/`."""
-        self._learner.save_model(Path(folder))
-        self._learner.save_state(Path(folder) / "state")
+        self.save_model(Path(folder))
+        self.save_state(Path(folder) / "state")

@@ -23,7 +23,7 @@ class LearnerSpec:
     state_folder: str | None = None
     """Resumable state to start from."""
     max_staleness: int = 0
-    """The bound that the learner asserts at its door."""
+    """The bound that the learner holds every token of an update to."""
     cpu_cores: tuple[int, ...] = ()
     """Cores that all ranks of this machine share; empty: those that Ray gives them."""
     rows: RunRows | None = None

@@ -1,6 +1,6 @@
-"""What a weight update is made of: its phases, the states of engines, what it did, how it failed.
+"""What a weight update is made of: its phases, what was exported, what it did, how it failed.
 
-Given nothing; gives the values that `actors/weights/publisher.py` works with.
+Given nothing; gives the values that the publisher and its transactions work with.
 """
 
 from __future__ import annotations
@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from raylign.rollout.weights.buckets import BucketInfo
+
 
 class Phase(StrEnum):
-    """Where a transaction stands."""
+    """Where an update stands."""
 
     IDLE = "idle"
     EXPORT = "export"
@@ -20,25 +22,6 @@ class Phase(StrEnum):
     VERIFY = "verify"
     COMMIT = "commit"
     ABORT = "abort"
-
-
-NEXT_PHASES = {
-    Phase.IDLE: {Phase.EXPORT, Phase.PREPARE},
-    Phase.EXPORT: {Phase.IDLE},
-    Phase.PREPARE: {Phase.TRANSFER, Phase.ABORT},
-    Phase.TRANSFER: {Phase.VERIFY, Phase.ABORT},
-    Phase.VERIFY: {Phase.COMMIT, Phase.ABORT},
-    Phase.COMMIT: {Phase.IDLE, Phase.ABORT},
-    Phase.ABORT: {Phase.PREPARE, Phase.IDLE},
-}
-
-
-class EngineState(StrEnum):
-    """What an engine holds. STALE: an old, unknown or mixed version, so it is routed nothing; CURRENT: the published
-    version, proven by its digest."""
-
-    STALE = "stale"
-    CURRENT = "current"
 
 
 class WeightUpdateError(RuntimeError):
@@ -62,24 +45,24 @@ class ExportedWeights:
     """One version of the learner's weights, set aside for engines to fetch."""
 
     version: int
-    buckets: tuple[dict[str, Any], ...]
+    buckets: tuple[BucketInfo, ...]
     """Where they lie; none with nccl and ipc, which read them from the learner itself."""
     export_s: float
 
     @property
     def num_bytes(self) -> int:
-        return sum(bucket["num_bytes"] for bucket in self.buckets)
+        return sum(bucket.num_bytes for bucket in self.buckets)
 
-    def calls(self, call_bytes: int) -> list[list[dict[str, Any]]]:
+    def calls(self, call_bytes: int) -> list[list[BucketInfo]]:
         """The buckets in order, so many together that a call moves about `call_bytes`; at least one in each."""
-        calls: list[list[dict[str, Any]]] = []
+        calls: list[list[BucketInfo]] = []
         held_bytes = call_bytes
         for bucket in self.buckets:
-            if held_bytes + bucket["num_bytes"] > call_bytes:
+            if held_bytes + bucket.num_bytes > call_bytes:
                 calls.append([])
                 held_bytes = 0
             calls[-1].append(bucket)
-            held_bytes += bucket["num_bytes"]
+            held_bytes += bucket.num_bytes
         return calls
 
 

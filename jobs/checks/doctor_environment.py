@@ -28,7 +28,7 @@ TESTED_VERSIONS = {
     "transformers": "5.19.0",
 }
 """As in requirements/*.txt; a test holds them together."""
-IN_THE_WAY = ("torchvision", "torchaudio", "torchcodec")
+CONFLICTING_PACKAGES = ("torchvision", "torchaudio", "torchcodec")
 """Needed for nothing here; builds for CUDA break `import transformers` beside a CPU torch."""
 IMPORT_DEADLINE_S = 180.0
 REINSTALL = "`make install` brings the tested version"
@@ -50,7 +50,7 @@ def check_environment(machine: Machine, imports: bool) -> Iterator[Diagnosis]:
 def installed_versions() -> dict[str, str]:
     """By import name; those that are not installed are left out."""
     versions: dict[str, str] = {}
-    for name in (*TESTED_VERSIONS, *IN_THE_WAY):
+    for name in (*TESTED_VERSIONS, *CONFLICTING_PACKAGES):
         for distribution in (name, f"{name}-cpu"):
             try:
                 versions[name] = importlib.metadata.version(distribution)
@@ -87,7 +87,7 @@ def check_versions(versions: Mapping[str, str]) -> Iterator[Diagnosis]:
 def check_conflicts(versions: Mapping[str, str]) -> Iterator[Diagnosis]:
     """Builds of torchvision and the like that do not fit a CPU torch."""
     on_cpu = versions.get("torch", "").endswith("+cpu")
-    for name in IN_THE_WAY:
+    for name in CONFLICTING_PACKAGES:
         if on_cpu and name in versions and not versions[name].endswith("+cpu"):
             yield Diagnosis(
                 name, "bad", f"{versions[name]} beside a CPU torch breaks imports", f"pip uninstall {name}: not needed"

@@ -274,15 +274,15 @@ def _check_memory(config: TrainConfig, size: ModelSize, num_engines: int, machin
     rough = rank[ACTIVATIONS]
     if machine.gpus:
         needed = sum(rank.values()) + (sum(engine.values()) if share_gpu else 0)
-        _hold_against(needed, rough, min(gpu.memory_bytes for gpu in machine.gpus), "a GPU", findings)
+        _check_fits(needed, rough, min(gpu.memory_bytes for gpu in machine.gpus), "a GPU", findings)
         return
     needed = config.learner.num_ranks * sum(rank.values()) + num_engines * sum(engine.values())
     needed += config.cluster.object_store_mib << 20
     findings.memory.append(("all roles and Ray's objects", "on this machine", needed))
-    _hold_against(needed, config.learner.num_ranks * rough, machine.free_memory_bytes, "this machine", findings)
+    _check_fits(needed, config.learner.num_ranks * rough, machine.free_memory_bytes, "this machine", findings)
 
 
-def _hold_against(num_bytes: int, rough_bytes: int, free_bytes: int, what: str, findings: Findings) -> None:
+def _check_fits(num_bytes: int, rough_bytes: int, free_bytes: int, what: str, findings: Findings) -> None:
     """More than there is: a problem if that is sure, a warning if a rule of thumb says so."""
     if num_bytes <= free_bytes:
         return

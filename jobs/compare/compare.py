@@ -59,7 +59,7 @@ def compare(config: CompareConfig) -> dict[str, Any]:
         }
         _write(config, found, pairs, judged)
         _print(config, found)
-    _refuse_nothing(found)
+    _check_anything_decided(found)
     return found
 
 
@@ -220,7 +220,7 @@ def _print(config: CompareConfig, found: dict[str, Any]) -> None:
     print(f"all of it: {config.folder / 'comparison.html'}, {config.folder / 'comparison.jsonl'}")
 
 
-def _refuse_nothing(found: dict[str, Any]) -> None:
+def _check_anything_decided(found: dict[str, Any]) -> None:
     """A comparison that decided nothing must not pass for one."""
     for by in ("reward", "judge"):
         rates = found[f"by_{by}"]

@@ -7,11 +7,11 @@ each problem: where it stands, the key, the value, what is allowed.
 from __future__ import annotations
 
 import difflib
-import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 KeyPath = tuple[str | int, ...]
@@ -36,11 +36,23 @@ def models_in(annotation: Any) -> list[type[BaseModel]]:
     return [model for part in get_args(annotation) for model in models_in(part)]
 
 
+def fields_of(model: type[BaseModel]) -> dict[str, FieldInfo]:
+    """Fields by the word that users write: `async` is one of Python's, so the attribute has another name."""
+    return {info.alias or name: info for name, info in model.model_fields.items()}
+
+
+def tags_of(model: type[BaseModel]) -> dict[str, Any]:
+    """Keys with one allowed value, which choose this class in a union of config classes."""
+    return {
+        key: literals[0] for key, info in fields_of(model).items() if len(literals := _literals(info.annotation)) == 1
+    }
+
+
 def dotted_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
-    """Every key that a flag or recipe may set, items of lists left out."""
+    """Every key that a flag or recipe may set, items of lists and mappings left out."""
     keys: dict[str, None] = {}
-    for name, info in model.model_fields.items():
-        inside = [] if _is_list(info.annotation) else models_in(info.annotation)
+    for name, info in fields_of(model).items():
+        inside = [] if is_collection(info.annotation) else models_in(info.annotation)
         for sub_model in inside:
             keys |= dict.fromkeys(dotted_keys(sub_model, f"{prefix}{name}."))
         if not inside:
@@ -48,49 +60,9 @@ def dotted_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
     return list(keys)
 
 
-def describe_item_keys(model: type[BaseModel]) -> str:
-    """Help for the keys of list items, which have no flags of their own (rewards)."""
-    blocks: dict[str, str] = {}
-    for key, annotation in _lists_of_models(model):
-        block = "".join(_describe(item) for item in models_in(annotation))
-        same = next((other for other, text in blocks.items() if text == block), None)
-        blocks[key] = f"\n    as items of {same}\n" if same else block
-    return "\n".join(
-        f"items of {key}, in a recipe or as --{key} '[{{\"name\": ...}}]':\n{block}" for key, block in blocks.items()
-    )
-
-
-def _is_list(annotation: Any) -> bool:
-    return get_origin(annotation) is list
-
-
-def _lists_of_models(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, info in model.model_fields.items():
-        if _is_list(info.annotation) and models_in(info.annotation):
-            yield f"{prefix}{name}", info.annotation
-        else:
-            for sub_model in models_in(info.annotation):
-                yield from _lists_of_models(sub_model, f"{prefix}{name}.")
-
-
-def _describe(item: type[BaseModel]) -> str:
-    summary = (item.__doc__ or "").strip().split("\n")[0]
-    tag = next((tags[0] for info in item.model_fields.values() if (tags := _literals(info.annotation))), "")
-    lines = [f"\n  {tag or item.__name__}: {summary}\n"]
-    for name, info in item.model_fields.items():
-        if name == "name" and tag:
-            continue
-        default = "(required)" if info.is_required() else f"(default: {info.get_default(call_default_factory=True)!r})"
-        lines.append(
-            textwrap.fill(
-                f"{name}  {info.description or ''} {default}",
-                100,
-                initial_indent=" " * 6,
-                subsequent_indent=" " * 12,
-            )
-            + "\n"
-        )
-    return "".join(lines)
+def is_collection(annotation: Any) -> bool:
+    """Whether its items have no flags of their own."""
+    return get_origin(annotation) in (list, dict)
 
 
 def _literals(annotation: Any) -> tuple[Any, ...]:
@@ -127,20 +99,15 @@ def _locate(model: type[BaseModel], detail: ErrorDetails) -> tuple[KeyPath, list
     *parents, last = detail["loc"] or ("",)
     unknown = detail["type"] == "extra_forbidden"
     for step in parents if unknown else detail["loc"]:
-        annotations = [each.model_fields[step].annotation for each in candidates if step in each.model_fields]
+        annotations = [fields[step].annotation for fields in map(fields_of, candidates) if step in fields]
         if annotations or isinstance(step, int):
             path.append(step)
         if annotations:
             candidates = [inner for annotation in annotations for inner in models_in(annotation)]
         else:
-            candidates = [each for each in candidates if step in _tags(each)] or candidates
-    names = list(dict.fromkeys(name for each in candidates for name in each.model_fields))
+            candidates = [each for each in candidates if step in tags_of(each).values()] or candidates
+    names = list(dict.fromkeys(name for each in candidates for name in fields_of(each)))
     return (*path, last) if unknown else tuple(path), names
-
-
-def _tags(model: type[BaseModel]) -> tuple[Any, ...]:
-    """The names that choose this class in a union of config classes."""
-    return next((_literals(info.annotation) for info in model.model_fields.values() if _literals(info.annotation)), ())
 
 
 def _sentence(model: type[BaseModel], key: str, path: KeyPath, details: list[ErrorDetails]) -> str:

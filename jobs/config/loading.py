@@ -11,6 +11,7 @@ import argparse
 import importlib.resources
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, cast
 
@@ -18,7 +19,9 @@ import yaml
 from pydantic import BaseModel, ValidationError, create_model
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsError
 
-from raylign.jobs.config.keys import KeyPath, describe_item_keys, dotted_keys, nearest, readable_problems
+from raylign.jobs.config.defaults import merged, with_defaults
+from raylign.jobs.config.help import describe_item_keys, help_of_keys
+from raylign.jobs.config.keys import KeyPath, dotted_keys, nearest, readable_problems
 
 Config = TypeVar("Config", bound=BaseModel)
 
@@ -55,11 +58,11 @@ def load_config(
 
 def resolve(config_class: type[Config], layers: Sequence[Layer]) -> Config:
     """Merge defaults and layers, later ones above, and validate once, so that all problems show together."""
-    values = _default_choices(config_class)
+    values: dict[str, Any] = {}
     for layer in layers:
         values = merged(values, layer.values)
     try:
-        return config_class.model_validate(values)
+        return config_class.model_validate(with_defaults(config_class, values))
     except ValidationError as error:
         places = [layer.places for layer in reversed(layers)]
         raise ConfigError("\n".join(readable_problems(config_class, error, places))) from None
@@ -68,24 +71,6 @@ def resolve(config_class: type[Config], layers: Sequence[Layer]) -> Config:
 def config_yaml(config: BaseModel) -> str:
     """The resolved config as a recipe that gives the same config again."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-
-
-def merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """Sections merge key by key; everything else, lists included, is replaced."""
-    result = dict(below)
-    for key, value in above.items():
-        old = result.get(key)
-        result[key] = merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
-    return result
-
-
-def _default_choices(config_class: type[BaseModel]) -> dict[str, Any]:
-    """Names of default variants, so that `--algorithm.clip_high 0.3` need not repeat `--algorithm.name grpo`."""
-    choices: dict[str, Any] = {}
-    for key, info in config_class.model_fields.items():
-        if isinstance(info.discriminator, str) and isinstance(info.default, BaseModel):
-            choices[key] = {info.discriminator: getattr(info.default, info.discriminator)}
-    return choices
 
 
 # files
@@ -178,7 +163,7 @@ def parse_words(config_class: type[BaseModel], words: list[str], program: str) -
     source: CliSettingsSource[Any] = CliSettingsSource(
         settings_class,
         root_parser=parser,
-        add_argument_method=_add_argument,
+        add_argument_method=partial(_add_argument, help_of_keys(config_class)),
         cli_parse_none_str="null",
         cli_hide_none_type=True,
         cli_avoid_json=True,
@@ -197,8 +182,11 @@ def parse_words(config_class: type[BaseModel], words: list[str], program: str) -
     return ParsedWords([*(read_recipe(find_recipe(file)) for file in files), flags], print_config)
 
 
-def _add_argument(parser: Any, *names: str, **options: Any) -> Any:
-    """As argparse's, but a switch may be `--resume`, `--resume true` or `--resume false`."""
+def _add_argument(help_texts: Mapping[str, str], parser: Any, *names: str, **options: Any) -> Any:
+    """As argparse's, but a switch may be `--resume`, `--resume true` or `--resume false`, and the default that help
+    tells is the one that is used: pydantic-settings tells that of the class, in a union that of the last member."""
+    if help_text := help_texts.get(names[-1].removeprefix("--")):
+        options["help"] = help_text.replace("%", "%%")
     if options.get("metavar") == "bool":
         options |= {"nargs": "?", "const": "true", "metavar": "true|false"}
     return parser.add_argument(*names, **options)

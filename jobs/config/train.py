@@ -35,7 +35,7 @@ BYTES_PER_TOKEN = 8
 """Of a completion in the experience log: its id and its log-prob."""
 
 
-class TrainConfig(Section):
+class TrainConfig(Section, serialize_by_alias=True):
     """One training run."""
 
     name: str = Field("run", min_length=1)
@@ -58,9 +58,7 @@ class TrainConfig(Section):
     """Rows known to be good, which decide the weights of those of `data` (bdr, bdr_online)."""
     sampling: SamplingConfig = SamplingConfig()
     rollout: RolloutConfig = RolloutConfig()
-    # the section `async`: a word of Python, which cannot be written as a field (read it as `asynchrony`)
-    locals()["__annotations__"]["async"] = AsyncConfig
-    locals()["async"] = AsyncConfig()
+    asynchrony: AsyncConfig = Field(AsyncConfig(), alias="async")  # `async` is a word of Python
     experience: ExperienceConfig = ExperienceConfig()
     rewards: list[RewardConfig] = Field([])
     """What is rewarded; the total is the weighted sum."""
@@ -71,12 +69,6 @@ class TrainConfig(Section):
     checkpoints: CheckpointConfig = CheckpointConfig()
     trackers: TrackersConfig = TrackersConfig()
     cluster: ClusterConfig = ClusterConfig()
-
-    @property
-    def asynchrony(self) -> AsyncConfig:
-        """The section `async`."""
-        section: AsyncConfig = getattr(self, "async")
-        return section
 
     @model_validator(mode="after")
     def _check(self) -> TrainConfig:

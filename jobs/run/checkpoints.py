@@ -8,6 +8,7 @@ in `complete.json`. A folder gets its name only when all of it is on disk; anyth
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
 import json
 import os
 import shutil
@@ -22,6 +23,8 @@ STATE = "state"
 """Subfolder for what only a resumed run needs: optimizer, scheduler, random states."""
 _TEMPORARY = ".tmp-"
 _REPLACED = ".replaced-"
+_NO_LONGER_KEPT = ("prompt_ordinal", "num_metrics_lines")
+"""Keys that older checkpoints have in `complete.json`; nothing read them."""
 
 
 @dataclass(frozen=True)
@@ -30,13 +33,9 @@ class CheckpointRecord:
 
     step: int
     """Steps finished; the next one has this number plus 1."""
-    prompt_ordinal: int
-    """Ordinal of the next prompt."""
     seed: int
     data_fingerprint: str
     """A resumed run must read the same data."""
-    num_metrics_lines: int
-    """Lines of metrics.jsonl when the checkpoint was taken."""
     versions: dict[str, str] = field(default_factory=dict)
     """Versions of raylign and the libraries that wrote it."""
     seconds: float = 0.0
@@ -122,11 +121,26 @@ class CheckpointStore:
                 shutil.rmtree(doomed)
 
 
+def check_model_is_there(folder: Path) -> None:
+    """Raise where a learner on another node has written its weights elsewhere."""
+    if not any(folder.glob("*.safetensors")):
+        raise RuntimeError(
+            f"the learner saved its weights, but {folder.absolute()} has none: on several nodes the run folder must "
+            "lie on a disk that all of them see (folder)"
+        )
+
+
+def library_versions() -> dict[str, str]:
+    """Of what writes a checkpoint."""
+    return {name: importlib.metadata.version(name) for name in ("raylign", "torch", "transformers")}
+
+
 def _read(path: Path) -> Checkpoint | None:
     try:
-        return Checkpoint(path, CheckpointRecord(**json.loads((path / "complete.json").read_text())))
+        kept = json.loads((path / "complete.json").read_text())
     except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
         return None
+    return Checkpoint(path, CheckpointRecord(**{key: kept[key] for key in kept.keys() - set(_NO_LONGER_KEPT)}))
 
 
 def _flush_to_disk(folder: Path) -> None:

@@ -5,19 +5,20 @@ Given a run's config, prompts and workers; gives a `StepBatch` for each step, an
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Protocol
 
 from raylign.actors.experience_host import ExperienceHost
 from raylign.actors.feeder import FeederCounts, RolloutFeeder
 from raylign.actors.rollout_pool import RolloutPool
+from raylign.actors.waiting import wait_for
 from raylign.jobs.config.train import TrainConfig
 from raylign.jobs.curricula.base import Curriculum
 from raylign.jobs.run.log_calls import answer
 from raylign.jobs.run.step_batches import StepBatch, StepBatches
 from raylign.rollout.experience.types import START, ExperienceConfig, LogPosition
+
+CLOSE_DEADLINE_S = 15.0
 
 
 class Batches(Protocol):
@@ -34,14 +35,8 @@ class ExperienceFlow(Protocol):
     def batches(self) -> Batches:
         """What the steps train."""
 
-    def weights_arrived(self, version: int) -> None:
-        """All engines sample from `version` now."""
-
-    def worker_lost(self, number: int, has_weights: Callable[[], bool]) -> None:
-        """A worker is about to be replaced: its groups are issued again, and nothing to it until it has weights."""
-
-    async def worker_started(self, number: int) -> None:
-        """The one in its place is there."""
+    def begin_step(self) -> None:
+        """The loop begins its next step: no evaluation has the engines."""
 
     def fail(self, error: Exception) -> None:
         """Engines cannot go on: whoever waits for a batch gets the error."""
@@ -75,7 +70,6 @@ class LiveFlow:
         step: int,
         position: dict[str, Any] | None,
         takes_turns: bool,
-        replace_worker: Callable[[int], Awaitable[Callable[[], bool]]],
     ) -> LiveFlow:
         """Open the log, and feed the engines from where the ledger says that things stand. `takes_turns`: engine and
         learner share a GPU, so nothing may run ahead (the bound η then holds with 0)."""
@@ -98,23 +92,15 @@ class LiveFlow:
             next_ordinal=opened.next_ordinal,
             ordered=rollout.deterministic,
             aborts_stale=config.asynchrony.stale == "drop",
-            replace_worker=replace_worker,
         )
         await feeder.start()
         return cls(log, feeder, StepBatches(log, feeder, curriculum, config, looks_ahead=runs_ahead > 0))
 
-    def weights_arrived(self, version: int) -> None:
-        self._feeder.weights_arrived(version)
-
-    def worker_lost(self, number: int, has_weights: Callable[[], bool]) -> None:
-        self._feeder.lose(number, has_weights)
-
-    async def worker_started(self, number: int) -> None:
-        await self._feeder.connect(number)
+    def begin_step(self) -> None:
+        self._feeder.begin_step()
 
     def fail(self, error: Exception) -> None:
-        if not self._feeder.failure.done():
-            self._feeder.failure.set_exception(error)
+        self._feeder.fail(error)
 
     async def trained(self, batch: StepBatch) -> tuple[FeederCounts | None, dict[str, Any] | None]:
         self._feeder.step_trained(batch.step + 1)
@@ -130,7 +116,7 @@ class LiveFlow:
         await self.batches.stop()
         await self._feeder.stop()
         try:
-            await asyncio.wait_for(self._log.close.remote(), 15.0)
+            await wait_for(self._log.close.remote(), "the experience log to close", CLOSE_DEADLINE_S)
         except Exception as error:
             print(f"the experience log did not close ({error}); what it has acknowledged is on disk", flush=True)
         finally:

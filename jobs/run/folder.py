@@ -80,11 +80,6 @@ class RunFolder:
         self._metrics_file = self.metrics_path.open("a")
         return len(cut)
 
-    @property
-    def num_metrics_lines(self) -> int:
-        """Lines written so far; kept in checkpoints."""
-        return len(self.metrics_path.read_text().splitlines())
-
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """The end result, for people and scripts."""
         write_atomically(self.summary_path, json.dumps(summary, indent=2) + "\n")

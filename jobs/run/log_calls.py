@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Awaitable
 from typing import Any
 
+from raylign.actors.waiting import DeadlineError, cause_of, wait_for
 from raylign.rollout.experience.types import ExperienceError
 
 LOG_DEADLINE_S = 120.0
@@ -18,12 +19,7 @@ LOG_DEADLINE_S = 120.0
 async def answer(call: Awaitable[Any], deadline_s: float = LOG_DEADLINE_S) -> Any:
     """What the log's process answers; its own words, or that it is gone or hangs, as an `ExperienceError`."""
     try:
-        async with asyncio.timeout(deadline_s):
-            return await call
-    except TimeoutError:
-        raise ExperienceError(
-            f"the experience log did not answer within {deadline_s:.0f} s; go on by --resume"
-        ) from None
+        return await wait_for(call, "the experience log", deadline_s)
     except Exception as error:
         raise experience_error(error) from error
 
@@ -41,5 +37,8 @@ def outcome(call: asyncio.Future[Any]) -> Any:
 
 def experience_error(error: Exception) -> Exception:
     """The log's own error, without Ray's around it; a mistake of the user's stays what it is."""
-    root = getattr(error, "cause", None) or error  # Ray wraps what an actor raised
-    return root if isinstance(root, (ValueError, ExperienceError)) else ExperienceError(str(root))
+    root = cause_of(error)
+    if isinstance(root, ValueError | ExperienceError):
+        return root
+    remedy = "; go on by --resume" if isinstance(root, DeadlineError) else ""
+    return ExperienceError(f"{root}{remedy}")

@@ -43,7 +43,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("rollout/failed_groups", "groups", "Prompts for which the engine gave no completion."),
     Metric("rollout/filtered_groups", "groups", "Groups without reward spread, replaced (dynamic sampling)."),
     Metric("rollout/reissued_prompts", "prompts", "Prompts generated again: their group failed or was dropped."),
-    Metric("rollout/refused_groups", "groups", "Groups that failed in the engine or were refused at the door."),
+    Metric("rollout/refused_groups", "groups", "Groups that failed in the engine, or whose output was refused."),
     Metric("rollout/aborted_groups", "groups", "Groups ended early, because they could not be used any more."),
     Metric("rollout/given_up_prompts", "prompts", "Prompts recorded as failed after several attempts."),
     Metric("rollout/tokens", "tokens", "Tokens in the groups of the step."),

@@ -51,7 +51,7 @@ async def open_run(
             engines = " and the engines" if parts.num_engines else ""
             with recorder.waiting("starting the learner" + engines):
                 rows = curriculum.run_rows(config.num_steps)
-                await parts.start(config.num_steps, folder.path, checkpoint, rows, run.engine_is_sick)
+                await parts.start(config.num_steps, folder.path, checkpoint, rows)
             recorder.started()
             yield run
         finally:

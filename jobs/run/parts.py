@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -30,9 +30,7 @@ from raylign.jobs.run.roles import (
     transport_between_nodes,
 )
 from raylign.learners.algorithms.facts import RunRows
-
-ReplaceEngine = Callable[[int], Coroutine[Any, Any, Any]]
-"""Ends a sick engine, by its number, and gives the handle of another in its place."""
+from raylign.learners.examples.example import Example
 
 
 class RunParts:
@@ -63,7 +61,6 @@ class RunParts:
         run_folder: Path,
         checkpoint: Checkpoint | None,
         rows: RunRows,
-        replace_engine: ReplaceEngine,
     ) -> None:
         """Side by side: most of their time is imports. `rows`: those of the run, for every rank."""
         config, num_gpus = self._config, num_cluster_gpus()
@@ -82,7 +79,7 @@ class RunParts:
         )
         starting: list[Coroutine[Any, Any, Any]] = [self.learner.start()]
         if self.num_engines:
-            starting.append(self._start_engines(checkpoint, cpus, share_gpu, engine_cores, replace_engine))
+            starting.append(self._start_engines(checkpoint, cpus, share_gpu, engine_cores))
         await asyncio.gather(*starting)
         if self.num_engines and self._lora:
             await self.publisher.catch_up()
@@ -121,7 +118,6 @@ class RunParts:
         cpus: float,
         share_gpu: bool,
         cores: list[int] | None,
-        replace_engine: ReplaceEngine,
     ) -> None:
         config, weights = self._config, self._config.weights
         if weights.transport == "auto":
@@ -147,14 +143,13 @@ class RunParts:
         self.evaluation_pool = self.rollouts
         if config.evaluation.rewards and config.evaluation.rewards != config.rewards:
             self.evaluation_pool = self.rollouts.with_rewards(await start_reward_server(config.evaluation.rewards))
-        self.publisher = WeightPublisher(
-            self.rollouts.workers,
-            self.learner,
-            weights,
-            version,
-            replace_engine=replace_engine,
-            engines_are_current=self._lora is None,
-        )
+        self.publisher = WeightPublisher(self.rollouts.fleet, self.learner, weights, version)
+
+    async def update(self, examples: list[Example], version: int | None) -> dict[str, float]:
+        """One batch through the learner; no engine is sent weights that change meanwhile."""
+        if self.num_engines:
+            await self.publisher.before_learning()
+        return await self.learner.update(examples, version)
 
     async def stop(self) -> None:
         """Reverse order, each part with a deadline, and the rest whatever happens to one."""

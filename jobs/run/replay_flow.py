@@ -6,7 +6,6 @@ does what the recorded one did, bit for bit.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from raylign.actors.feeder import FeederCounts
@@ -37,13 +36,7 @@ class ReplayFlow:
     def __init__(self, config: TrainConfig, curriculum: Curriculum) -> None:
         self.batches = ReplayBatches(config, curriculum)
 
-    def weights_arrived(self, version: int) -> None:
-        pass
-
-    def worker_lost(self, number: int, has_weights: Callable[[], bool]) -> None:
-        pass
-
-    async def worker_started(self, number: int) -> None:
+    def begin_step(self) -> None:
         pass
 
     def fail(self, error: Exception) -> None:

@@ -8,20 +8,26 @@ but for the only GPU of a machine, which one engine and one rank share.
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 from collections.abc import Sequence
 from typing import Any
 
 from raylign.actors.cores import share_of
+from raylign.actors.fleet import Fleet
 from raylign.actors.placement import reserve
 from raylign.actors.reward_server import RESTARTS, RewardServer
-from raylign.actors.rollout_pool import RolloutError, RolloutPool
+from raylign.actors.rollout_errors import RewardServerError, RolloutError
+from raylign.actors.rollout_pool import RolloutPool
 from raylign.actors.rollout_worker import RolloutWorker
+from raylign.actors.waiting import wait_for
 from raylign.actors.weights.transport import choose_transport
 from raylign.rewards.registry import RewardConfig
 from raylign.rollout.engine.config import EngineConfig
 
 REWARD_SERVER_START_S = 120.0
+START_GRACE_S = 30.0
+"""A worker that finds its engine not started in time says so by itself, with the engine's words."""
 SHARED_GPU = 0.5
 """Of the only GPU, what engine and learner rank each ask Ray for."""
 SHARED_GPU_ENGINE_MEMORY = 0.4
@@ -134,7 +140,14 @@ async def start_pool(
             )
         )
         try:
-            await _started(worker, f"rollout worker {index}", engine.start_deadline_s)
+            await wait_for(
+                worker.start.remote(),
+                f"rollout worker {index} to start",
+                engine.start_deadline_s + START_GRACE_S,
+                setting="engine.start_deadline_s",
+                error=RolloutError,
+                report_s=math.inf,  # the worker reports its engine's start itself
+            )
         except BaseException:
             ray.kill(worker)
             raise
@@ -148,7 +161,9 @@ async def start_pool(
             task.cancel()
         await asyncio.gather(*starting, return_exceptions=True)
         raise
-    return RolloutPool(workers, reward_server, answer_deadline_s, placements, start_worker)
+    # engines that are sent adapters serve nothing before they have some
+    fleet = Fleet(workers, current=not lora_rank, start=start_worker, placements=placements)
+    return RolloutPool(fleet, reward_server, answer_deadline_s)
 
 
 async def start_reward_server(rewards: Sequence[RewardConfig]) -> Any:
@@ -157,17 +172,12 @@ async def start_reward_server(rewards: Sequence[RewardConfig]) -> Any:
 
     options = {"num_cpus": 0, "max_concurrency": 1000, "max_restarts": RESTARTS, "max_task_retries": RESTARTS}
     server: Any = ray.remote(RewardServer).options(**options).remote(list(rewards))
+    names = ", ".join(reward.name for reward in rewards)
     try:
-        await asyncio.wait_for(server.ready.remote(), REWARD_SERVER_START_S)
-    except TimeoutError:
+        await wait_for(
+            server.ready.remote(), f"the rewards ({names}) to load", REWARD_SERVER_START_S, error=RewardServerError
+        )
+    except BaseException:
         ray.kill(server)
-        names = ", ".join(reward.name for reward in rewards)
-        raise RolloutError(f"the rewards ({names}) did not load within {REWARD_SERVER_START_S:.0f} s") from None
+        raise
     return server
-
-
-async def _started(worker: Any, name: str, deadline_s: float) -> None:
-    try:
-        await asyncio.wait_for(worker.start.remote(), deadline_s + 30)
-    except TimeoutError:
-        raise RolloutError(f"{name} did not start within {deadline_s:.0f} s (engine.start_deadline_s)") from None

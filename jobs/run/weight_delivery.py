@@ -19,10 +19,8 @@ if TYPE_CHECKING:
 class WeightDelivery:
     """At most one version under way."""
 
-    def __init__(
-        self, publisher: WeightPublisher, on_arrival: Callable[[int], None], on_failure: Callable[[Exception], None]
-    ) -> None:
-        self._publisher, self._on_arrival, self._on_failure = publisher, on_arrival, on_failure
+    def __init__(self, publisher: WeightPublisher, on_failure: Callable[[Exception], None]) -> None:
+        self._publisher, self._on_failure = publisher, on_failure
         self._under_way: asyncio.Task[None] | None = None
         self.metrics: dict[str, float] = {}
         """Of the last version that arrived."""
@@ -53,4 +51,3 @@ class WeightDelivery:
         except Exception as error:
             self._on_failure(error)  # the loop may be waiting for groups that no engine can give any more
             raise
-        self._on_arrival(exported.version)

@@ -301,9 +301,9 @@ class _Loop:
     def _on_engine_failure(self, engine: SimulatedEngine) -> None:
         self._trace.num_failures += 1
         if self._setting.failures.restarts == "job":
-            self._lose_job()
+            self._fail_job()
         elif engine.is_alive:
-            self._lose_engine(engine, self._setting.failures.engine_restart_s)
+            self._fail_engine(engine, self._setting.failures.engine_restart_s)
         self._plan_engine_failure(engine)
         self._admit()
         self._try_update()
@@ -311,18 +311,18 @@ class _Loop:
     def _on_learner_failure(self) -> None:
         self._trace.num_failures += 1
         if self._setting.failures.restarts == "job":
-            self._lose_job()
+            self._fail_job()
         else:
-            self._lose_learner(self._setting.failures.learner_restart_s)
+            self._fail_learner(self._setting.failures.learner_restart_s)
         self._plan_learner_failure()
 
-    def _lose_job(self) -> None:
+    def _fail_job(self) -> None:
         restart_s = max(self._setting.failures.engine_restart_s, self._setting.failures.learner_restart_s)
         for engine in self._engines:
-            self._lose_engine(engine, restart_s)
-        self._lose_learner(restart_s)
+            self._fail_engine(engine, restart_s)
+        self._fail_learner(restart_s)
 
-    def _lose_engine(self, engine: SimulatedEngine, restart_s: float) -> None:
+    def _fail_engine(self, engine: SimulatedEngine, restart_s: float) -> None:
         engine.advance(self._now)
         ordinals, num_tokens = engine.fail()
         engine.stamp += 1
@@ -330,9 +330,9 @@ class _Loop:
         self._again += len(ordinals)
         self._trace.num_lost_tokens += num_tokens
         count = engine.num_failures
-        self._at(self._now + restart_s, lambda: self._on_engine_back(engine, count))
+        self._at(self._now + restart_s, lambda: self._on_engine_restarted(engine, count))
 
-    def _on_engine_back(self, engine: SimulatedEngine, num_failures: int) -> None:
+    def _on_engine_restarted(self, engine: SimulatedEngine, num_failures: int) -> None:
         if engine.num_failures != num_failures:
             return  # it failed again meanwhile, and comes back later
         engine.advance(self._now)
@@ -340,7 +340,7 @@ class _Loop:
         heapq.heappush(self._loads, (0, engine.number))
         self._at(self._now, self._admit)  # after all that come back at this time, so that they share the groups
 
-    def _lose_learner(self, restart_s: float) -> None:
+    def _fail_learner(self, restart_s: float) -> None:
         every = self._setting.failures.checkpoint_every_steps
         kept = self._step - self._step % every if every else 0
         away_s = restart_s + sum(step.train_s for step in self._trace.steps[kept:])
@@ -350,9 +350,9 @@ class _Loop:
             self._after(away_s + self._training.train_s, self._on_trained)
         else:
             self._learner_is_away = True
-            self._after(away_s, self._on_learner_back)
+            self._after(away_s, self._on_learner_restarted)
 
-    def _on_learner_back(self) -> None:
+    def _on_learner_restarted(self) -> None:
         self._learner_is_away = False
         self._try_train()
 

@@ -27,6 +27,7 @@ from raylign.learners.algorithms.facts import (
 from raylign.learners.examples.example import Example, Normalizers
 from raylign.learners.examples.rows import Demonstration, WeighedRow
 from raylign.learners.losses.proximal import Proximal
+from raylign.learners.meters.metric import PassMetrics
 from raylign.rollout.sample import Group, PreferencePair
 
 if TYPE_CHECKING:
@@ -180,8 +181,8 @@ class Objective(Protocol):
         """The examples with final advantages, given all of one update, log-probs filled."""
 
     def after_step(self, examples: Sequence[Example], losses: Sequence[float]) -> dict[str, float]:
-        """Learn beside the model (a data selector, say) from the examples of one optimizer step and the `sequence/loss`
-        of each, on every rank the same; gives metrics. Called only where `loss` gives `sequence/loss`."""
+        """Learn beside the model (a data selector, say) from the examples of one optimizer step and the `SEQUENCE_LOSS`
+        of each, on every rank the same; gives metrics. Called only where `loss` gives it."""
 
     def state(self) -> dict[str, Any]:
         """What has been learned beside the model; checkpoints keep it."""
@@ -191,14 +192,12 @@ class Objective(Protocol):
 
     def loss(
         self, logps: torch.Tensor, entropies: torch.Tensor, batch: MicroBatch, normalizers: Normalizers
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """This micro-batch's share of the global loss (shares of all micro-batches add up to the loss), and
-        summed metrics.
+    ) -> tuple[torch.Tensor, PassMetrics]:
+        """This micro-batch's share of the global loss (shares of all micro-batches add up to the loss), and metrics.
 
         `logps`, `entropies`: (N,) over the N completion tokens of the micro-batch, in the order of `batch`'s
-        flat fields. Metrics are sums over tokens whose key ends in `/sum`, maxima (`/max`) or minima (`/min`); the
-        learner combines them over micro-batches and ranks, and divides sums by the number of tokens that it ran.
-        Keys ending in `/unit_sum` are divided by the number of units, and `sequence/loss`, (S,), goes to `after_step`.
+        flat fields. Metrics are scalars that say by their kind how they combine over micro-batches, ranks and steps
+        (learners/meters/metric.py); `SEQUENCE_LOSS`, (S,), goes to `after_step`.
         """
 
 

@@ -15,6 +15,7 @@ from raylign.learners.algorithms.facts import CurriculumKind, RunRows
 from raylign.learners.examples.example import Example, Normalizers
 from raylign.learners.examples.rows import Demonstration
 from raylign.learners.losses.policy import Aggregation, nll, token_weights
+from raylign.learners.meters.metric import PassMetrics, token_sum
 
 if TYPE_CHECKING:
     import torch
@@ -61,7 +62,7 @@ class Sft(PlainObjective):
 
     def loss(
         self, logps: torch.Tensor, entropies: torch.Tensor, batch: MicroBatch, normalizers: Normalizers
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    ) -> tuple[torch.Tensor, PassMetrics]:
         """Σ w·(−log π_θ)."""
         token_loss = nll(logps) * batch.sequence_weights[batch.sequence_index]
         kind = self.config.aggregation
@@ -69,4 +70,4 @@ class Sft(PlainObjective):
         weights = token_weights(
             aggregation, batch.loss_mask, batch.sequence_index, batch.sequence_lengths, normalizers, norm_constant=1.0
         )
-        return (weights * token_loss).sum(), {"learner/entropy/sum": (entropies * batch.loss_mask).sum()}
+        return (weights * token_loss).sum(), {"learner/entropy": token_sum((entropies * batch.loss_mask).sum())}

@@ -5,19 +5,11 @@ Given a `LearnerConfig`; gives the dtype and the token budget of a pass.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
 from raylign.learners.engines.distributed import local_device
-
-if TYPE_CHECKING:
-    import torch
-
-    from raylign.learners.examples.micro_batch import MicroBatch
-
-    LossFunction = Callable[[torch.Tensor, torch.Tensor, MicroBatch], tuple[torch.Tensor, dict[str, torch.Tensor]]]
 
 
 class LoraConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):

@@ -1,11 +1,12 @@
-"""The learner's DeepSpeed engine: `logprobs`, `forward_backward`, `step`, `save`/`load`.
+"""The learner's backend on DeepSpeed.
 
-Given a `PolicyModel` and a `LearnerConfig`; gives log-probs of micro-batches and optimizer steps on a loss.
+Given a model and a `LearnerConfig`; gives the verbs of `LearnerEngine` over `deepspeed.initialize`, at ZeRO stages 0 to
+3. What only DeepSpeed has (stages, its names for sharded parameters) stays in this file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,30 +14,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from raylign.learners.engines.config import LearnerConfig, resolve_dtype
-from raylign.learners.engines.distributed import local_device, rank, reduce_metrics, world_size
+from raylign.learners.engines.distributed import local_device, reduce_metrics, world_size
+from raylign.learners.engines.non_finite import NonFiniteError, non_finite_error
 from raylign.learners.engines.schedule import learning_rate
+from raylign.learners.meters.metric import Metric, PassMetrics, StepMetrics, add_metrics
 
 if TYPE_CHECKING:
     import torch
 
+    from raylign.learners.engines.base import FrozenModel, LearnerModel, LossFunction
     from raylign.learners.examples.micro_batch import MicroBatch
-    from raylign.learners.model.policy_model import PolicyModel
 
-    LossFunction = Callable[[torch.Tensor, torch.Tensor, MicroBatch], tuple[torch.Tensor, dict[str, torch.Tensor]]]
-
-
-NUM_NAMED_ROWS = 8
-
-
-class NonFiniteError(RuntimeError):
-    """A loss or gradient was NaN or infinite; the optimizer has not moved and the batch lies on disk."""
+NUM_NON_FINITE = "num_non_finite"
 
 
 class DeepSpeedEngine:
-    """Verbs over `deepspeed.initialize`. All ranks call every verb, with equally many micro-batches."""
+    """Implements `LearnerEngine`."""
 
     def __init__(
-        self, policy: PolicyModel, config: LearnerConfig, total_optimizer_steps: int, debug_folder: Path
+        self, policy: LearnerModel, config: LearnerConfig, total_optimizer_steps: int, debug_folder: Path
     ) -> None:
         import torch
 
@@ -49,6 +45,8 @@ class DeepSpeedEngine:
         self._plain_grad_norm = 0.0
         bf16 = resolve_dtype(config) == "bfloat16"
         self.zero_stage = max(1, config.zero_stage) if bf16 else config.zero_stage
+        # Stage 0 has torch's own optimizer, and bfloat16 at stage 1 DeepSpeed's BF16_Optimizer: neither can be moved.
+        self.moves_states = self.zero_stage > (1 if bf16 else 0)
         self.trainable = [parameter for parameter in policy.parameters() if parameter.requires_grad]
         shared = {"lr": config.learning_rate, "eps": config.adam_epsilon, "weight_decay": config.weight_decay}
         optimizer: torch.optim.Optimizer
@@ -82,27 +80,37 @@ class DeepSpeedEngine:
         }
 
     def logprobs(self, micro_batches: Sequence[MicroBatch]) -> list[torch.Tensor]:
-        """(N,) log-probs of each micro-batch's completion tokens, on the CPU."""
         with self._not_training():
             return [self._engine(batch.to(self.device))[0].cpu() for batch in micro_batches]
 
-    def forward_backward(self, micro_batches: Sequence[MicroBatch], loss: LossFunction) -> dict[str, float]:
-        """Add the gradients of Σ loss over micro-batches and ranks to those held; gives loss and metrics,
-        reduced over ranks.
-        """
-        totals, finite = self._passes(micro_batches, loss, self._backward)
+    def forward_backward(self, micro_batches: Sequence[MicroBatch], loss: LossFunction) -> StepMetrics:
+        totals: PassMetrics = {}
+        finite = []
+        for micro_batch in micro_batches:
+            share, metrics = self._loss_of(micro_batch, loss)
+            finite.append(share.detach().isfinite())
+            # DeepSpeed averages over the ranks; shares are to be added
+            self._engine.backward(share * world_size(), scale_wrt_gas=False)
+            add_metrics(totals, metrics)
         self._pending.extend(micro_batches)
-        if totals.pop("num_non_finite/sum"):
-            bad = [batch for batch, ok in zip(micro_batches, finite, strict=True) if not ok]
+        totals[NUM_NON_FINITE] = Metric(sum(~is_finite for is_finite in finite), "sum")
+        reduced = reduce_metrics(totals)
+        if reduced.pop(NUM_NON_FINITE).value:
+            bad = [batch for batch, is_finite in zip(micro_batches, finite, strict=True) if not is_finite]
             raise self._non_finite("loss", bad)
-        return totals
+        return reduced
 
-    def evaluate(self, micro_batches: Sequence[MicroBatch], loss: LossFunction) -> dict[str, float]:
-        """The same numbers without any gradient, and without dropout."""
+    def evaluate(self, micro_batches: Sequence[MicroBatch], loss: LossFunction) -> StepMetrics:
+        totals: PassMetrics = {}
         with self._not_training():
-            totals, _ = self._passes(micro_batches, loss, lambda share: None)
-        totals.pop("num_non_finite/sum")
-        return totals
+            for micro_batch in micro_batches:
+                add_metrics(totals, self._loss_of(micro_batch, loss)[1])
+        return reduce_metrics(totals)
+
+    def _loss_of(self, micro_batch: MicroBatch, loss: LossFunction) -> tuple[torch.Tensor, PassMetrics]:
+        batch = micro_batch.to(self.device)
+        logps, entropies = self._engine(batch)
+        return loss(logps, entropies, batch)
 
     @contextmanager
     def _not_training(self) -> Iterator[None]:
@@ -116,39 +124,7 @@ class DeepSpeedEngine:
         finally:
             self.policy.train()
 
-    def _backward(self, share: torch.Tensor) -> None:
-        # DeepSpeed averages over the ranks; shares are to be added
-        self._engine.backward(share * world_size(), scale_wrt_gas=False)
-
-    def _passes(
-        self, micro_batches: Sequence[MicroBatch], loss: LossFunction, use: Callable[[torch.Tensor], None]
-    ) -> tuple[dict[str, float], list[bool]]:
-        """Sums over micro-batches and ranks, and which of this rank's losses are finite."""
-        import torch
-
-        totals: dict[str, torch.Tensor] = {}
-        finite = []
-        for micro_batch in micro_batches:
-            batch = micro_batch.to(self.device)
-            logps, entropies = self._engine(batch)
-            share, metrics = loss(logps, entropies, batch)
-            finite.append(torch.isfinite(share.detach()))
-            use(share)
-            for key, value in {"learner/loss/sum": share.detach(), **metrics}.items():
-                if key not in totals:
-                    totals[key] = value.detach().double()
-                elif key.endswith("/max"):
-                    totals[key] = torch.maximum(totals[key], value.detach().double())
-                elif key.endswith("/min"):
-                    totals[key] = torch.minimum(totals[key], value.detach().double())
-                else:
-                    totals[key] = totals[key] + value.detach().double()
-        is_finite = torch.stack(finite)
-        totals["num_non_finite/sum"] = (~is_finite).sum()
-        return reduce_metrics(totals), is_finite.tolist()
-
-    def step(self) -> dict[str, float]:
-        """One optimizer step on the gradients held; gives the gradient norm before clipping and the learning rate."""
+    def step(self) -> StepMetrics:
         rate = learning_rate(self.config, self.num_steps, self.total_optimizer_steps)
         optimizer = self._engine.optimizer
         for group in optimizer.param_groups:
@@ -159,7 +135,7 @@ class DeepSpeedEngine:
         self._pending = []
         self.num_steps += 1
         norm = float(optimizer._global_grad_norm) if self.zero_stage else self._plain_grad_norm
-        return {"learner/grad_norm": norm, "learner/learning_rate": rate}
+        return {"learner/grad_norm": Metric(norm, "mean"), "learner/learning_rate": Metric(rate, "mean")}
 
     def _check_and_clip(self) -> None:
         """Stage 0, between the reduction of gradients and the optimizer: stop or clip."""
@@ -171,39 +147,30 @@ class DeepSpeedEngine:
             raise self._non_finite("gradient", self._pending)
 
     def _non_finite(self, what: str, batches: Sequence[MicroBatch]) -> NonFiniteError:
-        path = self.debug_folder / f"non_finite_step{self.num_steps}_rank{rank()}.npz"
-        if batches:
-            self.debug_folder.mkdir(parents=True, exist_ok=True)
-            arrays = [
-                {f"{number}/{name}": array for name, array in batch.arrays().items()}
-                for number, batch in enumerate(batches)
-            ]
-            merged: dict[str, Any] = {name: array for part in arrays for name, array in part.items()}
-            np.savez(path, **merged)
-        where = f"saved as {path}" if batches else f"another rank saved it beside {path}"
-        rows = sorted({row for batch in batches for row in batch.rows if row >= 0})
-        named = f" (rows {', '.join(map(str, rows[:NUM_NAMED_ROWS]))}{', …' if rows[NUM_NAMED_ROWS:] else ''})"
-        where += named if rows else ""
-        return NonFiniteError(
-            f"{what} not finite at optimizer step {self.num_steps}, before the optimizer moved; micro-batch {where}. "
-            "Look there for extreme log-probs or advantages; a lower learning rate or max_grad_norm often helps."
-        )
+        return non_finite_error(what, self.num_steps, batches, self.debug_folder)
+
+    def full_tensors(self, parameters: Sequence[torch.nn.Parameter]) -> list[torch.Tensor]:
+        import deepspeed
+
+        # A context must never be nested; what was gathered lives on in the tensors that alias it.
+        with deepspeed.zero.GatheredParameters(list(parameters), enabled=self.zero_stage == 3):
+            return [parameter.detach() for parameter in parameters]
+
+    def full_shape(self, parameter: torch.nn.Parameter) -> tuple[int, ...]:
+        return tuple(parameter.ds_shape if self.zero_stage == 3 else parameter.shape)
 
     def offload(self) -> None:
-        """Give the GPU's memory to the engine that shares it (colocated mode)."""
         import torch
 
-        if hasattr(self._engine.optimizer, "offload_states"):
+        if self.moves_states:
             self._engine.offload_states()
         torch.cuda.empty_cache()
 
     def reload(self) -> None:
-        """Take it back."""
-        if hasattr(self._engine.optimizer, "reload_states"):
+        if self.moves_states:
             self._engine.reload_states()
 
-    def save(self, folder: Path, extra: dict[str, Any]) -> None:
-        """Weights, optimizer, step and random states, and `extra`. Resume with as many ranks."""
+    def save(self, folder: Path, extra: Mapping[str, Any]) -> None:
         import torch
 
         state = {**extra, "num_steps": self.num_steps, "cpu_rng": torch.get_rng_state()}
@@ -212,7 +179,6 @@ class DeepSpeedEngine:
         self._engine.save_checkpoint(str(folder), tag="state", client_state=state)
 
     def load(self, folder: Path) -> dict[str, Any]:
-        """Take up what `save` wrote; gives its state, `extra` included."""
         import torch
 
         path, state = self._engine.load_checkpoint(str(folder), tag="state")
@@ -224,34 +190,30 @@ class DeepSpeedEngine:
             torch.cuda.set_rng_state(state["cuda_rng"], self.device)
         return state
 
-    def gathered(self, parameters: Sequence[torch.nn.Parameter]) -> Any:
-        """Context in which the full `parameters` are there (ZeRO-3). A collective; never nest it."""
-        import deepspeed
 
-        return deepspeed.zero.GatheredParameters(list(parameters), enabled=self.zero_stage == 3)
-
-
-def shard_reference(policy: PolicyModel, config: LearnerConfig) -> Callable[[MicroBatch], Any]:
-    """The frozen reference ready to run: sharded under ZeRO-3, else whole on every rank."""
+def shard_frozen(model: LearnerModel, config: LearnerConfig) -> FrozenModel:
+    """Sharded under ZeRO-3, else whole on every rank."""
     import torch
 
     bf16 = resolve_dtype(config) == "bfloat16"
     if config.zero_stage < 3:
-        return policy.to(local_device(), torch.bfloat16 if bf16 else torch.float32)
+        frozen: FrozenModel = model.to(local_device(), torch.bfloat16 if bf16 else torch.float32)
+        return frozen
     settings = {
         "train_micro_batch_size_per_gpu": 1,
         "zero_optimization": {"stage": 3},
         "bf16": {"enabled": bf16},
         "steps_per_print": None,
     }
-    return _initialize(policy, settings, None)
+    sharded: FrozenModel = _initialize(model, settings, None)
+    return sharded
 
 
-def _initialize(policy: PolicyModel, settings: dict[str, Any], optimizer: Any) -> Any:
+def _initialize(model: LearnerModel, settings: dict[str, Any], optimizer: torch.optim.Optimizer | None) -> Any:
     """`deepspeed.initialize`, quiet, and without compiling its shared-memory op (25 s; of use to inference only)."""
     import deepspeed
     from deepspeed.utils import logger
 
     logger.setLevel("ERROR")
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    return deepspeed.initialize(model=policy, optimizer=optimizer, config=settings, dist_init_required=False)[0]
+    return deepspeed.initialize(model=model, optimizer=optimizer, config=settings, dist_init_required=False)[0]

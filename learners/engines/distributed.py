@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import os
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from raylign.learners.meters.metric import Kind, Metric, PassMetrics, StepMetrics
 
 if TYPE_CHECKING:
     import torch
+
+T = TypeVar("T")
 
 
 def ensure_process_group(deadline_s: float) -> None:
@@ -55,34 +59,35 @@ def local_device() -> torch.device:
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
 
 
-def reduce_metrics(metrics: dict[str, torch.Tensor]) -> dict[str, float]:
-    """Sums (keys ending in `/sum` or `/unit_sum`), maxima (`/max`) and minima (`/min`) over the ranks, which must all
-    give the same keys."""
+def reduce_metrics(metrics: PassMetrics) -> StepMetrics:
+    """Of all ranks together, by kind; all ranks must give the same names."""
     import torch
     import torch.distributed as dist
 
-    result: dict[str, float] = {}
-    operations = (
-        (("/sum", "/unit_sum"), dist.ReduceOp.SUM),
-        (("/max",), dist.ReduceOp.MAX),
-        (("/min",), dist.ReduceOp.MIN),
+    result: StepMetrics = {}
+    operations: tuple[tuple[tuple[Kind, ...], Any], ...] = (
+        (("token_sum", "unit_sum", "sum"), dist.ReduceOp.SUM),
+        (("maximum",), dist.ReduceOp.MAX),
+        (("minimum",), dist.ReduceOp.MIN),
     )
-    for suffixes, operation in operations:
-        keys = sorted(key for key in metrics if key.endswith(suffixes))
-        if keys:
-            values = torch.stack([metrics[key].detach().double() for key in keys])
+    for kinds, operation in operations:
+        names = sorted(name for name in metrics if metrics[name].kind in kinds)
+        if names:
+            values = torch.stack([metrics[name].value.detach().double() for name in names])
             if dist.get_world_size() > 1:
                 dist.all_reduce(values, operation)
-            result.update(zip(keys, values.tolist(), strict=True))
+            reduced = zip(names, values.tolist(), strict=True)
+            result |= {name: Metric(value, metrics[name].kind) for name, value in reduced}
+    assert len(result) == len(metrics), "the mean of one rank says nothing of all: give sums"
     return result
 
 
-def gather_objects(value: Any) -> list[Any]:
+def gather_objects(value: T) -> list[T]:
     """`value` of every rank, in rank order, on every rank."""
     import torch.distributed as dist
 
     if dist.get_world_size() == 1:
         return [value]
-    values: list[Any] = [None] * dist.get_world_size()
+    values: list[T | None] = [None] * dist.get_world_size()
     dist.all_gather_object(values, value)
-    return values
+    return cast(list[T], values)

@@ -186,62 +186,98 @@ def micro_batches(examples: Sequence[Example], token_budget: int, layout: Layout
 
 
 def make_micro_batch(examples: Sequence[Example], indices: Sequence[int], layout: Layout) -> MicroBatch:
-    """One micro-batch of `examples[i] for i in indices`, which must be sorted by length when packed."""
+    """One micro-batch of `examples[i] for i in indices`, which must be sorted by length when packed.
+
+    Prompt f with completion G, and prompt a b with completion C D E:  padded [[f . . .], [a b C D]], packed
+    [[f a b C D]].  G and E are predicted and never fed; the output at f predicts G, those at b C D predict C D E.
+    """
     import torch
 
     chosen = [examples[i] for i in indices]
+    fed = _feed(chosen, layout)
+    loss_mask = np.concatenate([example.loss_mask for example in chosen]).astype(np.float32)
+    # Flat token fields (N,): completion after completion, in the order of `chosen`; never the prompts.
+    num_completion_tokens_S = np.array([len(example.completion_ids) for example in chosen])
+    targets = np.concatenate([example.completion_ids for example in chosen]).astype(np.int64)
+    # A sequence of C completion tokens is predicted by the outputs at the last C of its positions that were fed.
+    places = zip(fed.ends_S, num_completion_tokens_S, strict=True)
+    predictors = np.concatenate([np.arange(end - count, end) for end, count in places]).astype(np.int64)
+    unit_index, num_units = _unit_index(chosen)
+    return MicroBatch(
+        input_ids=torch.from_numpy(fed.input_ids),
+        position_ids=None if fed.position_ids is None else torch.from_numpy(fed.position_ids),
+        runs=fed.runs,
+        predictor_index=torch.from_numpy(predictors),
+        targets=torch.from_numpy(targets),
+        loss_mask=torch.from_numpy(loss_mask),
+        sequence_index=torch.from_numpy(np.repeat(np.arange(len(chosen)), num_completion_tokens_S)),
+        sequence_lengths=torch.tensor([float(example.loss_mask.sum()) for example in chosen]),
+        sequence_weights=torch.tensor([float(example.weight) for example in chosen]),
+        example_indices=tuple(indices),
+        rows=tuple(example.group for example in chosen),
+        num_input_tokens=sum(input_length(example) for example in chosen),
+        unit_index=torch.from_numpy(unit_index),
+        num_units=num_units,
+        facts={
+            name: torch.tensor([float(example.facts[name]) for example in chosen]) for name in sorted(chosen[0].facts)
+        },
+        **_optional_fields(chosen, loss_mask),
+    )
+
+
+@dataclass(frozen=True)
+class _Fed:
+    """What the model reads, and where each sequence ends in the flattened rows."""
+
+    input_ids: np.ndarray
+    """(B, L)"""
+    position_ids: np.ndarray | None
+    """(1, L) when packed."""
+    runs: tuple[tuple[int, int], ...] | None
+    ends_S: np.ndarray
+    """(S,) first position after the last one that was fed."""
+
+
+def _feed(chosen: Sequence[Example], layout: Layout) -> _Fed:
     lengths_S = np.array([input_length(example) for example in chosen])
-    completion_lengths_S = np.array([len(example.completion_ids) for example in chosen])
-    width = int(lengths_S.max())
     fed_S = [np.concatenate([example.prompt_ids, example.completion_ids])[:-1] for example in chosen]
-    starts_S = np.arange(len(chosen)) * width if layout == "padded" else np.cumsum(lengths_S) - lengths_S
-    position_ids, runs = None, None
     if layout == "padded":
+        # One row each, zeros on the right up to the longest: row s begins at s · width.
+        width = int(lengths_S.max())
         input_ids = np.zeros((len(chosen), width), np.int64)
         for row, fed in enumerate(fed_S):
             input_ids[row, : len(fed)] = fed
-    else:
-        input_ids = np.concatenate(fed_S).astype(np.int64)[None]
-        position_ids = torch.from_numpy(np.concatenate([np.arange(length) for length in lengths_S])[None])
-        run_lengths, run_counts = np.unique(lengths_S, return_counts=True)
-        runs = tuple(zip(run_counts.tolist(), run_lengths.tolist(), strict=True))
-    last_S = starts_S + lengths_S
-    predictors = [np.arange(last - count, last) for last, count in zip(last_S, completion_lengths_S, strict=True)]
-    masks = [example.loss_mask for example in chosen]
-    loss_mask = np.concatenate(masks).astype(np.float32)
-    optional = {}
+        return _Fed(input_ids, None, None, np.arange(len(chosen)) * width + lengths_S)
+    # One row for all, each sequence where the one before it ends, with positions that start again from 0.
+    position_ids = np.concatenate([np.arange(length) for length in lengths_S])[None]
+    run_lengths, run_counts = np.unique(lengths_S, return_counts=True)  # sorted by length: equal ones are neighbours
+    runs = tuple(zip(run_counts.tolist(), run_lengths.tolist(), strict=True))
+    return _Fed(np.concatenate(fed_S).astype(np.int64)[None], position_ids, runs, np.cumsum(lengths_S))
+
+
+def _optional_fields(chosen: Sequence[Example], loss_mask: np.ndarray) -> dict[str, torch.Tensor]:
+    """(N,) each of `TOKEN_FIELDS` that the examples have."""
+    import torch
+
+    fields_N = {}
     for name in TOKEN_FIELDS:
         values = [getattr(example, name) for example in chosen]
         if all(value is not None for value in values):
             flat = np.concatenate(values).astype(np.float32)
             # A masked token may hold anything (a forced end token has no engine log-prob): 0·NaN would spread.
-            optional[name] = torch.from_numpy(np.where(loss_mask > 0, flat, 0).astype(np.float32))
+            fields_N[name] = torch.from_numpy(np.where(loss_mask > 0, flat, 0).astype(np.float32))
         else:
             assert all(value is None for value in values), f"{name} is given for some examples but not for all"
-    unit_index = np.zeros(len(chosen), np.int64)
+    return fields_N
+
+
+def _unit_index(chosen: Sequence[Example]) -> tuple[np.ndarray, int]:
+    """(S,) the number of each sequence's unit in this micro-batch, and how many units there are."""
     units = units_of(chosen)
+    index_S = np.zeros(len(chosen), np.int64)
     for number, unit in enumerate(units):
-        unit_index[unit] = number
-    return MicroBatch(
-        input_ids=torch.from_numpy(input_ids),
-        position_ids=position_ids,
-        runs=runs,
-        predictor_index=torch.from_numpy(np.concatenate(predictors).astype(np.int64)),
-        targets=torch.from_numpy(np.concatenate([e.completion_ids for e in chosen]).astype(np.int64)),
-        loss_mask=torch.from_numpy(loss_mask),
-        sequence_index=torch.from_numpy(np.repeat(np.arange(len(chosen)), completion_lengths_S)),
-        sequence_lengths=torch.tensor([float(mask.sum()) for mask in masks]),
-        sequence_weights=torch.tensor([float(example.weight) for example in chosen]),
-        example_indices=tuple(indices),
-        rows=tuple(example.group for example in chosen),
-        num_input_tokens=int(lengths_S.sum()),
-        unit_index=torch.from_numpy(unit_index),
-        num_units=len(units),
-        facts={
-            name: torch.tensor([float(example.facts[name]) for example in chosen]) for name in sorted(chosen[0].facts)
-        },
-        **optional,
-    )
+        index_S[unit] = number
+    return index_S, len(units)
 
 
 def stand_in(like: Example, layout: Layout) -> MicroBatch:

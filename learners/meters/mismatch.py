@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from raylign.learners.meters.metric import Metric, PassMetrics, StepMetrics, maximum, minimum, token_sum
+
 if TYPE_CHECKING:
     import torch
 
@@ -25,8 +27,8 @@ def mismatch_metrics(
     loss_mask: torch.Tensor,
     sequence_index: torch.Tensor,
     sequence_lengths: torch.Tensor,
-) -> dict[str, torch.Tensor]:
-    """Over the unmasked tokens, before any correction; keys as `Algorithm.loss` returns them, with ρ = π_old/π_roll."""
+) -> PassMetrics:
+    """Over the unmasked tokens, before any correction; as `Objective.loss` gives metrics, with ρ = π_old/π_roll."""
     import torch
 
     with torch.no_grad():
@@ -37,42 +39,50 @@ def mismatch_metrics(
         means = torch.zeros_like(sequence_lengths, dtype=torch.float64).index_add(0, sequence_index, log_ratio)
         geometric = (means / sequence_lengths.clamp(min=1)).exp() * (sequence_lengths > 0)
         return {
-            "mismatch/mean_abs_logp_difference/sum": log_ratio.abs().sum(),
-            "mismatch/max_abs_logp_difference/max": log_ratio.abs().max(),
-            "mismatch/mean_ratio/sum": ratio.sum(),
-            "mismatch/max_ratio/max": ratio.max(),
-            "mismatch/min_ratio/min": torch.where(mask > 0, ratio, math.inf).min(),
-            "mismatch/ratio_squared/sum": ratio.square().sum(),
-            "mismatch/geometric_mean_ratio/sum": geometric.sum(),
-            "mismatch/old/sum": old.sum(),
-            "mismatch/rollout/sum": rollout.sum(),
-            "mismatch/old_squared/sum": old.square().sum(),
-            "mismatch/rollout_squared/sum": rollout.square().sum(),
-            "mismatch/product/sum": (old * rollout).sum(),
+            "mismatch/mean_abs_logp_difference": token_sum(log_ratio.abs().sum()),
+            "mismatch/max_abs_logp_difference": maximum(log_ratio.abs().max()),
+            "mismatch/mean_ratio": token_sum(ratio.sum()),
+            "mismatch/max_ratio": maximum(ratio.max()),
+            "mismatch/min_ratio": minimum(torch.where(mask > 0, ratio, math.inf).min()),
+            "mismatch/ratio_squared": token_sum(ratio.square().sum()),
+            "mismatch/geometric_mean_ratio": token_sum(geometric.sum()),
+            "mismatch/old": token_sum(old.sum()),
+            "mismatch/rollout": token_sum(rollout.sum()),
+            "mismatch/old_squared": token_sum(old.square().sum()),
+            "mismatch/rollout_squared": token_sum(rollout.square().sum()),
+            "mismatch/product": token_sum((old * rollout).sum()),
         }
 
 
-def weight_metrics(weights: torch.Tensor, loss_mask: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Sums over a correction's (N,) weights of the tokens in the loss."""
+def weight_metrics(weights: torch.Tensor, loss_mask: torch.Tensor) -> PassMetrics:
+    """Over a correction's (N,) weights of the tokens in the loss."""
     counted = weights.double() * loss_mask.double()
-    return {"mismatch/weight/sum": counted.sum(), "mismatch/weight_squared/sum": counted.square().sum()}
+    return {
+        "mismatch/weight": token_sum(counted.sum()),
+        "mismatch/weight_squared": token_sum(counted.square().sum()),
+    }
 
 
-def finish_mismatch(means: dict[str, float], tokens_per_sequence: float) -> None:
-    """Turn token means of the sums above into the metrics of a step, in place."""
-    if "mismatch/mean_ratio" not in means:
-        return
-    means["mismatch/geometric_mean_ratio"] *= tokens_per_sequence
-    means[SHARE] = effective_sample_size_share(means["mismatch/mean_ratio"], means.pop("mismatch/ratio_squared"))
-    if "mismatch/weight" in means:
-        mean, mean_squared = means.pop("mismatch/weight"), means.pop("mismatch/weight_squared")
-        means[WEIGHTED_SHARE] = effective_sample_size_share(mean, mean_squared)
-    old, rollout = means.pop("mismatch/old"), means.pop("mismatch/rollout")
-    old_variance = means.pop("mismatch/old_squared") - old**2
-    rollout_variance = means.pop("mismatch/rollout_squared") - rollout**2
-    covariance = means.pop("mismatch/product") - old * rollout
+def finish_mismatch(metrics: StepMetrics, tokens_per_sequence: float) -> StepMetrics:
+    """The metrics of a step, given token means of the sums above among others; those others as they are."""
+    if "mismatch/mean_ratio" not in metrics:
+        return metrics
+    rest = dict(metrics)
+    mean_ratio, geometric = rest["mismatch/mean_ratio"].value, rest["mismatch/geometric_mean_ratio"].value
+    rest["mismatch/geometric_mean_ratio"] = Metric(geometric * tokens_per_sequence, "mean")
+    share = effective_sample_size_share(mean_ratio, rest.pop("mismatch/ratio_squared").value)
+    rest[SHARE] = Metric(share, "mean")
+    if "mismatch/weight" in rest:
+        mean, mean_squared = rest.pop("mismatch/weight").value, rest.pop("mismatch/weight_squared").value
+        rest[WEIGHTED_SHARE] = Metric(effective_sample_size_share(mean, mean_squared), "mean")
+    old, rollout = rest.pop("mismatch/old").value, rest.pop("mismatch/rollout").value
+    old_variance = rest.pop("mismatch/old_squared").value - old**2
+    rollout_variance = rest.pop("mismatch/rollout_squared").value - rollout**2
+    covariance = rest.pop("mismatch/product").value - old * rollout
     if old_variance > 1e-12 and rollout_variance > 1e-12:
-        means["mismatch/logp_correlation"] = covariance / math.sqrt(old_variance * rollout_variance)
+        correlation = covariance / math.sqrt(old_variance * rollout_variance)
+        rest["mismatch/logp_correlation"] = Metric(correlation, "mean")
+    return rest
 
 
 def effective_sample_size_share(mean_ratio: float, mean_squared_ratio: float) -> float:

@@ -1,4 +1,4 @@
-"""The last guard of the staleness bound, at the learner's door.
+"""The last guard of the staleness bound, where examples reach the learner.
 
 Given the examples of one update and the version that they improve; gives the staleness metrics of their trained tokens,
 or a `StalenessError` when one is outside the bound.
@@ -15,7 +15,8 @@ from raylign.rollout.staleness import StalenessError, too_old
 
 
 def staleness_metrics(examples: Sequence[Example], version: int, max_staleness: int) -> dict[str, float]:
-    """Mean, maximum and histogram of `version` minus the version of every token in the loss."""
+    """Mean, maximum and histogram of `version` minus the version of every token in the loss. Of the whole batch, on
+    every rank: nothing is left to combine."""
     versions = np.concatenate([_trained_versions(example) for example in examples])
     if (bad := too_old(versions, version, max_staleness)).any():
         raise StalenessError(

@@ -1,12 +1,13 @@
 """The policy's weights under their Hugging Face names, and model folders made of them.
 
-Given a `DeepSpeedEngine`; gives full tensors bucket by bucket (gathered under ZeRO-3, adapters merged), their
+Given a `LearnerEngine`; gives full tensors bucket by bucket (gathered where they are sharded, adapters merged), their
 metadata, and a folder that loads in transformers and vLLM.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ import torch
 from raylign.learners.engines.distributed import rank
 
 if TYPE_CHECKING:
-    from raylign.learners.engines.deepspeed_engine import DeepSpeedEngine
+    from raylign.learners.engines.base import LearnerEngine
 
 GATHER_BYTES = 256 * 2**20
 SHARD_BYTES = 4 * 2**30
@@ -33,7 +34,7 @@ TOKENIZER_FILES = (
 )
 
 
-def export_names(engine: DeepSpeedEngine) -> list[tuple[str, torch.nn.Parameter]]:
+def export_names(engine: LearnerEngine) -> list[tuple[str, torch.nn.Parameter]]:
     """(name in the Hugging Face model, parameter) in model order; no adapters, a tied head once."""
     return [
         (name.replace(".base_layer.", "."), parameter)
@@ -42,16 +43,14 @@ def export_names(engine: DeepSpeedEngine) -> list[tuple[str, torch.nn.Parameter]
     ]
 
 
-def weight_metadata(engine: DeepSpeedEngine) -> list[tuple[str, tuple[int, ...], torch.dtype]]:
+def weight_metadata(engine: LearnerEngine) -> list[tuple[str, tuple[int, ...], torch.dtype]]:
     """(name, full shape, dtype) of what `weights` yields, in its order; needs no collective."""
-    return [
-        (name, tuple(getattr(parameter, "ds_shape", parameter.shape)), parameter.dtype)
-        for name, parameter in export_names(engine)
-    ]
+    return [(name, engine.full_shape(parameter), parameter.dtype) for name, parameter in export_names(engine)]
 
 
-def weights(engine: DeepSpeedEngine) -> Iterator[tuple[str, torch.Tensor]]:
-    """Full weights in model order. All ranks must go through it together (under ZeRO-3 each bucket is a collective).
+def weights(engine: LearnerEngine) -> Iterator[tuple[str, torch.Tensor]]:
+    """Full weights in model order. All ranks must go through it together (each bucket is a collective where
+    parameters are sharded).
 
     Adapters are merged in float32. A tensor may alias the live parameter: copy what outlives the next step.
     """
@@ -60,7 +59,7 @@ def weights(engine: DeepSpeedEngine) -> Iterator[tuple[str, torch.Tensor]]:
     num_bytes = 0
     for name, parameter in export_names(engine):
         bucket.append((name, parameter))
-        num_bytes += getattr(parameter, "ds_numel", parameter.numel()) * parameter.element_size()
+        num_bytes += math.prod(engine.full_shape(parameter)) * parameter.element_size()
         if num_bytes >= GATHER_BYTES:
             yield from _full_tensors(engine, bucket, adapters)
             bucket, num_bytes = [], 0
@@ -80,13 +79,13 @@ class _Adapter:
     is_transposed: bool
     """W lies as (in, out), as in GPT-2."""
 
-    def merged_into(self, weight: torch.Tensor) -> torch.Tensor:
-        """In float32, then in the dtype of `weight`."""
-        update = self.scaling * (self.b.float() @ self.a.float())
+    def merged_into(self, weight: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        """With the whole matrices; in float32, then in the dtype of `weight`."""
+        update = self.scaling * (b.float() @ a.float())
         return (weight.float() + (update.T if self.is_transposed else update)).to(weight.dtype)
 
 
-def _adapters(engine: DeepSpeedEngine) -> dict[str, _Adapter]:
+def _adapters(engine: LearnerEngine) -> dict[str, _Adapter]:
     """By the base weight's name."""
     if engine.policy.peft is None:
         return {}
@@ -105,23 +104,23 @@ def _adapters(engine: DeepSpeedEngine) -> dict[str, _Adapter]:
 
 
 def _full_tensors(
-    engine: DeepSpeedEngine,
+    engine: LearnerEngine,
     bucket: list[tuple[str, torch.nn.Parameter]],
     adapters: dict[str, _Adapter],
 ) -> list[tuple[str, torch.Tensor]]:
-    needed = [parameter for _, parameter in bucket]
-    needed += [matrix for name, _ in bucket if name in adapters for matrix in (adapters[name].a, adapters[name].b)]
+    merged = [adapters[name] for name, _ in bucket if name in adapters]
+    needed = [parameter for _, parameter in bucket] + [matrix for each in merged for matrix in (each.a, each.b)]
+    full = {id(parameter): tensor for parameter, tensor in zip(needed, engine.full_tensors(needed), strict=True)}
     tensors = []
-    with engine.gathered(needed), torch.no_grad():
-        for name, parameter in bucket:
-            tensor = parameter.detach()
-            if name in adapters:
-                tensor = adapters[name].merged_into(tensor)
-            tensors.append((name, tensor))
-    return tensors  # outside the context: a consumer may wait as long as it likes
+    for name, parameter in bucket:
+        tensor = full[id(parameter)]
+        if adapter := adapters.get(name):
+            tensor = adapter.merged_into(tensor, full[id(adapter.a)], full[id(adapter.b)])
+        tensors.append((name, tensor))
+    return tensors
 
 
-def save_model(engine: DeepSpeedEngine, folder: Path, source: str) -> None:
+def save_model(engine: LearnerEngine, folder: Path, source: str) -> None:
     """Write the Hugging Face folder on rank 0: config, safetensors, tokenizer of `source`; adapters beside under
     `adapter/`. Files are written while weights are gathered, so no process holds more than one of them.
     """
@@ -152,7 +151,7 @@ def save_model(engine: DeepSpeedEngine, folder: Path, source: str) -> None:
         engine.policy.peft.save_pretrained(str(folder / "adapter"), state_dict=adapter, save_embedding_layers=False)
 
 
-def _plan_files(engine: DeepSpeedEngine) -> dict[str, str]:
+def _plan_files(engine: LearnerEngine) -> dict[str, str]:
     """Which file each weight goes to, in model order, none much over `SHARD_BYTES`."""
     numbers, number, held_bytes = {}, 1, 0
     for name, shape, dtype in weight_metadata(engine):
@@ -166,12 +165,13 @@ def _plan_files(engine: DeepSpeedEngine) -> dict[str, str]:
     return {name: f"model-{part:05d}-of-{number:05d}.safetensors" for name, part in numbers.items()}
 
 
-def adapter_weights(engine: DeepSpeedEngine) -> dict[str, torch.Tensor]:
-    """The adapters alone, under the names that peft gives them in a file; copies. A collective under ZeRO-3."""
+def adapter_weights(engine: LearnerEngine) -> dict[str, torch.Tensor]:
+    """The adapters alone, under the names that peft gives them in a file; copies. A collective where parameters are
+    sharded."""
     return {name.replace(".default.", "."): tensor for name, tensor in _adapter_state(engine).items()}
 
 
-def adapter_config(engine: DeepSpeedEngine) -> dict[str, Any]:
+def adapter_config(engine: LearnerEngine) -> dict[str, Any]:
     """What `adapter_config.json` says beside them."""
     assert engine.policy.peft is not None, "only with learner.lora"
     config = engine.policy.peft.peft_config["default"]
@@ -185,15 +185,15 @@ def adapter_config(engine: DeepSpeedEngine) -> dict[str, Any]:
     }
 
 
-def _adapter_state(engine: DeepSpeedEngine) -> dict[str, torch.Tensor]:
+def _adapter_state(engine: LearnerEngine) -> dict[str, torch.Tensor]:
     if engine.policy.peft is None:
         return {}
     named = [(n, p) for n, p in engine.policy.peft.named_parameters() if ".lora_" in n]
-    with engine.gathered([parameter for _, parameter in named]):
-        return {name: parameter.detach().cpu().clone() for name, parameter in named}
+    tensors = engine.full_tensors([parameter for _, parameter in named])
+    return {name: tensor.cpu().clone() for (name, _), tensor in zip(named, tensors, strict=True)}
 
 
-def _save_config(engine: DeepSpeedEngine, folder: Path) -> None:
+def _save_config(engine: LearnerEngine, folder: Path) -> None:
     model = engine.policy.model
     config = model.config.to_dict()
     config["dtype"] = str(next(iter(weight_metadata(engine)))[2]).removeprefix("torch.")

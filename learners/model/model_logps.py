@@ -20,8 +20,8 @@ def answer_logps(
     """`temperature`: the one that the answers were sampled at."""
     import torch
 
+    from raylign.learners.engines.build import shard_frozen
     from raylign.learners.engines.config import resolve_micro_batch_tokens
-    from raylign.learners.engines.deepspeed_engine import shard_reference
     from raylign.learners.engines.distributed import local_device
     from raylign.learners.examples.example import Example
     from raylign.learners.examples.micro_batch import micro_batches
@@ -29,7 +29,7 @@ def answer_logps(
 
     config = LearnerConfig()
     layout, device = resolve_layout(config, model_path), local_device()
-    model = shard_reference(load_reference(model_path, config, temperature, layout), config)
+    model = shard_frozen(load_reference(model_path, config, temperature, layout), config)
     examples = [
         Example(prompt, answer, loss_mask=np.ones(len(answer), np.float32))
         for prompt, answer in zip(prompts, answers, strict=True)

@@ -84,7 +84,7 @@ class PolicyModel(nn.Module):
     @contextmanager
     def without_adapter(self) -> Iterator[None]:
         """Inside, the adapters are off: the start model. peft's own switch also clears `requires_grad`, which would cut
-        DeepSpeed's gradient hooks, so only the layers' flag is set."""
+        the engine's gradient hooks, so only the layers' flag is set."""
         from peft.tuners.tuners_utils import BaseTunerLayer
 
         layers = [module for module in self.model.modules() if isinstance(module, BaseTunerLayer)]

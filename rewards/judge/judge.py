@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Literal
 from raylign.rewards.judge.cache import JudgeCache
 from raylign.rewards.judge.config import JudgeConfig, JudgeEndpoint
 from raylign.rewards.judge.prompt import UnreadableReply, question, read_scores
-from raylign.rewards.judge.request_pace import RequestPace
+from raylign.rewards.judge.rate_limiter import RateLimiter
 
 if TYPE_CHECKING:
     import openai
@@ -32,7 +32,7 @@ JudgeFailureKind = Literal["timeout", "unreachable", "rate_limited", "unreadable
 BYTES_PER_TOKEN = 3
 """A low estimate, so that token limits are rather kept than met."""
 NO_KEY = "none"
-HOPELESS = (401, 403, 404)
+PERMANENT_ERRORS = (401, 403, 404)
 """Statuses that every other pair would meet as well: no key, no right, no such model."""
 
 
@@ -73,38 +73,38 @@ class Judge:
         self._keys = [_api_key(endpoint) for endpoint in config.endpoints]
 
     def compare(
-        self, pairs: Sequence[AnswerPair], told: Callable[[int], None] | None = None
+        self, pairs: Sequence[AnswerPair], on_done: Callable[[int], None] | None = None
     ) -> list[Verdict | JudgeFailure]:
-        """In the order of the pairs. `told(n)`: n pairs are done."""
-        return asyncio.run(self._compare_all(pairs, told))
+        """In the order of the pairs. `on_done(n)`: n pairs are done."""
+        return asyncio.run(self._compare_all(pairs, on_done))
 
     async def _compare_all(
-        self, pairs: Sequence[AnswerPair], told: Callable[[int], None] | None
+        self, pairs: Sequence[AnswerPair], on_done: Callable[[int], None] | None
     ) -> list[Verdict | JudgeFailure]:
         import openai
 
         gate = asyncio.Semaphore(self._config.max_concurrent)
         done = itertools.count(1)
         async with AsyncExitStack() as stack:
-            lines = [
-                _Line(
+            open_endpoints = [
+                _OpenEndpoint(
                     await stack.enter_async_context(
                         openai.AsyncOpenAI(
                             base_url=endpoint.url, api_key=key, timeout=self._config.deadline_s, max_retries=0
                         )
                     ),
                     endpoint.model or self._config.model,
-                    RequestPace(endpoint.requests_per_minute, endpoint.tokens_per_minute),
+                    RateLimiter(endpoint.requests_per_minute, endpoint.tokens_per_minute),
                 )
                 for endpoint, key in zip(self._config.endpoints, self._keys, strict=True)
             ]
-            turns = itertools.cycle(lines)
+            endpoints = itertools.cycle(open_endpoints)
 
             async def judged(pair: AnswerPair) -> Verdict | JudgeFailure:
                 async with gate:
-                    verdict = await self._verdict(pair, turns)
-                if told is not None:
-                    told(next(done))
+                    verdict = await self._verdict(pair, endpoints)
+                if on_done is not None:
+                    on_done(next(done))
                 return verdict
 
             running = [asyncio.ensure_future(judged(pair)) for pair in pairs]
@@ -114,14 +114,14 @@ class Judge:
                 for task in running:
                     task.cancel()
 
-    async def _verdict(self, pair: AnswerPair, turns: itertools.cycle[_Line]) -> Verdict | JudgeFailure:
-        b_first = _coin(self._config.seed, pair)
+    async def _verdict(self, pair: AnswerPair, endpoints: itertools.cycle[_OpenEndpoint]) -> Verdict | JudgeFailure:
+        b_first = _random_bit(self._config.seed, pair)
         first, second = (pair.b, pair.a) if b_first else (pair.a, pair.b)
         text = question(self._config.template, pair.prompt, first, second)
         reply = self._cache.find(text)
         from_cache = reply is not None
         if reply is None:
-            asked = await self._ask(text, turns)
+            asked = await self._ask(text, endpoints)
             if isinstance(asked, JudgeFailure):
                 return asked
             reply = asked
@@ -130,7 +130,7 @@ class Judge:
         score_a, score_b = reversed(scores) if b_first else scores
         return Verdict(score_a, score_b, b_first, reply, from_cache)
 
-    async def _ask(self, text: str, turns: itertools.cycle[_Line]) -> str | JudgeFailure:
+    async def _ask(self, text: str, endpoints: itertools.cycle[_OpenEndpoint]) -> str | JudgeFailure:
         """A readable reply, or what the last try met."""
         import openai
         import tenacity
@@ -138,13 +138,13 @@ class Judge:
         attempts = tenacity.AsyncRetrying(
             stop=tenacity.stop_after_attempt(self._config.num_attempts),
             wait=self._pause_s,
-            retry=tenacity.retry_if_exception(_is_passing),
+            retry=tenacity.retry_if_exception(_is_transient),
             reraise=True,
         )
         try:
             async for attempt in attempts:
                 with attempt:
-                    reply = await self._ask_once(text, next(turns))
+                    reply = await self._ask_once(text, next(endpoints))
             return reply
         except UnreadableReply as error:
             return JudgeFailure("unreadable", str(error))
@@ -154,7 +154,7 @@ class Judge:
             return JudgeFailure("rate_limited", f"HTTP 429 at the last of {self._config.num_attempts} tries: {error}")
         except openai.APIStatusError as error:
             status = error.response.status_code
-            if status in HOPELESS:
+            if status in PERMANENT_ERRORS:
                 raise ValueError(
                     f"the judge {self._config.model!r} at {error.request.url} refuses with HTTP {status}: "
                     f"{error.message}; check judge.endpoints (url, model, api_key_env)"
@@ -163,12 +163,12 @@ class Judge:
         except openai.APIConnectionError as error:
             return JudgeFailure("unreachable", f"{error}: {error.__cause__!r}")
 
-    async def _ask_once(self, text: str, line: _Line) -> str:
+    async def _ask_once(self, text: str, endpoint: _OpenEndpoint) -> str:
         config = self._config
-        await line.pace.turn(len(text.encode()) // BYTES_PER_TOKEN + config.max_tokens)
+        await endpoint.rate_limiter.acquire(len(text.encode()) // BYTES_PER_TOKEN + config.max_tokens)
         async with asyncio.timeout(config.deadline_s):
-            completion = await line.client.chat.completions.create(
-                model=line.model,
+            completion = await endpoint.client.chat.completions.create(
+                model=endpoint.model,
                 messages=[{"role": "user", "content": text}],
                 temperature=config.temperature,
                 top_p=config.top_p,
@@ -194,12 +194,12 @@ class Judge:
 
 
 @dataclass(frozen=True)
-class _Line:
+class _OpenEndpoint:
     """An endpoint in use."""
 
     client: openai.AsyncOpenAI
     model: str
-    pace: RequestPace
+    rate_limiter: RateLimiter
 
 
 def _api_key(endpoint: JudgeEndpoint) -> str:
@@ -213,13 +213,13 @@ def _api_key(endpoint: JudgeEndpoint) -> str:
     )
 
 
-def _coin(seed: int, pair: AnswerPair) -> bool:
+def _random_bit(seed: int, pair: AnswerPair) -> bool:
     """Of the pair alone, so that neither its place nor a resume changes the order."""
     asked = json.dumps([seed, pair.prompt, pair.a, pair.b]).encode()
     return bool(hashlib.blake2b(asked, digest_size=1).digest()[0] & 1)
 
 
-def _is_passing(error: BaseException) -> bool:
+def _is_transient(error: BaseException) -> bool:
     """Whether another try may help; a judge at a temperature may well speak clearly the next time."""
     import openai
 

@@ -1,6 +1,6 @@
 """Runs a reward in processes that can be killed, with a deadline for each item.
 
-Given a picklable factory of a reward, is itself that reward: a hang or a crash costs one item (of a
+Given the config of a reward, is itself that reward: a hang, a crash or a broken limit costs one item (of a
 `PointwiseReward`: one completion), which gets a typed failure; the process is replaced and the rest is scored.
 
     score() ── item ──▶ child        waits for: a reply, the child's end, or the deadline, whichever is first
@@ -9,16 +9,15 @@ Given a picklable factory of a reward, is itself that reward: a hang or a crash 
 
 from __future__ import annotations
 
-import pickle
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from multiprocessing.connection import Connection, wait
-from typing import cast
+from multiprocessing.connection import wait
 
-from raylign.rewards.base import FailureKind, Item, Reward, RewardFailure, Score
+from raylign.rewards.base import FailureKind, Item, KillableConfig, Reward, RewardFailure, Score
+from raylign.rewards.sandbox.messages import BadReply, scores_from_data
 from raylign.rewards.sandbox.process import ChildFailed, ChildProcess
 
 
@@ -41,23 +40,13 @@ def _single(item: Item, index: int) -> Item:
 
 
 class Sandboxed(Reward):
-    """A reward whose work is done by `num_processes` children; safe to call from several threads, one at a time."""
+    """A reward whose work is done in `num_processes` children; safe to call from several threads, one at a time."""
 
-    def __init__(
-        self,
-        factory: Callable[[], Reward],
-        *,
-        label: str,
-        deadline_s: float,
-        start_deadline_s: float = 60.0,
-        num_processes: int = 1,
-    ) -> None:
+    def __init__(self, config: KillableConfig, label: str) -> None:
         """Starts one child, so that a reward that cannot be built raises ValueError here."""
-        self._label = label
-        self._deadline_s = deadline_s
+        self._deadline_s = config.deadline_s
         self._lock = threading.Lock()
-        pickled = pickle.dumps(factory)
-        self._children = [ChildProcess(pickled, label, start_deadline_s) for _ in range(num_processes)]
+        self._children = [ChildProcess(config, label) for _ in range(config.num_processes)]
         try:
             self._children[0].ensure_started()
         except ChildFailed as error:
@@ -95,7 +84,7 @@ class _Round:
         self._deadline_s = deadline_s
         self._waiting = deque(units)
         self._idle = list(children)
-        self._running: dict[Connection, tuple[ChildProcess, _Unit, float]] = {}
+        self._running: dict[ChildProcess, tuple[_Unit, float]] = {}
         self._finished: dict[_Unit, list[Score]] = {}
 
     def run(self) -> dict[_Unit, list[Score]]:
@@ -114,49 +103,58 @@ class _Round:
     def _send_next(self) -> None:
         child, unit = self._idle.pop(), self._waiting.popleft()
         try:
-            connection = _send(child, unit.item)
+            _send(child, unit.item)
         except (ChildFailed, ValueError, OSError) as error:
             # It worked when it was built. Trying again for each unit could take a deadline each.
+            kind = error.kind if isinstance(error, ChildFailed) else "crash"
             for failed in (unit, *self._waiting):
-                self._fail(failed, "crash", f"could not be restarted: {error}")
+                self._fail(failed, kind, f"could not be restarted: {error}")
             self._waiting.clear()
             self._idle.append(child)
         else:
-            self._running[connection] = (child, unit, time.monotonic() + self._deadline_s)
+            self._running[child] = (unit, time.monotonic() + self._deadline_s)
 
     def _collect_replies(self) -> None:
         if not self._running:
             return
-        first_deadline = min(deadline for _, _, deadline in self._running.values())
-        for ready in wait(list(self._running), max(0.0, first_deadline - time.monotonic())):
-            connection = cast(Connection, ready)
-            child, unit, _ = self._running[connection]
-            try:
-                self._finished[unit] = connection.recv()
-            except (EOFError, OSError, pickle.UnpicklingError):
-                self._fail(unit, "crash", f"the process {child.end()}")
-            del self._running[connection]
-            self._idle.append(child)
+        first_deadline = min(deadline for _, deadline in self._running.values())
+        channels = {child.channel: child for child in self._running}
+        for ready in wait(list(channels), max(0.0, first_deadline - time.monotonic())):
+            self._collect(channels[ready])  # type: ignore[index]  # it gives back what it was given
+
+    def _collect(self, child: ChildProcess) -> None:
+        unit, _ = self._running[child]
+        try:
+            reply = child.receive()
+            if reply is None:  # the rest of it is still to come
+                return
+            self._finished[unit] = scores_from_data(reply, len(unit.item.completions))
+        except BadReply as error:
+            child.kill()
+            self._fail(unit, "reply", str(error))
+        except (EOFError, OSError):
+            failed = child.end()
+            self._fail(unit, failed.kind, f"the process {failed}")
+        del self._running[child]
+        self._idle.append(child)
 
     def _kill_overdue(self) -> None:
-        for connection, (child, unit, deadline) in list(self._running.items()):
-            if deadline <= time.monotonic() and not connection.poll():
+        for child, (unit, deadline) in list(self._running.items()):
+            if deadline <= time.monotonic():
                 child.kill()
                 self._fail(unit, "timeout", f"no score within {self._deadline_s:g} s (deadline_s)")
-                del self._running[connection]
+                del self._running[child]
                 self._idle.append(child)
 
     def _fail(self, unit: _Unit, kind: FailureKind, message: str) -> None:
         self._finished[unit] = [RewardFailure(kind, message)] * len(unit.item.completions)
 
 
-def _send(child: ChildProcess, item: Item) -> Connection:
+def _send(child: ChildProcess, item: Item) -> None:
     child.ensure_started()
-    assert child.connection is not None
     try:
-        child.connection.send(item)
+        child.send(item)
     except OSError:  # it ended while idle, which is no item's fault: once more
         child.kill()
         child.ensure_started()
-        child.connection.send(item)
-    return child.connection
+        child.send(item)

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from raylign.rollout.sample import Group, Prompt
 from raylign.rollout.sampling import SamplingConfig
+from raylign.rollout.weights.buckets import BucketInfo
 
 
 class EngineDiedError(RuntimeError):
@@ -35,10 +36,10 @@ class RolloutEngine(Protocol):
     async def resume(self) -> None:
         """Go on."""
 
-    async def check_weights(self, buckets: Sequence[dict[str, Any]]) -> None:
+    async def check_weights(self, buckets: Sequence[BucketInfo]) -> None:
         """Refuse buckets that are damaged, while requests go on."""
 
-    async def load_weights(self, buckets: Sequence[dict[str, Any]]) -> str | None:
+    async def load_weights(self, buckets: Sequence[BucketInfo]) -> str | None:
         """Load the next buckets of a version. From the first on the engine cannot serve until all are loaded; the last
         puts them to use, refuses when any weight is missing, and gives the digest of what the engine holds."""
 

@@ -12,6 +12,7 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -89,15 +90,15 @@ class FakeEngine:
     async def resume(self) -> None:
         self._going.set()
 
-    async def check_weights(self, buckets: Sequence[dict[str, Any]]) -> None:
-        check_buckets(BucketInfo(**bucket) for bucket in buckets)
+    async def check_weights(self, buckets: Sequence[BucketInfo]) -> None:
+        check_buckets(buckets)
 
-    async def load_weights(self, buckets: Sequence[dict[str, Any]]) -> str | None:
-        if buckets[0]["index"] == 0:
+    async def load_weights(self, buckets: Sequence[BucketInfo]) -> str | None:
+        if buckets[0].index == 0:
             await self.start_weight_update()
         for bucket in buckets:
-            await self.update_weights(bucket)
-        if buckets[-1]["index"] < buckets[-1]["num_buckets"] - 1:
+            await self.update_weights(asdict(bucket))
+        if buckets[-1].index < buckets[-1].num_buckets - 1:
             return None
         await self.finish_weight_update()
         return await self.weight_checksum()

@@ -1,4 +1,4 @@
-"""The door: what an engine gave is checked before anything is made of it.
+"""Validation of what an engine gave, before anything is made of it.
 
 Given a finished group and the sampling that was asked for; gives the first thing that is wrong with it, in words. A
 refused group is counted and its prompt generated anew: a learner cannot tell a missing number from a wrong one.

@@ -6,12 +6,14 @@ that owns an engine and `end_with_owner` for the processes that it starts.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import re
 import select
 import signal
 import threading
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 OWNER_VARIABLE = "RAYLIGN_ENGINE_OWNER"
@@ -62,17 +64,25 @@ def end_with_owner() -> None:
     owner_pid = int(os.environ.get(OWNER_VARIABLE, "0"))
     if not owner_pid or owner_pid == os.getpid():
         return
-    try:
-        owner = os.pidfd_open(owner_pid)
-    except ProcessLookupError:
-        owner = -1
-    parent_pid = os.getppid()
+    parent = multiprocessing.parent_process()  # the system's word is another where this is a copy of a warm process
+    parent_pid = parent.pid if parent else None
+    watched = _open(owner_pid)
+    engine_core = _open(parent_pid) if parent_pid not in (None, owner_pid) else -1
 
     def wait_for_owner() -> None:
-        if owner >= 0:
-            select.select([owner], [], [])
-        if parent_pid == os.getppid() and parent_pid not in (1, owner_pid):
-            os.kill(parent_pid, signal.SIGKILL)
+        if watched >= 0:
+            select.select([watched], [], [])
+        if engine_core >= 0:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(engine_core, signal.SIGKILL)
         os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=wait_for_owner, daemon=True, name="wait-for-engine-owner").start()
+
+
+def _open(pid: int | None) -> int:
+    """A descriptor of a process; -1 if it has ended."""
+    try:
+        return os.pidfd_open(pid) if pid else -1
+    except ProcessLookupError:
+        return -1

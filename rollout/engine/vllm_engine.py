@@ -11,6 +11,7 @@ import hashlib
 import multiprocessing
 import time
 from collections.abc import Awaitable, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from raylign.rollout.engine.base import EngineDiedError
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 
 T = TypeVar("T")
-LOOK_S = 1.0
+POLL_INTERVAL_S = 1.0
 """How often a call in flight looks whether its engine still lives."""
 
 
@@ -99,7 +100,12 @@ class VllmEngine:
 
         from vllm.config import WeightTransferConfig
         from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.model_executor.models import registry
         from vllm.v1.engine.async_llm import AsyncLLM
+
+        if not on_gpu:
+            # A model seen for the first time is looked at in a process of its own, lest it start CUDA in this one: 9 s.
+            registry._run_in_subprocess = lambda look: look()
 
         auto_dtype: Literal["bfloat16", "float32"] = "bfloat16" if on_gpu else "float32"
         arguments = AsyncEngineArgs(
@@ -159,10 +165,10 @@ class VllmEngine:
             completions = self._completions(final, with_text=bool(sampling.stop))
         except (EngineDeadError, EngineGenerateError, EvidenceError) as error:
             kind = ENGINE_DIED if isinstance(error, EngineDeadError) else "engine"
-            return Group(prompt, (), failures=(Failure(kind, "engine", self._last_words(error)),))
+            return Group(prompt, (), failures=(Failure(kind, "engine", self._failure_message(error)),))
         return Group(prompt, completions, timings_s={"generate": time.perf_counter() - started_at})
 
-    def _last_words(self, error: Exception) -> str:
+    def _failure_message(self, error: Exception) -> str:
         if self._llm is None:
             return "the engine was stopped"
         cause = f" ({error.__cause__})" if error.__cause__ else ""
@@ -184,14 +190,14 @@ class VllmEngine:
         from vllm.v1.engine.exceptions import EngineDeadError
 
         waiting = asyncio.ensure_future(call)
-        while not (await asyncio.wait({waiting}, timeout=LOOK_S))[0]:
+        while not (await asyncio.wait({waiting}, timeout=POLL_INTERVAL_S))[0]:
             if self._llm is None or self._llm.errored:
                 waiting.cancel()
-                raise EngineDiedError(self._last_words(RuntimeError("the engine died")))
+                raise EngineDiedError(self._failure_message(RuntimeError("the engine died")))
         try:
             return waiting.result()
         except EngineDeadError as error:
-            raise EngineDiedError(self._last_words(error)) from error
+            raise EngineDiedError(self._failure_message(error)) from error
 
     async def wait_until_queued(self, num_completions: int, deadline_s: float) -> bool:
         until = time.monotonic() + deadline_s
@@ -208,19 +214,21 @@ class VllmEngine:
     async def resume(self) -> None:
         await self._answer(self._llm.resume_generation())
 
-    async def check_weights(self, buckets: Sequence[dict[str, Any]]) -> None:
-        await asyncio.to_thread(check_buckets, [BucketInfo(**bucket) for bucket in buckets])
+    async def check_weights(self, buckets: Sequence[BucketInfo]) -> None:
+        await asyncio.to_thread(check_buckets, buckets)
 
-    async def load_weights(self, buckets: Sequence[dict[str, Any]]) -> str | None:
-        if buckets[0]["adapter"] is not None:
-            return await self._load_adapter([BucketInfo(**bucket) for bucket in buckets])
-        outcomes = await self._answer(self._llm.collective_rpc("load_weight_buckets", args=(list(buckets),)))
+    async def load_weights(self, buckets: Sequence[BucketInfo]) -> str | None:
+        if buckets[0].adapter is not None:
+            return await self._load_adapter(buckets)
+        outcomes = await self._answer(
+            self._llm.collective_rpc("load_weight_buckets", args=([asdict(bucket) for bucket in buckets],))
+        )
         for outcome in outcomes:
             if "error" in outcome:
                 raise BucketError(outcome["error"], outcome["bucket"])
         return one_digest(outcomes) if outcomes[0] else None
 
-    async def _load_adapter(self, buckets: list[BucketInfo]) -> str | None:
+    async def _load_adapter(self, buckets: Sequence[BucketInfo]) -> str | None:
         """Under the id that running requests carry: under a new one they would stay with the old adapter, although
         their later tokens are labelled with the new version."""
         if not self._lora_rank:

@@ -32,7 +32,7 @@ class Draws:
         self._spreads: dict[int, float] = {}
         """Of groups that may be drawn, by offset."""
         self._standing: list[Entry] = []
-        self._script: list[Entry] = []
+        self._to_repeat: list[Entry] = []
         """Draws that the journal tells of: those that stand, and those undone, to be done again."""
         self._last: tuple[int, int] = (-1, 0)
         """The step drawn for last, and its number of draws."""
@@ -41,7 +41,7 @@ class Draws:
         """Groups that may be drawn; `spreads`: (len(offsets),)."""
         self._spreads.update(zip(offsets, spreads.tolist(), strict=True))
 
-    def forget(self, offsets: Iterable[int]) -> None:
+    def discard(self, offsets: Iterable[int]) -> None:
         """Groups that are decided about."""
         for offset in offsets:
             self._spreads.pop(offset, None)
@@ -59,12 +59,12 @@ class Draws:
         return draw_prioritised(waiting, spreads, count, self._config, seed)
 
     def _repeated(self, ledger: Ledger, count: int, step: int) -> Entry | None:
-        if not self._script:
+        if not self._to_repeat:
             return None
-        entry = self._script.pop(0)
+        entry = self._to_repeat.pop(0)
         offsets: list[int] = entry["offsets"]
         if entry["step"] != step or len(offsets) != count or not all(map(ledger.is_waiting, offsets)):
-            self._script.clear()  # the loop takes another way than before
+            self._to_repeat.clear()  # the loop takes another way than before
             return None
         return entry
 
@@ -78,8 +78,8 @@ class Draws:
 
     def leased(self, event: Entry) -> None:
         """A draw."""
-        follows = self._script and all(self._script[0][key] == event[key] for key in ("step", "offsets"))
-        self._script = self._script[1:] if follows else []
+        follows = self._to_repeat and all(self._to_repeat[0][key] == event[key] for key in ("step", "offsets"))
+        self._to_repeat = self._to_repeat[1:] if follows else []
         self._standing.append(event)
 
     def returned(self, lease_id: str) -> None:
@@ -88,9 +88,9 @@ class Draws:
 
     def rewind(self, step: int) -> None:
         """A restart undid what came after `step`."""
-        told = self._standing + self._script
-        self._standing = [entry for entry in told if entry["step"] <= step]
-        self._script = [entry for entry in told if entry["step"] > step]
+        drawn = self._standing + self._to_repeat
+        self._standing = [entry for entry in drawn if entry["step"] <= step]
+        self._to_repeat = [entry for entry in drawn if entry["step"] > step]
 
     def end_of_journal(self) -> None:
         """Nothing can undo the draws that stand any more."""

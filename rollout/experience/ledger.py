@@ -1,7 +1,8 @@
 """The ledger: what became of every prompt ordinal, derived from the log's journal.
 
 Given rows as they are logged and what was decided about them; gives which rows wait, which ordinals must be issued
-again, and how far a learner has read. Knows nothing of files or time.
+again, and how far a learner has read. Knows nothing of files or time, nor of what is in flight: a prompt that is being
+answered has no row, and whoever issued it (`actors/feeder.py`) keeps it.
 
 Of the rows of one ordinal, the earliest that is neither dropped nor lost is *live*; only live rows are served. A later
 one (its prompt was issued again after a drop that a restart has undone) waits behind it, and takes its place if it is
@@ -43,7 +44,6 @@ class Ledger:
         self._rows: dict[int, Row] = {}
         self._of_ordinal: dict[int, list[int]] = {}
         self._waiting: list[int] = []
-        self._issued: set[int] = set()
         self._counts = dict.fromkeys((*MARKS, OrdinalState.FAILED, OrdinalState.LOST), 0)
         self._unread_bytes = self._num_leased = 0
         self._floor = 0
@@ -63,7 +63,7 @@ class Ledger:
         """Rows were logged, each of so many bytes; those at offsets `failed` have no completions."""
         if not offsets:
             return
-        are_fresh = not self.knows_any(set(ordinals))
+        are_fresh = not self.has_any_of(set(ordinals))
         for offset, ordinal in zip(offsets, ordinals, strict=True):
             self._rows[offset] = Row(offset, ordinal, num_bytes)
             self._of_ordinal.setdefault(ordinal, []).append(offset)
@@ -72,7 +72,6 @@ class Ledger:
         self.num_logged += len(offsets)
         self.next_offset = max(self.next_offset, offsets[-1] + 1)
         self.next_ordinal = max(self.next_ordinal, max(ordinals) + 1)
-        self._issued.difference_update(ordinals)
         self._counts[OrdinalState.FAILED] += len(failed)
         if are_fresh and not failed:
             self._waiting.extend(offsets)
@@ -103,7 +102,7 @@ class Ledger:
         if mark == OrdinalState.TRAINED:
             self._last_step = max(self._last_step, step)
 
-    def recall(self, offsets: Iterable[int], mark: str, step: int) -> None:
+    def restore_mark(self, offsets: Iterable[int], mark: str, step: int) -> None:
         """A decision read from the journal, of which other lines may be damaged; `recount` follows."""
         for offset in offsets:
             row = self._rows.get(offset)
@@ -120,7 +119,7 @@ class Ledger:
             row.is_leased = True
             self._num_leased += 1
 
-    def give_back(self, offsets: Iterable[int]) -> None:
+    def release(self, offsets: Iterable[int]) -> None:
         """Rows that were handed out wait again, in their old places."""
         for offset in offsets:
             row = self._rows.get(offset)
@@ -129,13 +128,7 @@ class Ledger:
                 self._num_leased -= 1
                 self._start_waiting(row)
 
-    def issue(self, ordinals: Iterable[int]) -> None:
-        self._issued.update(ordinals)
-
-    def withdraw(self, ordinals: Iterable[int]) -> None:
-        self._issued.difference_update(ordinals)
-
-    def lose(self, offsets: Iterable[int]) -> None:
+    def mark_lost(self, offsets: Iterable[int]) -> None:
         """The rows' bytes are damaged; `recount` follows."""
         for offset in offsets:
             self._rows[offset].is_lost = True
@@ -151,7 +144,7 @@ class Ledger:
         """Whether a row of the ordinal is in the log and counts."""
         return self._is_done(ordinal) or self._live(ordinal) is not None
 
-    def knows_any(self, ordinals: set[int]) -> bool:
+    def has_any_of(self, ordinals: set[int]) -> bool:
         """Whether rows of any of them were ever logged."""
         return (
             not self._of_ordinal.keys().isdisjoint(ordinals)
@@ -172,8 +165,6 @@ class Ledger:
             return OrdinalState.TRAINED
         live = self._live(ordinal)
         if live is None:
-            if ordinal in self._issued:
-                return OrdinalState.ISSUED
             offsets = self._of_ordinal.get(ordinal)
             if not offsets:
                 return OrdinalState.UNKNOWN
@@ -185,11 +176,10 @@ class Ledger:
             return OrdinalState.FAILED
         return OrdinalState.LEASED if row.is_leased else OrdinalState.WAITING
 
-    def missing_ordinals(self, up_to: int | None = None) -> list[int]:
-        """Ordinals below `up_to` (by default: below the highest logged) to be issued again: neither in flight nor
-        live in the log."""
-        end = self.next_ordinal if up_to is None else up_to
-        return [n for n in range(self._done_below, end) if n not in self._issued and not self.is_live(n)]
+    def missing_ordinals(self) -> list[int]:
+        """Ordinals below the highest logged without a live row: to be issued again, unless they are in flight. Asked
+        when the log is opened, when none are."""
+        return [ordinal for ordinal in range(self._done_below, self.next_ordinal) if not self.is_live(ordinal)]
 
     def position(self, step: int) -> LogPosition:
         """What was done with in steps up to `step`."""
@@ -235,12 +225,12 @@ class Ledger:
             row.is_leased = False
             if row.offset < position.low_water or row.offset in consumed:
                 earlier = self._of_ordinal[row.ordinal]
-                is_twin = any(
+                is_duplicate = any(
                     self._rows[o].mark in (OrdinalState.TRAINED, OrdinalState.FILTERED) or self._rows[o].is_failed
                     for o in earlier[: earlier.index(row.offset)]
                 )
                 is_known_lost = row.is_lost and row.offset not in found_lost
-                if not (row.mark or row.is_failed or is_twin or is_known_lost):
+                if not (row.mark or row.is_failed or is_duplicate or is_known_lost):
                     row.mark, row.step = OrdinalState.TRAINED, position.step
                     assumed.append(row.offset)
             else:
@@ -263,7 +253,7 @@ class Ledger:
             elif self._live(row.ordinal) == row.offset:
                 self._start_waiting(row)
 
-    def forget(self) -> int:
+    def prune(self) -> int:
         """Forget rows done with long ago, so that memory does not grow with the run; the lowest offset remembered."""
         step = self._last_step - REMEMBERED_STEPS
         for row in self._ordered_rows():

@@ -72,8 +72,6 @@ class ExperienceLog:
         self._records = RecordIndex(folder)
         self._draws = Draws(config, seed)
         self.ledger = Ledger()
-        self.committed = LogPosition()
-        """Of the last `commit`."""
         self.damage: list[ExperienceDamage] = []
         """Found when it was opened."""
         self.num_torn_bytes = 0
@@ -86,7 +84,6 @@ class ExperienceLog:
         config: ExperienceConfig,
         position: LogPosition | None = None,
         seed: int = 0,
-        read_only: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> ExperienceLog:
         """The log in the folder, made if there is none.
@@ -95,23 +92,21 @@ class ExperienceLog:
         None leaves everything as it stands, but ends all leases: for an owner that died while the learner lived on.
         """
         log = cls(folder, config, seed, clock)
-        if not read_only:
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-                log._take_lock()
-            except OSError as error:
-                raise write_error(folder, 0, error) from error
         try:
-            recovered = recover(folder, read_only)
+            folder.mkdir(parents=True, exist_ok=True)
+            log._take_lock()
+        except OSError as error:
+            raise write_error(folder, 0, error) from error
+        try:
+            recovered = recover(folder)
             assumed = log._load(recovered, position)
             log._session = sum(event["kind"] == "opened" for event in recovered.events)
-            if not read_only:
-                log._journal = Journal(folder / JOURNAL, recovered.journal_bytes)
-                segment_bytes = int(config.segment_mib * MIB)
-                log._writer = SegmentWriter(folder, segment_bytes, recovered.last_segment, recovered.end)
-                if assumed and position is not None:
-                    log._journal.append({"kind": OrdinalState.TRAINED, "step": position.step, "offsets": assumed})
-                log._journal.append({"kind": "opened", "position": position.to_json() if position else None})
+            log._journal = Journal(folder / JOURNAL, recovered.journal_bytes)
+            segment_bytes = int(config.segment_mib * MIB)
+            log._writer = SegmentWriter(folder, segment_bytes, recovered.last_segment, recovered.end)
+            if assumed and position is not None:
+                log._journal.append({"kind": OrdinalState.TRAINED, "step": position.step, "offsets": assumed})
+            log._journal.append({"kind": "opened", "position": position.to_json() if position else None})
         except BaseException:
             log._release_lock()
             raise
@@ -127,13 +122,13 @@ class ExperienceLog:
         """Log the groups of a record batch, or of one serialised by `pyarrow.RecordBatch.serialize` (no copy is made
         of that). Survives the death of any process once it returns, and of the machine once a `commit` follows.
 
-        A group whose ordinal is already live in the log is refused: the late twin of an expired or lost worker.
+        A group whose ordinal is already live in the log is refused: the late duplicate of an expired or lost worker.
         """
         message = pa.py_buffer(batch.serialize() if isinstance(batch, pa.RecordBatch) else batch)
         rows = pa.ipc.read_record_batch(message, SCHEMA)
         rows.validate()
         ordinals: list[int] = rows.column("ordinal").to_pylist()
-        kept, refused = self._sorted_out(ordinals)
+        kept, refused = self._without_duplicates(ordinals)
         if refused:
             appended = self.append(rows.take(pa.array(kept, pa.int64()))) if kept else Appended(range(0))
             self.ledger.num_refused += len(refused)
@@ -159,19 +154,19 @@ class ExperienceLog:
                 }
             )
         except BaseException:
-            self._writer.take_back(place)
+            self._writer.undo_append(place)
             raise
         self._add_record(Record(place, offsets, ordinals, failed))
         if self._draws.is_prioritised:
             self._draws.add(offsets, reward_spreads(rows))
         return Appended(offsets)
 
-    def _sorted_out(self, ordinals: Sequence[int]) -> tuple[Sequence[int], list[int]]:
+    def _without_duplicates(self, ordinals: Sequence[int]) -> tuple[Sequence[int], list[int]]:
         """Rows to log, and ordinals to refuse."""
         kept: list[int] = []
         refused: list[int] = []
         seen = set(ordinals)
-        if len(seen) == len(ordinals) and not self.ledger.knows_any(seen):  # as always, but after a mishap
+        if len(seen) == len(ordinals) and not self.ledger.has_any_of(seen):  # as always, but after a mishap
             return range(len(ordinals)), refused
         seen.clear()
         for row, ordinal in enumerate(ordinals):
@@ -196,14 +191,6 @@ class ExperienceLog:
         column = rows.column("offset")
         offset_byte = column.buffers()[1].address + 8 * column.offset - message.address
         return self._writer.append(memoryview(message), offset_byte, np.array(offsets, np.int64))
-
-    def issue(self, ordinals: Iterable[int]) -> None:
-        """These are in flight from now on. Kept in memory only: a restart issues them again."""
-        self.ledger.issue(ordinals)
-
-    def withdraw(self, ordinals: Iterable[int]) -> None:
-        """These are no longer in flight: aborted, or their worker died."""
-        self.ledger.withdraw(ordinals)
 
     @property
     def has_room(self) -> bool:
@@ -242,17 +229,13 @@ class ExperienceLog:
             self.release(lease_id)
         return min((lease.deadline - now for lease in self._leases.values()), default=None)
 
-    def renew(self, lease_id: str, lease_s: float) -> None:
-        """The lease ends so many seconds from now."""
-        self._lease(lease_id).deadline = self._clock() + lease_s
-
     def release(self, lease_id: str) -> None:
         """Give a lease's groups back."""
         lease = self._lease(lease_id)
         if self._draws.is_prioritised:
             self._journal.append({"kind": "returned", "lease_id": lease_id})
         del self._leases[lease_id]
-        self.ledger.give_back(lease.offsets)
+        self.ledger.release(lease.offsets)
 
     def settle(self, lease_id: str, step: int) -> None:
         """What the lease still holds was trained in `step`."""
@@ -263,7 +246,7 @@ class ExperienceLog:
             extra = {"weights": weights} if any(weight != 1.0 for weight in weights) else {}
             self._decide(list(lease.offsets), OrdinalState.TRAINED, step, extra)
         self._leases.pop(lease_id, None)
-        self._forget()
+        self._prune()
 
     def mark_filtered(self, offsets: Iterable[int], step: int) -> None:
         """Leave groups out for good, in `step`: they teach nothing."""
@@ -287,7 +270,7 @@ class ExperienceLog:
         for lease in self._leases.values():
             if not decided.isdisjoint(lease.offsets):
                 lease.offsets = [offset for offset in lease.offsets if offset not in decided]
-        self._draws.forget(offsets)
+        self._draws.discard(offsets)
 
     def _lease(self, lease_id: str) -> _OpenLease:
         if lease_id not in self._leases:
@@ -308,9 +291,9 @@ class ExperienceLog:
         sync_files(self.begin_commit(position))
 
     def begin_commit(self, position: LogPosition) -> list[Path]:
-        """`commit` but for the wait: the files to be given to `sync_files`, in another thread if need be."""
+        """`commit` but for the wait: the files to be given to `sync_files`, in another thread if need be. The journal's
+        line about it is for people: the checkpoint itself says where to go on."""
         self._journal.append({"kind": "commit", "position": position.to_json()})
-        self.committed = position
         return [*self._writer.take_unsynced(), self._journal.path]
 
     @property
@@ -354,15 +337,13 @@ class ExperienceLog:
                 spreads = reward_spreads(read_record(self.folder, place))
                 self._draws.add(offsets, spreads[np.array(offsets) - first])
         self._draws.end_of_journal()
-        self._forget()
+        self._prune()
         return assumed
 
     def _replay_event(self, event: Entry) -> None:
         kind = event["kind"]
         if kind in (OrdinalState.TRAINED, OrdinalState.FILTERED, OrdinalState.DROPPED):
-            self.ledger.recall(event["offsets"], kind, event["step"])
-        elif kind == "commit":
-            self.committed = LogPosition.from_json(event["position"])
+            self.ledger.restore_mark(event["offsets"], kind, event["step"])
         elif kind == "opened" and event["position"] is not None:
             self._rewind(LogPosition.from_json(event["position"]))
         elif kind == "leased":
@@ -383,12 +364,12 @@ class ExperienceLog:
         num_bytes = record.place.length // max(1, len(record.offsets))
         self.ledger.add(record.offsets, record.ordinals, num_bytes, record.failed)
         if record.is_lost:
-            self.ledger.lose(record.offsets)
+            self.ledger.mark_lost(record.offsets)
         elif record.offsets:
             self._records.add(record.offsets[0], record.place)
 
-    def _forget(self) -> None:
-        self._records.forget(self.ledger.forget())
+    def _prune(self) -> None:
+        self._records.prune(self.ledger.prune())
 
     def _take_lock(self) -> None:
         """Held until `close` or the end of the process, however it ends."""

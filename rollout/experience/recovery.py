@@ -17,12 +17,12 @@ from raylign.rollout.experience.segments import (
     HEADER,
     Place,
     has_header,
-    keep_aside,
-    put_filler,
-    rescue_rows,
+    quarantine,
+    salvage_rows,
     segment_path,
     segments_in,
     why_damaged,
+    write_filler,
 )
 from raylign.rollout.experience.types import ExperienceDamage
 
@@ -72,14 +72,14 @@ def recover(folder: Path, read_only: bool = False) -> Recovered:
         damage += _journal_damage(journal_path, found, journal)
         is_journal_whole = not found.damaged and (bool(found.entries) or not segments_in(folder))
         if not is_journal_whole:
-            for record in _rescued(folder, records):
-                damage.append(_put_aside(folder, record, "its journal line is damaged", records, journal))
+            for record in _salvaged(folder, records):
+                damage.append(_quarantine_record(folder, record, "its journal line is damaged", records, journal))
                 records.append(record)
         for record in records:
             reason = None if record.is_lost else why_damaged(folder, record.place)
             if reason is not None:
                 record.is_lost = True
-                damage.append(_put_aside(folder, record, reason, records, journal))
+                damage.append(_quarantine_record(folder, record, reason, records, journal))
         records.sort(key=lambda record: list(record.offsets[:1]))
         last_segment = max((record.place.segment for record in records), default=0)
         ends = [r.place.start + r.place.length for r in records if r.place.segment == last_segment]
@@ -118,13 +118,13 @@ def _journal_damage(path: Path, found: JournalScan, journal: Journal | None) -> 
     for number, start, length in found.damaged:
         kept_as = ""
         if journal is not None:
-            kept_as = keep_aside(path, start, length)
+            kept_as = quarantine(path, start, length)
             journal.blank(start, length)
         reason = "its checksum does not hold" if length > 1 else "its end is damaged, the rest is whole"
         yield ExperienceDamage(str(path), number, start, length, (), kept_as, reason)
 
 
-def _rescued(folder: Path, records: list[Record]) -> Iterator[Record]:
+def _salvaged(folder: Path, records: list[Record]) -> Iterator[Record]:
     """What lies in segments where no journal line says so."""
     for segment in segments_in(folder):
         places = sorted(
@@ -136,14 +136,14 @@ def _rescued(folder: Path, records: list[Record]) -> Iterator[Record]:
         starts = [len(HEADER), *(end for _, end in places)]
         ends = [*(start for start, _ in places), size]
         for start, end in zip(starts, ends, strict=True):
-            for first, length, offsets, ordinals in rescue_rows(folder, segment, start, end):
+            for first, length, offsets, ordinals in salvage_rows(folder, segment, start, end):
                 yield Record(Place(segment, first, length, ""), offsets, ordinals, is_lost=True)
                 start = first + length
             if end - start > 0:
                 yield Record(Place(segment, start, end - start, ""), [], [], is_lost=True)
 
 
-def _put_aside(
+def _quarantine_record(
     folder: Path, record: Record, reason: str, records: list[Record], journal: Journal | None
 ) -> ExperienceDamage:
     place = record.place
@@ -153,8 +153,8 @@ def _put_aside(
     if not record.offsets:
         reason += " and which prompts lay there cannot be told"
     if journal is not None:
-        kept_as = keep_aside(path, place.start, place.length)
-        put_filler(folder, place.segment, place.start, place.length)
+        kept_as = quarantine(path, place.start, place.length)
+        write_filler(folder, place.segment, place.start, place.length)
         entry: dict[str, Any] = {"segment": place.segment, "start": place.start, "length": place.length}
         journal.append(
             {"kind": "lost", **entry, "offsets": list(record.offsets), "ordinals": record.ordinals, "kept_as": kept_as}
@@ -168,8 +168,8 @@ def _header_damage(folder: Path, segments: list[int], repair: bool) -> Iterator[
         if path.exists() and not has_header(path):
             kept_as = ""
             if repair:
-                kept_as = keep_aside(path, 0, len(HEADER))
-                put_filler(folder, segment, 0, len(HEADER))
+                kept_as = quarantine(path, 0, len(HEADER))
+                write_filler(folder, segment, 0, len(HEADER))
             reason = "the schema at its beginning is damaged; it was written again" if repair else "schema damaged"
             yield ExperienceDamage(str(path), 0, 0, len(HEADER), (), kept_as, reason)
 

@@ -37,12 +37,10 @@ class RecordedStep:
 class ReplayLog:
     """A recorded log, to be read step by step. Made by `open`."""
 
-    def __init__(self, folder: Path, records: RecordIndex, steps: dict[int, RecordedStep], num_lost: int) -> None:
+    def __init__(self, folder: Path, records: RecordIndex, steps: dict[int, RecordedStep]) -> None:
         self.folder = folder
         self._records = records
         self._steps = steps
-        self.num_lost = num_lost
-        """Groups of the recording that are damaged; a step that needs one ends with an error."""
 
     @classmethod
     def open(cls, run_folder: Path) -> ReplayLog:
@@ -71,7 +69,7 @@ class ReplayLog:
                 f"{recovered.num_unknown_lines} lines of the journal in {folder} are damaged, so it cannot be told any "
                 "more which groups were trained when; the groups themselves can be read, but not replayed"
             )
-        return cls(folder, records, steps, sum(len(r.offsets) for r in recovered.records if r.is_lost))
+        return cls(folder, records, steps)
 
     @property
     def steps(self) -> list[int]:

@@ -79,7 +79,7 @@ class SegmentWriter:
         self.end += len(message)
         return place
 
-    def take_back(self, place: Place) -> None:
+    def undo_append(self, place: Place) -> None:
         """Cut the last record off: it could not be acknowledged."""
         assert self._file is not None
         self.end = place.start
@@ -169,7 +169,7 @@ class RecordIndex:
             found.setdefault(self._number(offset), []).append(offset)
         return [(self._firsts[n], self._places[n], held) for n, held in found.items()]
 
-    def forget(self, floor: int) -> None:
+    def prune(self, floor: int) -> None:
         """Records that end below the offset are not asked for any more."""
         num_done = max(0, self._number(floor))
         del self._firsts[:num_done], self._places[:num_done]
@@ -206,7 +206,7 @@ def has_header(path: Path) -> bool:
         return file.read(len(HEADER)) == HEADER
 
 
-def keep_aside(path: Path, start: int, length: int) -> str:
+def quarantine(path: Path, start: int, length: int) -> str:
     """Copy bytes to a file beside; its name, empty where there are no bytes."""
     try:
         with path.open("rb") as file:
@@ -230,7 +230,7 @@ def keep_aside(path: Path, start: int, length: int) -> str:
     return kept.name
 
 
-def put_filler(folder: Path, segment: int, start: int, length: int) -> None:
+def write_filler(folder: Path, segment: int, start: int, length: int) -> None:
     """A record without rows in place of a damaged one; at 0, the header. A file too short is made long enough."""
     path = segment_path(folder, segment)
     filler = HEADER if start == 0 else _filler(length)
@@ -255,7 +255,7 @@ def _filler(length: int) -> bytes:
     return struct.pack("<iI", -1, length - 8 - body_bytes) + message[8 : 8 + metadata_bytes]
 
 
-def rescue_rows(folder: Path, segment: int, start: int, end: int) -> Iterator[tuple[int, int, list[int], list[int]]]:
+def salvage_rows(folder: Path, segment: int, start: int, end: int) -> Iterator[tuple[int, int, list[int], list[int]]]:
     """(first byte, bytes, offsets, ordinals) of records whose journal line is damaged: enough to know which prompts
     they were, not enough to trust them."""
     path = segment_path(folder, segment)

@@ -48,10 +48,6 @@ class LogPosition:
     low_water: int = 0
     consumed: tuple[int, ...] = ()
 
-    def contains(self, offset: int) -> bool:
-        """Whether the group at the offset was done with."""
-        return offset < self.low_water or offset in self.consumed
-
     def to_json(self) -> dict[str, Any]:
         """For a checkpoint."""
         return {"step": self.step, "low_water": self.low_water, "consumed": list(self.consumed)}
@@ -175,9 +171,7 @@ class OrdinalState:
     """What became of a prompt ordinal (`Ledger.state`)."""
 
     UNKNOWN = "unknown"
-    """Never issued, or issued by a process that is gone: to be issued."""
-    ISSUED = "issued"
-    """In flight: being generated or scored."""
+    """Not in the log: never issued, in flight (the feeder knows), or issued by a process that is gone."""
     WAITING = "waiting"
     """Logged and not read."""
     LEASED = "leased"
@@ -194,27 +188,22 @@ class OrdinalState:
 
 @dataclass(frozen=True)
 class LogCounters:
-    """For metrics and admission. Groups, since the run began, as the position sees it."""
+    """For admission, and to see how it stands. Groups, since the run began, as the position sees it."""
 
     num_logged: int = 0
-    """Groups in the log, twins and lost ones included."""
+    """Groups in the log, duplicates and lost ones included."""
     num_trained: int = 0
     num_filtered: int = 0
     num_dropped: int = 0
     num_failed: int = 0
     num_refused: int = 0
-    """Late twins that were not logged, since the log was opened."""
+    """Late duplicates that were not logged, since the log was opened."""
     num_lost: int = 0
     unread_groups: int = 0
     """Waiting, not leased."""
     unread_bytes: int = 0
     leased_groups: int = 0
     next_ordinal: int = 0
-
-    @property
-    def num_accepted(self) -> int:
-        """Trained, or will be: what the admission rule of `staleness.py` counts."""
-        return self.num_trained + self.leased_groups + self.unread_groups
 
 
 def _ranges(offsets: tuple[int, ...]) -> str:

@@ -1,12 +1,12 @@
 """Weights on their way through shared memory: written in buckets by the learner, read by the engines of the same node.
 
-Given an iterable of (name, tensor), gives bucket descriptions (plain dicts, small enough for one call each); given a
+Given an iterable of (name, tensor), gives bucket descriptions (small values that travel to engines); given a
 description, checks its bytes and gives the tensors back. Imports no vllm: the learner uses this.
 
     sender = SharedMemorySender(bucket_bytes=256 << 20)
-    buckets = sender.export(7, learner.weights())      # one dict a bucket
-    check_buckets(BucketInfo(**bucket) for bucket in buckets)
-    for name, tensor in read_bucket(BucketInfo(**buckets[0])): ...
+    buckets = sender.export(7, learner.weights())
+    check_buckets(buckets)
+    for name, tensor in read_bucket(buckets[0]): ...
     sender.release()
 """
 
@@ -22,7 +22,7 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,7 +83,7 @@ class SharedMemorySender:
 
     def export(
         self, version: int, weights: Iterable[tuple[str, torch.Tensor]], adapter: dict[str, Any] | None = None
-    ) -> list[dict[str, Any]]:
+    ) -> list[BucketInfo]:
         """Write all weights over those of the last export. `adapter`: they are an adapter's, and this its config."""
         written = 0
         try:
@@ -105,7 +105,7 @@ class SharedMemorySender:
             self._files.pop().close()
         for file in self._files:
             file.info.num_buckets, file.info.adapter = written, adapter
-        return [asdict(file.info) for file in self._files]
+        return [file.info for file in self._files]
 
     def release(self) -> None:
         """Unlink what was written. An engine that still reads keeps its mapping."""
@@ -222,7 +222,7 @@ class BucketMaps:
             memory = self._maps[info.path] = map_bucket(info)
         return memory
 
-    def forget_others(self, paths: set[str]) -> None:
+    def keep_only(self, paths: set[str]) -> None:
         """Let go of buckets that are not among these."""
         for path in set(self._maps) - paths:
             del self._maps[path]

@@ -4,7 +4,7 @@ Given bucket descriptions through vLLM's weight-transfer verbs, gives a model th
 an error. vLLM imports this module in its workers because `worker_extension_cls` names it: so it finds "shared_memory".
 
 Parameters may not be changed in place: layers keep packed copies of them. So weights are loaded inside vLLM's layerwise
-reload, during which parameters lie on the meta device: a model whose update broke off cannot serve (`abandon_reload`).
+reload, during which parameters lie on the meta device: a model whose update broke off cannot serve (`abort_reload`).
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class SharedMemoryEngine(WeightTransferEngine[SharedMemoryInitInfo, SharedMemory
     def start_weight_update(self) -> None:
         from vllm.model_executor.model_loader.reload import initialize_layerwise_reload
 
-        abandon_reload(self.model, self.model_config)  # of an update that broke off
+        abort_reload(self.model, self.model_config)  # of an update that broke off
         self._expected = {name for name, _ in self.model.named_parameters()}
         self._loaded, self._received = set(), []
         initialize_layerwise_reload(self.model)
@@ -107,7 +107,7 @@ class SharedMemoryEngine(WeightTransferEngine[SharedMemoryInitInfo, SharedMemory
         finalize_layerwise_reload(self.model, self.model_config)
         for layer in tied:
             layer.quant_method.process_weights_after_loading(layer)
-        self._maps.forget_others({info.path for info in received})
+        self._maps.keep_only({info.path for info in received})
         self._received = []
 
     def shutdown(self) -> None:
@@ -146,7 +146,7 @@ def untouched_layers(model: torch.nn.Module) -> list[Any]:
     return found
 
 
-def abandon_reload(model: torch.nn.Module, model_config: Any) -> None:
+def abort_reload(model: torch.nn.Module, model_config: Any) -> None:
     """Take a model out of a layerwise reload that broke off; does nothing where there is none.
 
     Layers that were complete keep the new weights, the others get back the old ones, so the model holds a mixture and
@@ -169,14 +169,14 @@ class WorkerExtension:
     """Mixed into vLLM's worker class by `worker_extension_cls`; its methods are called through `collective_rpc`."""
 
     def abort_weight_update(self, reason: str) -> None:
-        """Leave a broken update; see `abandon_reload`."""
+        """Leave a broken update; see `abort_reload`."""
         worker: Any = self
         engine = worker.weight_transfer_engine
         if engine is None:
             return
         logger.error("weight update aborted: %s", reason)
         with set_current_vllm_config(worker.vllm_config):
-            abandon_reload(engine.model, engine.model_config)
+            abort_reload(engine.model, engine.model_config)
         engine.reset_weight_update_target()
         worker._weight_update_active = False
 

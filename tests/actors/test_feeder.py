@@ -1,141 +1,21 @@
-"""The feeder with real workers, rewards and log in one process, and engines that follow a script."""
+"""What the feeder issues, to whom and when, and what it does about groups that fail."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 
-from raylign.actors.experience_host import ExperienceHost
-from raylign.actors.feeder import RolloutFeeder
-from raylign.actors.handles import LocalHandle
-from raylign.actors.reward_server import RewardServer
-from raylign.actors.rollout_pool import RewardServerError, RolloutError, RolloutPool
-from raylign.actors.rollout_worker import RolloutWorker
-from raylign.rewards.rules import ExactConfig
+from raylign.actors.fleet import Engine, EngineState, Fleet, FleetObserver
+from raylign.actors.rollout_errors import RewardServerError, RolloutError
 from raylign.rollout.engine.fake_engine import FakeEngine
-from raylign.rollout.experience.schema import batch_to_groups, message_to_batch
-from raylign.rollout.experience.types import START, ExperienceConfig, ExperienceError
-from raylign.rollout.sample import ENGINE_DIED, Failure, Group, Prompt
+from raylign.rollout.experience.types import ExperienceConfig, ExperienceError
+from raylign.rollout.sample import Group, Prompt
 from raylign.rollout.sampling import SamplingConfig
-from raylign.rollout.staleness import StalenessBound
-
-SAMPLING = SamplingConfig(max_tokens=4, num_completions=2)
-
-
-def prompt(ordinal: int) -> Prompt:
-    return Prompt(
-        prompt_id=str(ordinal), ordinal=ordinal, text="q", token_ids=np.ones(2, np.int32), references=("right",)
-    )
-
-
-class SickEngine(FakeEngine):
-    """Spoils what `spoil` says, by attempt."""
-
-    def __init__(self, spoil: Callable[[Group, int], Group]) -> None:
-        super().__init__(lambda prompt, seed: "yes")
-        self._spoil = spoil
-        self._attempts: dict[int, int] = {}
-
-    async def generate(self, prompt: Prompt, sampling: SamplingConfig, seed: int | None) -> Group:
-        attempt = self._attempts[prompt.ordinal] = self._attempts.get(prompt.ordinal, 0) + 1
-        return self._spoil(await super().generate(prompt, sampling, seed), attempt)
-
-
-@dataclass
-class Fed:
-    """A feeder at work."""
-
-    feeder: RolloutFeeder
-    host: ExperienceHost
-    engines: Sequence[FakeEngine]
-    read: list[Group] = field(default_factory=list)
-
-    async def lease(self, count: int, step: int, wait_s: float = 5.0) -> str:
-        lease = await self.host.lease(count, 60.0, step, wait_s)
-        assert lease is not None, self.feeder.state()
-        self.read += batch_to_groups(message_to_batch(lease.batch))
-        return lease.lease_id
-
-    async def train(self, count: int, step: int) -> None:
-        """What the loop does with a step."""
-        lease_id = await self.lease(count, step)
-        self.feeder.step_trained(step + 1)
-        await self.host.settle([lease_id], step)
-
-    async def quiet(self) -> None:
-        """Everything that may happen by itself has happened."""
-        before, now = "", self.feeder.state()
-        while before != now:
-            await asyncio.sleep(0.2)
-            before, now = now, self.feeder.state()
-
-    async def until_logged(self, count: int) -> None:
-        """So many groups come, and no more."""
-        while (await self.host.state())[0].num_logged < count:
-            await asyncio.sleep(0.01)
-        await self.quiet()
-        assert (await self.host.state())[0].num_logged == count
-
-    @property
-    def ordinals(self) -> list[int]:
-        return [group.prompt.ordinal for group in self.read]
-
-
-def feed(
-    folder: Path,
-    work: Callable[[Fed], Coroutine[Any, Any, None]],
-    engines: Sequence[FakeEngine],
-    max_staleness: int = 2,
-    groups_per_step: int = 4,
-    num_steps: int = 100,
-    ordered: bool = False,
-    aborts_stale: bool = False,
-    rewards: object = None,
-    deadline_s: float = 10,
-    config: ExperienceConfig | None = None,
-) -> None:
-    async def run() -> None:
-        host = ExperienceHost(folder, config or ExperienceConfig(), seed=0)
-        opened = await host.start(START)
-        workers = [RolloutWorker.around(engine) for engine in engines]
-        for worker in workers:
-            await worker.start()
-        server = LocalHandle(rewards or RewardServer([ExactConfig(name="exact")]))
-        pool = RolloutPool([LocalHandle(worker) for worker in workers], server, deadline_s)
-        feeder = RolloutFeeder(
-            pool,
-            LocalHandle(host),
-            prompt,
-            SAMPLING,
-            StalenessBound(max_staleness, groups_per_step),
-            step=0,
-            num_steps=num_steps,
-            missing=opened.missing_ordinals,
-            next_ordinal=opened.next_ordinal,
-            ordered=ordered,
-            aborts_stale=aborts_stale,
-        )
-        await feeder.start()
-        try:
-            await asyncio.wait_for(work(Fed(feeder, host, engines)), 20)
-        finally:
-            await feeder.stop()
-            await host.close()
-            for worker in workers:
-                await worker.stop()
-
-    asyncio.run(run())
-
-
-def answering(text: str = "yes", token_s: float = 0.0) -> FakeEngine:
-    return FakeEngine(lambda prompt, seed: text, token_s)
+from tests.actors.feeding import SAMPLING, Fed, SickEngine, answering, dies, feed, prompt
 
 
 def test_no_more_groups_start_than_the_bound_allows(tmp_path: Path) -> None:
@@ -187,7 +67,7 @@ def too_few(group: Group, attempt: int) -> Group:
     return replace(group, completions=group.completions[:1]) if spoiled else group
 
 
-def test_a_group_refused_at_the_door_is_counted_and_generated_again(tmp_path: Path) -> None:
+def test_a_group_that_is_not_valid_is_counted_and_generated_again(tmp_path: Path) -> None:
     async def work(fed: Fed) -> None:
         await fed.train(4, step=0)
         assert sorted(fed.ordinals) == [0, 1, 2, 3]
@@ -219,10 +99,6 @@ def test_a_prompt_that_always_fails_is_recorded_as_failed_and_replaced(
     assert words in capsys.readouterr().out
 
 
-def dies(group: Group, attempt: int) -> Group:
-    return Group(group.prompt, (), failures=(Failure(ENGINE_DIED, "engine", "EngineCore ended with code -9"),))
-
-
 def test_a_dead_engine_is_reported_with_its_last_words(tmp_path: Path) -> None:
     async def work(fed: Fed) -> None:
         with pytest.raises(RolloutError, match=r"worker 0 died with \d+ groups outstanding: EngineCore ended"):
@@ -231,39 +107,35 @@ def test_a_dead_engine_is_reported_with_its_last_words(tmp_path: Path) -> None:
     feed(tmp_path, work, [SickEngine(dies)])
 
 
-def test_a_dead_worker_is_replaced_and_its_groups_are_generated_again(tmp_path: Path) -> None:
+def test_a_dead_engine_is_replaced_and_gets_work_again_once_it_has_the_weights(tmp_path: Path) -> None:
+    async def another(number: int) -> FakeEngine:
+        return answering(token_s=0.01)
+
     async def work(fed: Fed) -> None:
-        has_weights = False
-
-        async def replace_worker(number: int) -> Callable[[], bool]:
-            worker = RolloutWorker.around(answering())
-            await worker.start()
-            fed.feeder._pool._workers[number] = LocalHandle(worker)
-            return lambda: has_weights
-
-        fed.feeder._replace_worker = replace_worker
-        await fed.lease(4, step=0)
+        await fed.train(4, step=0)
         await fed.quiet()
-        assert all(running.worker == 1 for running in fed.feeder.running.values())  # nothing for it without weights
-        has_weights = True
-        fed.feeder.step_trained(1)
-        fed.feeder.weights_arrived(1)
-        await fed.lease(8, step=1)
-        assert sorted(fed.ordinals) == list(range(12))
+        assert fed.fleet.states == {0: EngineState.STALE, 1: EngineState.CURRENT}
+        assert fed.engines_at_work <= {1}  # nothing for the new one without weights
+        (new,) = (engine for engine in fed.fleet.engines if engine.number == 0)
+        fed.fleet.mark_current(new)
+        fed.fleet.weights_published(1)
+        await fed.until(lambda: 0 in fed.engines_at_work)
+        await fed.lease(12, step=1)
+        assert sorted(fed.ordinals) == list(range(16))
 
-    feed(tmp_path, work, [SickEngine(dies), answering(token_s=0.01)])
+    feed(tmp_path, work, [SickEngine(dies), answering(token_s=0.01)], start=another)
 
 
 def test_groups_that_can_no_longer_be_used_are_ended_and_generated_again(tmp_path: Path) -> None:
     async def work(fed: Fed) -> None:
         await fed.quiet()
-        assert sorted(fed.feeder.running) == [0, 1, 2, 3, 4, 5, 6, 7]  # all of version 0, and slow
+        assert sorted(fed.feeder.running.by_ordinal) == [0, 1, 2, 3, 4, 5, 6, 7]  # all of version 0, and slow
         fed.feeder.step_trained(1)  # (the loop would have trained other groups)
         fed.feeder.weights_arrived(2)  # at η = 1 no step to come may train tokens of version 0
         await fed.quiet()
         counts = fed.feeder.take_counts()
         assert (counts.aborted, counts.reissued) == (8, 8)
-        assert {running.since_version for running in fed.feeder.running.values()} == {2}
+        assert {running.since_version for running in fed.feeder.running.by_ordinal.values()} == {2}
 
     feed(tmp_path, work, [answering("slow", token_s=60.0)], max_staleness=1, aborts_stale=True)
 
@@ -289,9 +161,112 @@ def test_deterministic_runs_start_in_rounds_and_log_in_order(tmp_path: Path) -> 
         for step in range(3):
             await fed.train(4, step)
             fed.feeder.weights_arrived(step + 1)
+            fed.feeder.begin_step()
         assert fed.ordinals == list(range(12))
 
     feed(tmp_path, work, [answering(token_s=0.001)], max_staleness=0, ordered=True)
+
+
+class Noting(FakeEngine):
+    """Notes which prompts it is asked."""
+
+    def __init__(self, token_s: float = 0.0) -> None:
+        super().__init__(lambda prompt, seed: "yes", token_s)
+        self.ordinals: list[int] = []
+
+    async def generate(self, prompt: Prompt, sampling: SamplingConfig, seed: int | None) -> Group:
+        self.ordinals.append(prompt.ordinal)
+        return await super().generate(prompt, sampling, seed)
+
+
+def test_deterministic_runs_share_groups_by_ordinal_and_others_by_load(tmp_path: Path) -> None:
+    async def three_steps(fed: Fed) -> None:
+        for step in range(3):
+            await fed.train(3, step)
+            fed.fleet.weights_published(step + 1)
+            fed.feeder.begin_step()
+
+    shares = []
+    for ordered in (True, False):
+        engines = [Noting(), Noting()]
+        folder = tmp_path / str(ordered)
+        feed(folder, three_steps, engines, max_staleness=0, groups_per_step=3, num_steps=3, ordered=ordered)
+        shares.append([engine.ordinals for engine in engines])
+    assert shares[0] == [[0, 2, 4, 6, 8], [1, 3, 5, 7]]
+    assert shares[1] == [[0, 2, 3, 5, 6, 8], [1, 4, 7]]  # each step begins with idle engines
+
+
+def test_of_engines_with_unequal_work_the_idle_one_gets_the_next_group(tmp_path: Path) -> None:
+    async def work(fed: Fed) -> None:
+        await fed.until_logged(6)
+        assert sorted(fed.feeder.running.by_ordinal) == [0, 2, 4, 6, 8, 10]  # half of twelve, on the one that hangs
+        await fed.train(4, step=0)
+        fed.fleet.weights_published(1)
+        await fed.until_logged(10)
+        assert sorted(fed.feeder.running.by_ordinal) == [0, 2, 4, 6, 8, 10]
+
+    feed(tmp_path, work, [answering(token_s=60), answering()], groups_per_step=4)
+
+
+def test_weights_that_arrive_before_a_deterministic_evaluation_start_no_group_until_it_is_over(tmp_path: Path) -> None:
+    engines = [Noting(), Noting()]
+
+    async def work(fed: Fed) -> None:
+        await fed.train(4, step=0)
+        fed.fleet.weights_published(1)
+        held_out = [replace(prompt(number), ordinal=1000 + number) for number in range(6)]
+        answers = await fed.pool.collect_all(held_out, SAMPLING, ordered=True)
+        assert [group.prompt.ordinal for group in answers] == [1000 + number for number in range(6)]
+        await fed.quiet()
+        assert fed.feeder.version == 0 and not fed.feeder.running
+        assert [engine.ordinals for engine in engines] == [[0, 2, 1000, 1002, 1004], [1, 3, 1001, 1003, 1005]]
+        fed.feeder.begin_step()
+        await fed.until_logged(8)
+        assert [engine.ordinals[5:] for engine in engines] == [[4, 6], [5, 7]]
+
+    feed(tmp_path, work, engines, max_staleness=0, ordered=True)
+
+
+class Served(FleetObserver):
+    """Every new engine has the weights at once."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+
+    async def engine_started(self, engine: Engine) -> None:
+        self._fleet.mark_current(engine)
+
+
+def test_an_engine_that_dies_again_and_again_ends_the_run_with_its_last_words(tmp_path: Path) -> None:
+    started: list[int] = []
+
+    async def another(number: int) -> FakeEngine:
+        started.append(number)
+        return SickEngine(dies)
+
+    async def work(fed: Fed) -> None:
+        fed.fleet.observe(Served(fed.fleet))
+        words = r"worker 0 died with \d+ groups outstanding: EngineCore ended.*; it was replaced 3 times already"
+        with pytest.raises(RolloutError, match=words):
+            await fed.feeder.failure
+        assert started == [0, 0, 0]
+
+    feed(tmp_path, work, [SickEngine(dies)], start=another)
+
+
+def test_groups_of_an_engine_that_somebody_else_found_dead_are_generated_again(tmp_path: Path) -> None:
+    async def another(number: int) -> FakeEngine:
+        return answering()
+
+    async def work(fed: Fed) -> None:
+        fed.fleet.observe(Served(fed.fleet))
+        await fed.quiet()
+        assert len(fed.feeder.running) == 12
+        fed.fleet.mark_lost(fed.fleet.engines[0], "it could not be updated")
+        await fed.until_logged(12)
+        assert fed.feeder.take_counts().reissued == 12 and not fed.feeder.running
+
+    feed(tmp_path, work, [answering(token_s=60)], start=another)
 
 
 class HangingRewards:

@@ -32,6 +32,7 @@ from raylign.learners.algorithms.sft import SftConfig
 from raylign.learners.engines.config import LearnerConfig, LoraConfig
 from raylign.learners.examples.example import Example
 from raylign.learners.losses.corrections import CorrectionConfig
+from raylign.learners.meters.metric import values_of
 from tests.learners.algorithms.level_cases import LEVEL_ALGORITHMS, level_examples, weighing
 from tests.learners.algorithms.pair_cases import random_groups, random_pairs
 
@@ -156,13 +157,13 @@ def gradients(model: str, out: Path) -> None:
             batch = examples()
             if isinstance(config, PairConfig):
                 batch = examples_of_pairs(config)
-                if learner.algorithm.needs_reference:
+                if learner.objective.needs_reference:
                     # a reference off the policy, so that no log-ratio is 0
                     refs = [logps - np.float32(0.1) * (i % 3) for i, logps in enumerate(learner.logprobs(batch))]
                     batch = [replace(e, reference_logps=logps) for e, logps in zip(batch, refs, strict=True)]
             elif not isinstance(config, SftConfig):
-                batch = learner.algorithm.complete(with_old_policies(batch, learner.logprobs(batch)))
-            metrics = learner.forward_backward([example for example in batch if example.loss_mask.any()])
+                batch = learner.objective.complete(with_old_policies(batch, learner.logprobs(batch)))
+            metrics = values_of(learner.forward_backward([e for e in batch if e.loss_mask.any()]))
             flat = torch.cat([p.grad.flatten() for p in learner.engine.trainable if p.grad is not None])
             dist.all_reduce(flat)
             metrics.pop("learner/padding_share")
@@ -215,12 +216,12 @@ def levels(model: str, out: Path) -> None:
                 return Learner(settings, model, weighing(config), 1.0, 4, 0, out)
 
             learner = learner_of()
-            algorithm: Any = learner.algorithm
+            algorithm: Any = learner.objective
             batch = algorithm.complete(level_examples(config))
-            if learner.algorithm.needs_reference:
+            if learner.objective.needs_reference:
                 refs = [logps - np.float32(0.1) * (i % 3) for i, logps in enumerate(learner.logprobs(batch))]
                 batch = [replace(e, reference_logps=logps) for e, logps in zip(batch, refs, strict=True)]
-            numbers: dict[str, Any] = {"loss": learner.forward_backward(batch)["learner/loss"]}
+            numbers: dict[str, Any] = {"loss": learner.forward_backward(batch)["learner/loss"].value}
             flat = torch.cat([p.grad.flatten() for p in learner.engine.trainable if p.grad is not None])
             dist.all_reduce(flat)
             numbers["gradient"] = (flat / dist.get_world_size()).numpy()
@@ -234,16 +235,16 @@ def levels(model: str, out: Path) -> None:
             again = resumed.update(level_examples(config)[:-1])
             same = [key for key in last if key.startswith(("selection/", "learner/loss"))]
             assert [last[key] for key in same] == [again[key] for key in same], f"{name} does not resume bit for bit"
-            for key, value in learner.algorithm.state().items():
-                assert np.array_equal(value, resumed.algorithm.state()[key]), (name, key)
-            numbers["logits"] = learner.algorithm.state()["logits"]
+            for key, value in learner.objective.state().items():
+                assert np.array_equal(value, resumed.objective.state()[key]), (name, key)
+            numbers["logits"] = learner.objective.state()["logits"]
             numbers["weights"] = np.concatenate([t.float().flatten().numpy() for _, t in learner.weights()])
             save(out / f"levels-{name}-{layout}-{budget}", numbers | {key: last[key] for key in same})
 
     # fewer sequences than ranks: the rank that has none steps its selector too
     learner = learner_of()
     learner.update(level_examples(config)[:1] + level_examples(config)[-1:])
-    losses = torch.from_numpy(learner.algorithm.state()["logits"])
+    losses = torch.from_numpy(learner.objective.state()["logits"])
     others = [torch.empty_like(losses) for _ in range(dist.get_world_size())]
     dist.all_gather(others, losses)
     assert all(torch.equal(other, losses) for other in others), "selectors of the ranks have come apart"

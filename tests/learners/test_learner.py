@@ -19,10 +19,12 @@ from raylign.learners.algorithms.policy_gradient.rloo import RlooConfig
 from raylign.learners.algorithms.registry import AnyAlgorithmConfig
 from raylign.learners.algorithms.sft import SftConfig
 from raylign.learners.engines.config import LearnerConfig, LoraConfig
-from raylign.learners.engines.deepspeed_engine import NonFiniteError
+from raylign.learners.engines.deepspeed_engine import DeepSpeedEngine
+from raylign.learners.engines.non_finite import NonFiniteError
 from raylign.learners.examples.example import Example
 from raylign.learners.learner import Learner
 from raylign.learners.losses.corrections import CorrectionConfig
+from raylign.learners.meters.metric import values_of
 from raylign.rollout.staleness import StalenessError
 
 pytestmark = pytest.mark.ray
@@ -177,6 +179,15 @@ def test_non_finite_gradient_stops_before_the_optimizer_moves(make: Make, tmp_pa
     assert list((tmp_path / "debug").iterdir())
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_states_move_to_the_cpu_where_the_optimizer_of_the_stage_can(make: Make, dtype: str, stage: int) -> None:
+    engine = make(dtype=dtype, zero_stage=stage).engine
+    assert isinstance(engine, DeepSpeedEngine)
+    optimizer = engine._engine.optimizer
+    assert engine.moves_states == hasattr(optimizer, "offload_states") == hasattr(optimizer, "reload_states")
+
+
 @pytest.mark.parametrize(
     "settings", [{"gradient_checkpointing": True}, {"logit_chunk_tokens": 5}, {"layout": "packed"}]
 )
@@ -315,15 +326,15 @@ def with_zeros(made: list[Example]) -> list[Example]:
 def test_leaving_out_sequences_without_advantage_keeps_the_gradient(make: Make, algorithm: AnyAlgorithmConfig) -> None:
     batch = with_zeros(examples())
     skipping, running = make(algorithm), make(algorithm)
-    running.algorithm.skips_zero_advantages = False
-    fewer, all_of_them = skipping.forward_backward(batch), running.forward_backward(batch)
+    running.objective.skips_zero_advantages = False
+    fewer, all_of_them = (values_of(learner.forward_backward(batch)) for learner in (skipping, running))
     lengths = [len(example.completion_ids) for example in batch]
     assert fewer["learner/skipped_share"] == pytest.approx(sum(lengths[1::2]) / sum(lengths))
     assert all_of_them["learner/skipped_share"] == 0
     assert fewer["learner/loss"] == pytest.approx(all_of_them["learner/loss"], rel=1e-6)
     torch.testing.assert_close(gradient(skipping), gradient(running), rtol=1e-5, atol=1e-8)
     # the meters are those of the sequences that were run
-    alone = make(algorithm).forward_backward(batch[::2])
+    alone = values_of(make(algorithm).forward_backward(batch[::2]))
     for key in ("mismatch/mean_abs_logp_difference", "mismatch/geometric_mean_ratio", "learner/entropy"):
         assert fewer[key] == pytest.approx(alone[key], rel=1e-6)
 
@@ -346,10 +357,10 @@ def test_the_entropy_bonus_raises_entropy(make: Make) -> None:
 def test_the_weight_of_an_example_scales_its_policy_loss_only(make: Make) -> None:
     batch = examples()
     heavy = [replace(example, weight=2.0) for example in batch]
-    plain = make().forward_backward(batch)["learner/loss"]
-    assert make().forward_backward(heavy)["learner/loss"] == pytest.approx(2 * plain, rel=1e-6)
+    plain = make().forward_backward(batch)["learner/loss"].value
+    assert make().forward_backward(heavy)["learner/loss"].value == pytest.approx(2 * plain, rel=1e-6)
     flat = [replace(e, advantages=np.zeros_like(e.loss_mask), weight=2.0) for e in batch]
-    entropy = make(GrpoConfig(entropy_coef=1.0)).forward_backward(flat)
+    entropy = values_of(make(GrpoConfig(entropy_coef=1.0)).forward_backward(flat))
     assert entropy["learner/loss"] == pytest.approx(-entropy["learner/entropy"], rel=1e-6)
 
 

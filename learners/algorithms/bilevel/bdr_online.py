@@ -20,6 +20,7 @@ from raylign.learners.algorithms.bilevel.two_levels import TwoLevelConfig, TwoLe
 from raylign.learners.algorithms.facts import RefreshPlan, RunRows
 from raylign.learners.examples.row_shares import gate
 from raylign.learners.losses.policy import nll
+from raylign.learners.meters.metric import PassMetrics, maximum, minimum
 
 if TYPE_CHECKING:
     import torch
@@ -63,12 +64,12 @@ class BdrOnline(TwoLevelObjective[BdrOnlineConfig]):
     def factors(self, weights: Sequence[float]) -> list[float]:
         return gate(weights, self.config.filter_rate)
 
-    def token_losses(self, logps: torch.Tensor, batch: MicroBatch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def token_losses(self, logps: torch.Tensor, batch: MicroBatch) -> tuple[torch.Tensor, PassMetrics]:
         assert batch.old_logps is not None, "every example carries them"
         is_sampled = batch.facts["sampled"][batch.sequence_index] > 0
         ratios = importance_ratios(logps, batch.old_logps)
         ratios = ratios.where(is_sampled, ratios.new_ones(()))
-        extremes = {"selection/max_ratio/max": ratios.max(), "selection/min_ratio/min": ratios.min()}
+        extremes = {"selection/max_ratio": maximum(ratios.max()), "selection/min_ratio": minimum(ratios.min())}
         return nll(logps) * ratios, extremes
 
 

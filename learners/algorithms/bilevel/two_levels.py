@@ -25,6 +25,7 @@ from raylign.learners.algorithms.preference.pairs import pairs_in
 from raylign.learners.examples.example import Example, Normalizers
 from raylign.learners.losses.policy import nll
 from raylign.learners.losses.preference import logistic_loss, square_loss
+from raylign.learners.meters.metric import SEQUENCE_LOSS, Metric, PassMetrics, token_sum
 
 if TYPE_CHECKING:
     import torch
@@ -104,7 +105,7 @@ class TwoLevelObjective(PlainObjective, Generic[C], ABC):
     def factors(self, weights: Sequence[float]) -> list[float]:
         """What multiplies the loss of each row of a batch, given their weights."""
 
-    def token_losses(self, logps: torch.Tensor, batch: MicroBatch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def token_losses(self, logps: torch.Tensor, batch: MicroBatch) -> tuple[torch.Tensor, PassMetrics]:
         """(N,) and metrics."""
         return nll(logps), {}
 
@@ -132,7 +133,7 @@ class TwoLevelObjective(PlainObjective, Generic[C], ABC):
 
     def loss(
         self, logps: torch.Tensor, entropies: torch.Tensor, batch: MicroBatch, normalizers: Normalizers
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    ) -> tuple[torch.Tensor, PassMetrics]:
         """Σ coefficient·ℓ over sequences; a pair above is one term."""
         token_losses, metrics = self.token_losses(logps, batch)
         token_losses = token_losses * batch.loss_mask
@@ -142,7 +143,10 @@ class TwoLevelObjective(PlainObjective, Generic[C], ABC):
             pairs, _ = pairs_in(logps, batch)
             losses_P = self._pair_losses(pairs.h, pairs.facts["probability"])
             losses_S = losses_S.where(batch.facts["side"] == 0, losses_P[batch.unit_index])
-        metrics |= {"learner/entropy/sum": (entropies * batch.loss_mask).sum(), "sequence/loss": losses_S.detach()}
+        metrics |= {
+            "learner/entropy": token_sum((entropies * batch.loss_mask).sum()),
+            SEQUENCE_LOSS: Metric(losses_S.detach(), "per_sequence"),
+        }
         return (batch.facts["coefficient"] * losses_S).sum(), metrics
 
     def _pair_losses(self, h: torch.Tensor, probability: torch.Tensor) -> torch.Tensor:

@@ -19,6 +19,7 @@ from raylign.learners.examples.from_groups import OverlongConfig, examples_of, t
 from raylign.learners.losses.advantages import group_advantages
 from raylign.learners.losses.corrections import CorrectionConfig, correction_weights
 from raylign.learners.losses.policy import Aggregation, KlEstimator, PolicyLoss, kl, policy_loss, token_weights
+from raylign.learners.meters.metric import PassMetrics, token_sum
 from raylign.learners.meters.mismatch import weight_metrics
 from raylign.rollout.sample import FloatArray, Group
 
@@ -152,15 +153,15 @@ class PolicyObjective(PlainObjective, Generic[C]):
 
     def loss(
         self, logps: torch.Tensor, entropies: torch.Tensor, batch: MicroBatch, normalizers: Normalizers
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    ) -> tuple[torch.Tensor, PassMetrics]:
         """Σ w·(correction·objective + β·KL − entropy)."""
         mask = batch.loss_mask
         old_logps = self._old_logps(logps, batch)
         token_loss, clipped_low, clipped_high = self.objective(logps, old_logps, batch)
         metrics = {
-            "learner/entropy/sum": (entropies.detach() * mask).sum(),
-            "learner/clip_fraction_low/sum": (clipped_low * mask).sum(),
-            "learner/clip_fraction_high/sum": (clipped_high * mask).sum(),
+            "learner/entropy": token_sum((entropies.detach() * mask).sum()),
+            "learner/clip_fraction_low": token_sum((clipped_low * mask).sum()),
+            "learner/clip_fraction_high": token_sum((clipped_high * mask).sum()),
         }
         if self.correction.kind != "none":
             assert batch.rollout_logps is not None, "rollouts carry log-probs"
@@ -168,14 +169,14 @@ class PolicyObjective(PlainObjective, Generic[C]):
                 self.correction, old_logps, batch.rollout_logps, mask, batch.sequence_index, batch.sequence_lengths
             )
             token_loss = token_loss * weights
-            metrics["mismatch/truncated_share/sum"] = (truncated * mask).sum()
-            metrics["mismatch/masked_share/sum"] = (masked * mask).sum()
+            metrics["mismatch/truncated_share"] = token_sum((truncated * mask).sum())
+            metrics["mismatch/masked_share"] = token_sum((masked * mask).sum())
             if self.proximal != "rollout":  # else the weights are 1, and say nothing
                 metrics |= weight_metrics(weights, mask)
         token_loss = token_loss * batch.sequence_weights[batch.sequence_index]
         if self.needs_reference:
             assert batch.reference_logps is not None, "the learner fills reference_logps"
-            metrics["learner/kl/sum"] = (kl(logps.detach(), batch.reference_logps, "k3") * mask).sum()
+            metrics["learner/kl"] = token_sum((kl(logps.detach(), batch.reference_logps, "k3") * mask).sum())
             if self._kl_coef > 0:
                 estimate = kl(logps, batch.reference_logps, self.config.kl_estimator, self.config.kl_clamp)
                 token_loss = token_loss + self._kl_coef * estimate

@@ -16,6 +16,7 @@ import numpy as np
 from raylign.learners.algorithms.base import BaseAlgorithmConfig, ExampleMaker, PlainObjective
 from raylign.learners.algorithms.facts import CurriculumKind
 from raylign.learners.examples.example import Example, Normalizers
+from raylign.learners.meters.metric import SEQUENCE_LOSS, Metric, PassMetrics, unit_sum
 from raylign.rollout.sample import IntArray, PreferencePair
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ class PairObjective(PlainObjective, Generic[C], ABC):
 
     def loss(
         self, logps: torch.Tensor, entropies: torch.Tensor, batch: MicroBatch, normalizers: Normalizers
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    ) -> tuple[torch.Tensor, PassMetrics]:
         """Mean over the pairs of the global batch."""
         num_pairs = normalizers.num_sequences / 2
         pairs, counts = pairs_in(logps, batch, num_pairs)
@@ -119,9 +120,9 @@ class PairObjective(PlainObjective, Generic[C], ABC):
             "preference/chosen_logp": pairs.chosen_logps.detach(),
             "preference/rejected_logp": pairs.rejected_logps.detach(),
         }
-        sums = {f"{key}/unit_sum": (value * counts).sum() for key, value in metrics.items() if key != PAIR_VALUE}
+        sums = {name: unit_sum((value * counts).sum()) for name, value in metrics.items() if name != PAIR_VALUE}
         if PAIR_VALUE in metrics:
-            sums["sequence/loss"] = metrics[PAIR_VALUE][batch.unit_index]
+            sums[SEQUENCE_LOSS] = Metric(metrics[PAIR_VALUE][batch.unit_index], "per_sequence")
         return (losses * counts).sum() / num_pairs, sums
 
 

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 
+from raylign.actors.fleet import EngineState, Fleet
 from raylign.actors.handles import LocalHandle
 from raylign.actors.learner.rank import LearnerRank
 from raylign.actors.learner.spec import LearnerSpec
 from raylign.actors.weights.config import WeightsConfig
 from raylign.actors.weights.publisher import WeightPublisher
-from raylign.actors.weights.update import EngineState
 from raylign.learners.algorithms.sft import SftConfig
 from raylign.learners.engines.config import LearnerConfig, LoraConfig
 from raylign.rollout.engine.config import EngineConfig
@@ -43,7 +43,7 @@ class Learner:
         from transformers import AutoModelForCausalLM
 
         generator = torch.Generator().manual_seed(version)
-        learner = self.rank._learner
+        learner = self.rank
         with torch.no_grad():
             for parameter in learner.engine.trainable:
                 parameter.copy_(0.05 * torch.randn(parameter.shape, generator=generator))
@@ -51,7 +51,7 @@ class Learner:
         merged.load_state_dict({name: tensor.clone() for name, tensor in learner.weights()}, strict=False)
         self.models[version] = merged
 
-    async def export_weights(self, version: int) -> list[dict[str, Any]]:
+    async def export_weights(self, version: int) -> list[BucketInfo]:
         return self.rank.export_weights(version)
 
     async def release_weights(self) -> None:
@@ -80,7 +80,8 @@ def test_adapters_alone_bring_engines_to_the_learners_policy_also_in_flight(
     engine = VllmEngine(
         str(model), EngineConfig(max_model_len=512, kv_cache_gib=0.2), weight_backend="shared_memory", lora_rank=4
     )
-    publisher = WeightPublisher([LocalHandle(engine)], learner, WeightsConfig(), engines_are_current=False)
+    fleet = Fleet([LocalHandle(engine)], current=False)
+    publisher = WeightPublisher(fleet, learner, WeightsConfig())
     long = SamplingConfig(num_completions=8, max_tokens=480)
 
     def num_tokens_so_far() -> int:
@@ -94,7 +95,7 @@ def test_adapters_alone_bring_engines_to_the_learners_policy_also_in_flight(
                 await engine.generate(PROMPT, long, 0)
             learner.draw_adapters(0)
             await publisher.catch_up()
-            assert publisher.states == {0: EngineState.CURRENT}
+            assert fleet.states == {0: EngineState.CURRENT}
             first_digest = publisher.digest or await engine.weight_checksum()
             running = asyncio.create_task(engine.generate(PROMPT, long, 3))
             while num_tokens_so_far() < 60:
@@ -102,8 +103,8 @@ def test_adapters_alone_bring_engines_to_the_learners_policy_also_in_flight(
             learner.draw_adapters(1)
             metrics = await publisher.publish(1)
             assert publisher.digest != first_digest
-            num_adapter_parameters = sum(parameter.numel() for parameter in learner.rank._learner.engine.trainable)
-            padding = 64 * len(learner.rank._learner.engine.trainable)
+            num_adapter_parameters = sum(parameter.numel() for parameter in learner.rank.engine.trainable)
+            padding = 64 * len(learner.rank.engine.trainable)
             assert 4 * num_adapter_parameters <= metrics["weights/bytes"] <= 4 * num_adapter_parameters + padding
             group = await running
             assert worst_gap(learner.models, await engine.generate(PROMPT, long, 4)) < 1e-5
@@ -126,8 +127,9 @@ def test_adapters_alone_bring_engines_to_the_learners_policy_also_in_flight(
 def test_adapters_are_named_as_peft_files_name_them(make_tiny_model, tmp_path: Path) -> None:
     learner = Learner(make_tiny_model("qwen3", tied=True), tmp_path)
     buckets = learner.rank.export_weights(1)
-    found = {name: tensor for bucket in buckets for name, tensor in read_bucket(BucketInfo(**bucket))}
-    assert buckets[0]["adapter"]["r"] == 4 and buckets[0]["adapter"]["lora_alpha"] == 32
+    found = {name: tensor for bucket in buckets for name, tensor in read_bucket(bucket)}
+    adapter = buckets[0].adapter
+    assert adapter is not None and adapter["r"] == 4 and adapter["lora_alpha"] == 32
     assert len(found) == 2 * 2 * 7  # A and B of seven linear layers in each of two blocks
     assert found["base_model.model.model.layers.1.mlp.up_proj.lora_A.weight"].shape[0] == 4
     assert math.isclose(found["base_model.model.model.layers.1.mlp.up_proj.lora_B.weight"].abs().max().item(), 0.0)

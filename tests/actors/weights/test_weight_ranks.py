@@ -11,23 +11,25 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from raylign.actors.fleet import Fleet
 from raylign.actors.handles import LocalHandle
 from raylign.actors.weights.config import WeightsConfig
 from raylign.actors.weights.publisher import WeightPublisher
 from raylign.rollout.engine.config import EngineConfig
 from raylign.rollout.engine.vllm_engine import VllmEngine
+from raylign.rollout.weights.buckets import BucketInfo
 
 pytestmark = pytest.mark.ray
 DEADLINE_S = 240
 
 
 @contextmanager
-def exported_by_ranks(model: Path, out: Path, world_size: int, zero_stage: int, how: str) -> Iterator[list[Any]]:
+def exported_by_ranks(model: Path, out: Path, world_size: int, zero_stage: int, how: str) -> Iterator[list[BucketInfo]]:
     """Bucket descriptions, for as long as the ranks hold them."""
     out.mkdir()
     with socket.socket() as probe:
@@ -54,7 +56,7 @@ def exported_by_ranks(model: Path, out: Path, world_size: int, zero_stage: int, 
             assert not failed, (out / f"rank{failed[0]}.log").read_text()[-3000:]
             assert time.monotonic() < until, (out / "rank0.log").read_text()[-3000:]
             time.sleep(0.05)
-        yield json.loads((out / "buckets.json").read_text())
+        yield [BucketInfo(**bucket) for bucket in json.loads((out / "buckets.json").read_text())]
         (out / "done").touch()
         for process in processes:
             assert process.wait(timeout=60) == 0
@@ -67,10 +69,10 @@ def exported_by_ranks(model: Path, out: Path, world_size: int, zero_stage: int, 
 class Described:
     """A learner that has exported already."""
 
-    buckets: list[Any]
+    buckets: list[BucketInfo]
 
-    async def export_weights(self, version: int) -> list[Any]:
-        return [{**bucket, "version": version} for bucket in self.buckets]
+    async def export_weights(self, version: int) -> list[BucketInfo]:
+        return [replace(bucket, version=version) for bucket in self.buckets]
 
     async def release_weights(self) -> None:
         pass
@@ -87,7 +89,7 @@ def test_two_sharded_ranks_feed_two_engines_what_one_rank_would(make_tiny_model,
         for core in sorted(os.sched_getaffinity(0))[:2]
     ]
     learner = Described()
-    publisher = WeightPublisher([LocalHandle(engine) for engine in engines], learner, WeightsConfig())
+    publisher = WeightPublisher(Fleet([LocalHandle(engine) for engine in engines]), learner, WeightsConfig())
 
     async def test() -> None:
         await asyncio.gather(*(engine.start() for engine in engines))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +53,7 @@ def main(model: str, out: Path, zero_stage: int, train: bool) -> None:
         learner.save(str(out / "model"))
         learner.update(examples())  # what was exported stays as it was
     if rank() == 0:
-        (out / "buckets.draft").write_text(json.dumps(buckets))
+        (out / "buckets.draft").write_text(json.dumps([asdict(bucket) for bucket in buckets]))
         (out / "buckets.draft").rename(out / "buckets.json")
     until = time.monotonic() + DEADLINE_S
     while not (out / "done").exists() and time.monotonic() < until:

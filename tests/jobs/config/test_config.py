@@ -330,3 +330,17 @@ def test_the_section_async_is_written_and_read_like_any_other() -> None:
     config = from_words("--async.max_staleness", "3", *REWARDS)
     assert "async:\n  max_staleness: 3\n" in config_yaml(config)
     assert "async.max_staleness" in dotted_keys(TrainConfig)
+    assert config.model_dump()["async"] == {"max_staleness": 3, "stale": "mask"}  # as in config.yaml of run folders
+    (problem,) = problems_of("--async.max_stalenes", "3", *REWARDS)
+    assert problem == "--async.max_stalenes: unknown option; did you mean --async.max_staleness?"
+
+
+def test_the_section_async_has_one_name_in_recipes(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text("rewards: [{name: exact}]\nasync: {max_stalenes: 3}\n")
+    assert problems_of("--config", str(file)) == [
+        f"{file}:2: async.max_stalenes: unknown key; did you mean async.max_staleness?"
+    ]
+    file.write_text("rewards: [{name: exact}]\nasynchrony: {max_staleness: 3}\n")
+    (problem,) = problems_of("--config", str(file))
+    assert problem.startswith(f"{file}:2: asynchrony: unknown key")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from raylign.actors.fleet import Fleet
 from raylign.actors.handles import LocalHandle
 from raylign.actors.reward_server import RewardServer
 from raylign.actors.rollout_pool import RolloutPool
@@ -64,7 +65,7 @@ async def draw_by_hand(
     engine = FakeEngine(answer, token_s)
     await engine.start()
     worker = RolloutWorker.around(engine, seed=settings.seed)
-    pool = RolloutPool([LocalHandle(worker)], LocalHandle(RewardServer(list(settings.rewards))), deadline_s=20)
+    pool = RolloutPool(Fleet([LocalHandle(worker)]), LocalHandle(RewardServer(list(settings.rewards))), deadline_s=20)
     report = DrawReport()
     missing = [prompt for prompt in wanted if prompt.ordinal not in log.drawn]
     if missing:

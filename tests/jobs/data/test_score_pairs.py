@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from raylign.jobs.cli import run_command_line
 from raylign.jobs.data.score_pairs import ScorePairsConfig, score_pairs
 from raylign.jobs.init_model import InitModelConfig, init_model
 from raylign.rollout.data.config import DataConfig
@@ -52,6 +53,19 @@ def test_scores_and_probabilities_stand_beside_the_row(values: dict[str, Any], t
     assert "cannot read it" in summary["first_failures"][0]
     with pytest.raises(ValueError, match="exists"):
         score_pairs(ScorePairsConfig.model_validate(values))
+
+
+def test_a_file_with_prompt_chosen_and_rejected_is_read_as_it_is(values: dict[str, Any], tmp_path: Path) -> None:
+    """From the command line, with the one key of `data` that has to be given."""
+    pairs = tmp_path / "pairs.jsonl"
+    rows = [{key: row[key] for key in ("prompt", "chosen", "rejected")} for row in ROWS]
+    pairs.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    rewards = json.dumps([{"name": "length", "free_tokens": 0, "max_tokens": 100}])
+    words = ["--model", values["model"], "--folder", str(tmp_path / "out"), "--data.source", str(pairs)]
+    words += ["--data.template", "{prompt}", "--rewards", rewards]
+    assert run_command_line(["data", "score-pairs", *words]) == 0
+    scored = [json.loads(line) for line in (tmp_path / "out" / "scored.jsonl").read_text().splitlines()]
+    assert [row["prompt"] for row in scored] == [row["prompt"] for row in rows]  # in the order of the file
 
 
 def test_without_a_reward_nothing_starts() -> None:

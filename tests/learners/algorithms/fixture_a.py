@@ -61,4 +61,4 @@ def loss_a(config: AnyAlgorithmConfig, max_staleness: int = 0, **changes: Any) -
     batch = make_micro_batch(made, range(4), "padded")
     logps = torch.tensor([value for row in LOGPS for value in row])
     value, metrics = objective.loss(logps, torch.zeros(12), batch, normalizers_of(made))
-    return value.item(), {key: metric.item() for key, metric in metrics.items()}
+    return value.item(), {name: metric.value.item() for name, metric in metrics.items()}

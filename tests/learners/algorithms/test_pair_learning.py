@@ -16,7 +16,7 @@ from raylign.learners.algorithms.preference.sail import SailConfig
 from raylign.learners.algorithms.preference.sail_routing import DATA, DDP, DPP, DPR, RouteDraws
 from raylign.learners.algorithms.registry import AnyAlgorithmConfig
 from raylign.learners.engines.config import LearnerConfig
-from raylign.learners.engines.deepspeed_engine import NonFiniteError
+from raylign.learners.engines.non_finite import NonFiniteError
 from raylign.learners.examples.example import Example
 from raylign.learners.examples.micro_batch import micro_batches, plan_for, shard, units_of
 from raylign.learners.learner import Learner
@@ -31,8 +31,8 @@ def learner_of(config: AnyAlgorithmConfig, model: Path, out: Path, cache: Path |
 
 
 def pair_examples(learner: Learner, pairs: list[PreferencePair], is_training: bool = True) -> list[Example]:
-    assert isinstance(learner.algorithm, PairObjective)
-    config: PairConfig = learner.algorithm.config
+    assert isinstance(learner.objective, PairObjective)
+    config: PairConfig = learner.objective.config
     return config.build_examples(0, 7).from_pairs(pairs, is_training)
 
 
@@ -65,7 +65,7 @@ def test_the_reference_runs_once_a_row_and_never_again(tiny_model: Path, tmp_pat
     first_metrics, first = trained(learner_of(DpoConfig(), tiny_model, tmp_path, cache))
     again = learner_of(DpoConfig(), tiny_model, tmp_path, cache)
     again_metrics, second = trained(again)
-    assert again._reference is None, "all rows are known, so the reference was never loaded"
+    assert not again._reference.is_loaded, "all rows are known, so the reference was never loaded"
     assert np.array_equal(first, second)
     assert [line["learner/loss"] for line in first_metrics] == [line["learner/loss"] for line in again_metrics]
 

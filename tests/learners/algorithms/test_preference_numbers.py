@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,15 +13,18 @@ from torch.nn.functional import logsigmoid
 from raylign.learners.algorithms.preference.bonbon import Bonbon, BonbonConfig
 from raylign.learners.algorithms.preference.dpo import Dpo, DpoConfig
 from raylign.learners.algorithms.preference.ipo import Ipo, IpoConfig
-from raylign.learners.algorithms.preference.pairs import Pairs
+from raylign.learners.algorithms.preference.pairs import PairExamples, Pairs
 from raylign.learners.algorithms.preference.sail import Sail, SailConfig
 from raylign.learners.algorithms.preference.sail_routing import DATA, DDP, DPP, DPR
+from raylign.learners.examples.example import Normalizers
+from raylign.learners.examples.micro_batch import make_micro_batch
 from raylign.learners.losses.preference import (
     logistic_loss,
     published_response_term,
     response_term,
     robust_probability,
 )
+from raylign.rollout.sample import PreferencePair, Prompt
 from tests.learners.algorithms.pair_cases import fixture_a, gradients, pairs_of
 
 SWAPPED, KEPT = [1.0] * 4, [0.0] * 4
@@ -58,6 +62,39 @@ def test_soft_labels_and_label_smoothing_mix_both_orders() -> None:
     q = 0.9 * 0.7 + 0.1 * 0.3
     losses, _ = Dpo(DpoConfig(label_smoothing=0.1)).pair_loss(pairs)
     assert torch.allclose(losses, -q * logsigmoid(z) - (1 - q) * logsigmoid(-z))
+
+
+def measured(h: list[float], **config: float) -> tuple[float, float]:
+    """Accuracy and mean margin, as they stand in metrics: through DPO's examples, a micro-batch and its loss."""
+    pairs = [
+        PreferencePair(
+            Prompt(str(n), n, "", np.zeros(1, np.int32)), np.zeros(1, np.int32), np.zeros(1, np.int32), "", "", 1.0
+        )
+        for n in range(len(h))
+    ]
+    objective = DpoConfig(**config).build_objective()
+    reference = [np.array([ratio], np.float32) for each in h for ratio in (-each, 0.0)]  # log π is 0
+    examples = [
+        replace(example, reference_logps=logps)
+        for example, logps in zip(PairExamples().from_pairs(pairs), reference, strict=True)
+    ]
+    batch = make_micro_batch(examples, range(len(examples)), "packed")
+    logps = torch.zeros(len(examples))
+    normalizers = Normalizers(num_tokens=len(examples), num_sequences=len(examples))
+    _, sums = objective.loss(logps, logps, batch, normalizers)
+    accuracy, margin = (sums[f"preference/{name}"].value.item() for name in ("accuracy", "margin"))
+    return accuracy / len(h), margin / len(h)
+
+
+def test_accuracy_and_margin_are_those_of_the_implicit_rewards() -> None:
+    """r(x, y) = β·[log π(y|x) − log π₀(y|x)] (DPO, arXiv 2305.18290 section 4)."""
+    accuracy, margin = measured([2, -1.5, 0.7, -5], beta=0.1)  # margins 0.2, -0.15, 0.07, -0.5
+    assert accuracy == 0.5
+    assert margin == pytest.approx(-0.095)
+
+
+def test_a_margin_of_zero_is_no_success() -> None:
+    assert measured([0.0], beta=1.0) == (0.0, 0.0)
 
 
 def test_ipo_pulls_the_margin_to_half_over_beta() -> None:

@@ -19,6 +19,7 @@ from raylign.learners.examples.micro_batch import make_micro_batch, normalizers_
 from raylign.learners.losses.advantages import group_advantages, leave_one_out, returns_with_kl, whitened
 from raylign.learners.losses.corrections import CorrectionConfig, correction_weights, loglinear_share
 from raylign.learners.losses.policy import sequence_policy_loss
+from raylign.learners.meters.metric import Metric, divided, values_of
 from raylign.learners.meters.mismatch import finish_mismatch, mismatch_metrics
 from raylign.rollout.sample import Completion, Group, Prompt
 from tests.learners.algorithms.fixture_a import (
@@ -66,7 +67,7 @@ def test_losses_from_scored_group_to_number(config: AnyAlgorithmConfig, expected
 
 def test_dapo_clips_three_tokens() -> None:
     metrics = loss_a(DapoConfig())[1]
-    assert metrics["learner/clip_fraction_low/sum"] + metrics["learner/clip_fraction_high/sum"] == 3
+    assert metrics["learner/clip_fraction_low"] + metrics["learner/clip_fraction_high"] == 3
 
 
 def test_leave_one_out() -> None:
@@ -168,7 +169,7 @@ def test_corrections_of_the_grpo_loss(settings: dict[str, object], expected: flo
 
 def test_icepop_keeps_ten_of_twelve_tokens() -> None:
     metrics = loss_a(GrpoConfig(**TOKENS, correction=CorrectionConfig(kind="icepop")))[1]
-    assert metrics["mismatch/masked_share/sum"] == 2
+    assert metrics["mismatch/masked_share"] == 2
 
 
 def weights(kind: str, **settings: object) -> list[float]:
@@ -188,7 +189,7 @@ def test_sequence_products_and_geometric_means() -> None:
     assert weights("geometric_filter", low=0.7789, cap=1.5684) == [1, 1, 1, 0]
     sums = mismatch_metrics(flat(OLD), flat(ROLLOUT), torch.ones(12), SEQUENCE, LENGTHS)
     mean = np.mean([1.395612, 1.025315, 1.568312, 0.778801])
-    assert sums["mismatch/geometric_mean_ratio/sum"].item() / 4 == pytest.approx(mean, abs=1e-6)
+    assert sums["mismatch/geometric_mean_ratio"].value.item() / 4 == pytest.approx(mean, abs=1e-6)
 
 
 def test_overlong_penalty_grows_in_a_line() -> None:
@@ -218,9 +219,9 @@ def test_the_meter_agrees_with_numpy() -> None:
     old, rollout = flat(OLD).double().numpy(), flat(ROLLOUT).double().numpy()
     ratio = np.exp(old - rollout)
     sums = mismatch_metrics(flat(OLD), flat(ROLLOUT), torch.ones(12), SEQUENCE, LENGTHS)
-    means = {k.rpartition("/")[0]: v.item() / (12 if k.endswith("/sum") else 1) for k, v in sums.items()}
-    finish_mismatch(means, tokens_per_sequence=3)
-    assert means == pytest.approx(
+    totals = {name: Metric(metric.value.item(), metric.kind) for name, metric in sums.items()}
+    finished = finish_mismatch(divided(totals, num_tokens=12, num_units=1), tokens_per_sequence=3)
+    assert values_of(finished) == pytest.approx(
         {
             "mismatch/mean_abs_logp_difference": np.abs(old - rollout).mean(),
             "mismatch/max_abs_logp_difference": np.abs(old - rollout).max(),

@@ -296,4 +296,4 @@ def test_pairs_above_and_weighed_rows_below(upper: str, expected: float) -> None
     logps = torch.tensor([-1.0, -3.0, *[-loss for loss in LOSSES]])
     loss, metrics = algorithm.loss(logps, torch.zeros(6), batch, normalizers_of(reference))
     assert float(loss) == pytest.approx(0.5 * expected + 0.5 * 1.195845, abs=1e-5)
-    np.testing.assert_allclose(metrics["sequence/loss"][2:], LOSSES, atol=1e-6)
+    np.testing.assert_allclose(metrics["sequence/loss"].value[2:], LOSSES, atol=1e-6)

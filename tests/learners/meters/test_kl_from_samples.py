@@ -1,4 +1,4 @@
-"""KL from samples and implicit rewards against numbers worked out by hand."""
+"""KL from samples against numbers worked out by hand."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import math
 import numpy as np
 import pytest
 
-from raylign.learners.meters.implicit_rewards import implicit_rewards
 from raylign.learners.meters.kl_from_samples import kl_from_samples
 
 
@@ -44,30 +43,3 @@ def test_answers_that_do_not_match_are_refused_by_name() -> None:
         kl_from_samples([floats(-1), floats(-1, -2)], [floats(-1), floats(-1)])
     with pytest.raises(ValueError, match="answer 0: its log-ratio is inf"):
         kl_from_samples([floats(-1)], [floats(-math.inf)])
-
-
-def test_implicit_rewards_of_fixture_a() -> None:
-    """sail.md, acceptance 1: h = [2, -1.5, 0.7, -5], β = 0.1."""
-    found = implicit_rewards(
-        0.1,
-        chosen_logps=[-12, -20, -8, -30],
-        rejected_logps=[-15, -18, -9.5, -22],
-        reference_chosen_logps=[-13, -19.5, -8.2, -28],
-        reference_rejected_logps=[-14, -19, -9, -25],
-    )
-    assert found.margins == pytest.approx((0.2, -0.15, 0.07, -0.5))
-    assert found.accuracy == 0.5
-    assert found.mean_margin == pytest.approx(-0.095)
-
-
-def test_an_implicit_margin_of_zero_is_no_success() -> None:
-    assert implicit_rewards(1.0, [-1.0], [-2.0], [-1.0], [-2.0]).accuracy == 0.0
-
-
-def test_implicit_rewards_refuse_what_does_not_match() -> None:
-    with pytest.raises(ValueError, match=r"got \[2, 1, 1, 1\]"):
-        implicit_rewards(0.1, [-1, -2], [-1], [-1], [-1])
-    with pytest.raises(ValueError, match="beta is -1"):
-        implicit_rewards(-1, [-1], [-1], [-1], [-1])
-    with pytest.raises(ValueError, match="pair 0: its margin is nan"):
-        implicit_rewards(0.1, [math.nan], [-1], [-1], [-1])

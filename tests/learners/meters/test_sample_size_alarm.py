@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from raylign.learners.losses.corrections import CorrectionConfig, correction_weights
+from raylign.learners.meters.metric import Metric, divided, values_of
 from raylign.learners.meters.mismatch import SHARE, WEIGHTED_SHARE, finish_mismatch, mismatch_metrics, weight_metrics
 from raylign.learners.meters.sample_size_alarm import CALM_STEPS, SampleSizeAlarm
 
@@ -21,9 +22,8 @@ def measured(ratios: list[float], correction: CorrectionConfig) -> dict[str, flo
     index, lengths = torch.arange(count), torch.ones(count)
     weights = correction_weights(correction, old, rollout, mask, index, lengths).weights
     sums = mismatch_metrics(old, rollout, mask, index, lengths) | weight_metrics(weights, mask)
-    means = {key.rpartition("/")[0]: v.item() / (count if key.endswith("/sum") else 1) for key, v in sums.items()}
-    finish_mismatch(means, tokens_per_sequence=1)
-    return means
+    totals = {name: Metric(metric.value.item(), metric.kind) for name, metric in sums.items()}
+    return values_of(finish_mismatch(divided(totals, num_tokens=count, num_units=1), tokens_per_sequence=1))
 
 
 def test_one_token_far_off_spoils_the_ratios_but_not_the_weights() -> None:
@@ -52,9 +52,9 @@ def test_tokens_that_a_correction_leaves_out_do_not_count() -> None:
 
 def test_only_tokens_in_the_loss_are_weighed() -> None:
     sums = weight_metrics(torch.tensor([2.0, 1.0, 7.0]), torch.tensor([1.0, 1.0, 0.0]))
-    assert {key: value.item() for key, value in sums.items()} == {
-        "mismatch/weight/sum": 3.0,
-        "mismatch/weight_squared/sum": 5.0,
+    assert {name: (metric.value.item(), metric.kind) for name, metric in sums.items()} == {
+        "mismatch/weight": (3.0, "token_sum"),
+        "mismatch/weight_squared": (5.0, "token_sum"),
     }
 
 

@@ -12,7 +12,7 @@ import pytest
 from raylign.rewards.judge.config import JudgeConfig
 from raylign.rewards.judge.judge import AnswerPair, Judge, JudgeFailure, Verdict
 from raylign.rewards.judge.prompt import QUESTION, UnreadableReply, question, read_scores
-from raylign.rewards.judge.request_pace import RequestPace
+from raylign.rewards.judge.rate_limiter import RateLimiter
 from tests.rewards.judge.judge_server import Handler, judge_server
 
 
@@ -163,9 +163,9 @@ def test_failures_are_not_cached(address: str, tmp_path: Path) -> None:
 
 def test_pairs_under_way_and_requests_per_minute_are_bounded(address: str) -> None:
     pairs = [pair("busy", number=number) for number in range(8)]
-    told: list[int] = []
-    judge(address, max_concurrent=2).compare(pairs, told.append)
-    assert Handler.most_at_once == 2 and told == list(range(1, 9))
+    done: list[int] = []
+    judge(address, max_concurrent=2).compare(pairs, done.append)
+    assert Handler.most_at_once == 2 and done == list(range(1, 9))
     start = time.monotonic()
     judge(address, {"requests_per_minute": 600}).compare([pair(number=number) for number in range(6)])
     assert time.monotonic() - start >= 0.5  # five intervals of 0.1 s
@@ -180,7 +180,7 @@ def test_several_addresses_take_turns_at_a_pace_of_their_own(address: str) -> No
 
 
 def test_pace_is_the_lower_of_requests_and_tokens_per_minute() -> None:
-    assert RequestPace(60, None).interval_s(5000) == pytest.approx(1.0)
-    assert RequestPace(60, 60_000).interval_s(500) == pytest.approx(1.0)
-    assert RequestPace(60, 60_000).interval_s(2000) == pytest.approx(2.0)
-    assert RequestPace(None, None).interval_s(10**6) == 0
+    assert RateLimiter(60, None).interval_s(5000) == pytest.approx(1.0)
+    assert RateLimiter(60, 60_000).interval_s(500) == pytest.approx(1.0)
+    assert RateLimiter(60, 60_000).interval_s(2000) == pytest.approx(2.0)
+    assert RateLimiter(None, None).interval_s(10**6) == 0

@@ -98,22 +98,9 @@ def test_a_twin_does_not_wait_while_the_first_row_counts() -> None:
     assert ledger.row(4) is None
 
 
-def test_what_was_issued_is_neither_missing_nor_issued_once_it_is_logged() -> None:
-    ledger = ledger_of([0])
-    ledger.issue([1, 2])
-    assert ledger.missing_ordinals(4) == [3] and states(ledger, [1, 2, 3]) == ["issued", "issued", "unknown"]
-    ledger.withdraw([2])
-    assert ledger.missing_ordinals(4) == [2, 3] and ledger.state(2) == "unknown"
-    ledger.add([1], [1], 10)
-    decide(ledger, [1], DROPPED, 0)
-    assert ledger.state(1) == "dropped" and ledger.missing_ordinals() == [1]
-
-
 def test_ordinals_that_were_never_logged_are_missing_below_the_highest() -> None:
     ledger = ledger_of([1, 4])
     assert ledger.missing_ordinals() == [0, 2, 3]
-    assert ledger.missing_ordinals(2) == [0] and ledger.missing_ordinals(6) == [0, 2, 3, 5]
-    assert ledger.missing_ordinals(0) == []
 
 
 # leases
@@ -125,21 +112,21 @@ def test_leased_rows_come_back_to_their_old_places() -> None:
     assert unread(ledger) == ([0, 2, 4], 30, 2) and states(ledger, [0, 1]) == ["waiting", "leased"]
     ledger.lease([4])
     assert unread(ledger) == ([0, 2], 20, 3)
-    ledger.give_back([3])
+    ledger.release([3])
     assert unread(ledger) == ([0, 2, 3], 30, 2) and ledger.state(3) == "waiting"
-    ledger.give_back([1])
+    ledger.release([1])
     assert unread(ledger) == ([0, 1, 2, 3], 40, 1)
-    ledger.give_back([4])
+    ledger.release([4])
     assert unread(ledger) == ([0, 1, 2, 3, 4], 50, 0)
 
 
 def test_only_leased_rows_can_be_given_back() -> None:
     ledger = ledger_of([0, 1])
     ledger.lease([1])
-    ledger.give_back([0, 7])  # the one waits, the other is not in the log
+    ledger.release([0, 7])  # the one waits, the other is not in the log
     assert unread(ledger) == ([0], 10, 1)
     decide(ledger, [1], TRAINED, 0)
-    ledger.give_back([1])
+    ledger.release([1])
     assert unread(ledger) == ([0], 10, 0) and ledger.state(1) == "trained"
 
 
@@ -177,11 +164,11 @@ def test_only_rows_that_wait_or_are_leased_can_be_decided_about(offset: int, sai
     ledger = ledger_of([0, 1, 2, 3], failed=[1])
     ledger.add([4], [3], 10)
     decide(ledger, [0], TRAINED, 0)
-    ledger.lose([2])
+    ledger.mark_lost([2])
     ledger.recount()
     ledger.lease([3])
     ledger.check_undecided([3], FILTERED, 5)
-    ledger.give_back([3])
+    ledger.release([3])
     with pytest.raises(ExperienceError, match=rf"^the group at offset {offset} cannot be filtered in step 5: {said}$"):
         ledger.check_undecided([3, offset], FILTERED, 5)
 
@@ -207,7 +194,7 @@ def test_a_twin_takes_the_place_of_a_dropped_row_once() -> None:
     ledger.lease([0])
     ledger.mark([2], DROPPED, 0)
     assert unread(ledger) == ([], 0, 1)  # the leased row stays the live one
-    ledger.give_back([0])
+    ledger.release([0])
     assert unread(ledger) == ([0], 10, 0)
 
 
@@ -228,7 +215,7 @@ def test_a_failed_or_decided_twin_does_not_wait_when_it_takes_the_place() -> Non
 def test_lost_rows_are_missing_until_they_are_logged_again() -> None:
     ledger = ledger_of([0, 1, 2])
     decide(ledger, [2], TRAINED, 0)
-    ledger.lose([1, 2])
+    ledger.mark_lost([1, 2])
     ledger.recount()
     assert states(ledger, [0, 1, 2]) == ["waiting", "lost", "trained"]  # what was trained stays so
     assert unread(ledger) == ([0], 10, 0)
@@ -243,7 +230,7 @@ def test_lost_rows_are_missing_until_they_are_logged_again() -> None:
 def test_recounting_counts_every_row_of_a_kind() -> None:
     ledger = ledger_of(range(7), failed=[4, 5])
     decide(ledger, [6], TRAINED, 0)
-    ledger.lose([1, 2, 3])
+    ledger.mark_lost([1, 2, 3])
     for _ in range(2):
         ledger.recount()
         counters = ledger.counters()
@@ -253,13 +240,13 @@ def test_recounting_counts_every_row_of_a_kind() -> None:
 
 def test_decisions_read_from_the_journal_may_name_rows_that_are_gone() -> None:
     ledger = ledger_of([0, 1, 2])
-    ledger.recall([0, 7], TRAINED, 4)
-    ledger.recall([1], FILTERED, 20)
+    ledger.restore_mark([0, 7], TRAINED, 4)
+    ledger.restore_mark([1], FILTERED, 20)
     ledger.recount()
     assert states(ledger, [0, 1, 2]) == ["trained", "filtered", "waiting"] and unread(ledger) == ([2], 10, 0)
     assert ledger.position(4) == LogPosition(4, 1)  # step 20 trained nothing, so step 4 is the last
-    ledger.recall([2], TRAINED, 4 + REMEMBERED_STEPS + 1)
-    ledger.recall([2], TRAINED, 0)  # an older line does not turn the time back
+    ledger.restore_mark([2], TRAINED, 4 + REMEMBERED_STEPS + 1)
+    ledger.restore_mark([2], TRAINED, 0)  # an older line does not turn the time back
     with pytest.raises(ExperienceError, match="after step 13 was trained"):
         ledger.position(4)
 
@@ -295,7 +282,7 @@ def test_a_row_behind_another_of_its_ordinal_is_done_with_when_that_is() -> None
 
 def test_a_lost_row_is_done_with() -> None:
     ledger = ledger_of([0, 1])
-    ledger.lose([0])
+    ledger.mark_lost([0])
     ledger.recount()
     assert ledger.position(0) == LogPosition(0, 1)
 
@@ -364,7 +351,7 @@ def test_of_two_rows_of_one_ordinal_below_the_position_one_counts(first: str, is
     ledger.add([0], [0], 10, failed=[0] if first == "failed" else [])
     ledger.add([1, 2], [5, 0], 10)
     if first != "failed":
-        ledger.recall([0], first, 0)
+        ledger.restore_mark([0], first, 0)
     assert ledger.rewind(LogPosition(0, 3)) == ([1, 2] if is_assumed else [1])
     assert ledger.counters().num_trained == 1 + is_assumed + (first == TRAINED)
     assert unread(ledger) == ([], 0, 0)
@@ -372,7 +359,7 @@ def test_of_two_rows_of_one_ordinal_below_the_position_one_counts(first: str, is
 
 def test_a_row_found_lost_after_its_training_was_trained_and_one_lost_before_was_not() -> None:
     ledger = ledger_of(range(3))
-    ledger.lose([0, 1])
+    ledger.mark_lost([0, 1])
     ledger.recount()
     assert ledger.rewind(LogPosition(0, 3), frozenset([1])) == [1, 2]
     assert states(ledger, range(3)) == ["lost", "trained", "trained"]
@@ -383,7 +370,7 @@ def test_nothing_is_rewound_after_forgetting() -> None:
     ledger = ledger_of([0, 1])
     decide(ledger, [0], TRAINED, 0)
     decide(ledger, [1], TRAINED, REMEMBERED_STEPS)
-    assert ledger.forget() == 1
+    assert ledger.prune() == 1
     with pytest.raises(AssertionError, match="before anything is forgotten"):
         ledger.rewind(LogPosition(0, 0))
 
@@ -395,16 +382,16 @@ def test_rows_done_with_are_forgotten_after_eight_steps_and_their_ordinals_are_n
     ledger = ledger_of([0, 3, 1, 2])
     decide(ledger, [0, 1], TRAINED, 0)
     decide(ledger, [3], TRAINED, REMEMBERED_STEPS - 1)
-    assert ledger.forget() == 0 and ledger.row(0) is not None
+    assert ledger.prune() == 0 and ledger.row(0) is not None
     decide(ledger, [2], TRAINED, REMEMBERED_STEPS)
-    assert ledger.forget() == 2
+    assert ledger.prune() == 2
     assert [ledger.row(offset) is None for offset in range(4)] == [True, True, False, False]
     assert states(ledger, [0, 1, 2, 3, 4]) == ["trained"] * 4 + ["unknown"]
     assert ledger.is_live(3) and not ledger.is_live(4)
     for known in ([0], [3], [1], [9, 3]):
-        assert ledger.knows_any(set(known))
-    assert not ledger.knows_any({4, 9}) and not ledger.knows_any(set())
-    assert ledger.missing_ordinals(6) == [4, 5]
+        assert ledger.has_any_of(set(known))
+    assert not ledger.has_any_of({4, 9}) and not ledger.has_any_of(set())
+    assert ledger.missing_ordinals() == []
     assert ledger.counters().num_trained == 4
     assert ledger.position(REMEMBERED_STEPS) == LogPosition(REMEMBERED_STEPS, 4)
 
@@ -415,12 +402,12 @@ def test_ordinals_forgotten_without_a_gap_are_kept_as_one_number() -> None:
         decide(ledger, [offset], TRAINED, offset)
     ledger.add([4], [9], 10)
     decide(ledger, [4], TRAINED, 1 + REMEMBERED_STEPS)
-    assert ledger.forget() == 2 and ledger._done == {1, 2} and ledger._done_below == 0
+    assert ledger.prune() == 2 and ledger._done == {1, 2} and ledger._done_below == 0
     ledger.add([5], [10], 10)
     decide(ledger, [5], TRAINED, 3 + REMEMBERED_STEPS)
-    assert ledger.forget() == 4 and ledger._done == {4} and ledger._done_below == 3
-    assert ledger.knows_any({2}) and ledger.knows_any({4}) and not ledger.knows_any({3, 5})
-    assert ledger.missing_ordinals(7) == [3, 5, 6]
+    assert ledger.prune() == 4 and ledger._done == {4} and ledger._done_below == 3
+    assert ledger.has_any_of({2}) and ledger.has_any_of({4}) and not ledger.has_any_of({3, 5})
+    assert ledger.missing_ordinals() == [3, 5, 6, 7, 8]
 
 
 def test_forgetting_stops_at_the_first_row_that_may_be_served_again() -> None:
@@ -428,18 +415,18 @@ def test_forgetting_stops_at_the_first_row_that_may_be_served_again() -> None:
     decide(ledger, [0, 2], TRAINED, 0)
     ledger.add([3], [3], 10)
     decide(ledger, [3], TRAINED, 50)
-    assert ledger.forget() == 1 and ledger.row(1) is not None and ledger.row(2) is not None
+    assert ledger.prune() == 1 and ledger.row(1) is not None and ledger.row(2) is not None
     assert unread(ledger) == ([1], 10, 0)
 
 
 def test_dropped_and_lost_ordinals_stay_missing_when_their_rows_are_forgotten() -> None:
     ledger = ledger_of(range(5), failed=[3])
-    ledger.lose([1, 2])
+    ledger.mark_lost([1, 2])
     ledger.recount()
-    ledger.recall([2], TRAINED, 0)  # trained, then damaged
+    ledger.restore_mark([2], TRAINED, 0)  # trained, then damaged
     decide(ledger, [0], DROPPED, 0)
     decide(ledger, [4], TRAINED, REMEMBERED_STEPS)
-    assert ledger.forget() == 4
+    assert ledger.prune() == 4
     assert ledger.missing_ordinals() == [0, 1]
     assert states(ledger, range(5)) == ["unknown", "unknown", "trained", "trained", "trained"]
 
@@ -449,8 +436,8 @@ def test_a_row_forgotten_before_its_twin_leaves_the_ordinal_done_with() -> None:
     ledger.add([2, 3], [0, 2], 10)
     decide(ledger, [0], TRAINED, 0)
     decide(ledger, [3], TRAINED, REMEMBERED_STEPS)
-    assert ledger.forget() == 1 and ledger.row(2) is not None
-    assert ledger.state(0) == "trained" and ledger.knows_any({0})
+    assert ledger.prune() == 1 and ledger.row(2) is not None
+    assert ledger.state(0) == "trained" and ledger.has_any_of({0})
     assert ledger.position(REMEMBERED_STEPS) == LogPosition(REMEMBERED_STEPS, 1, (3,))  # the twin is not waited for
     decide(ledger, [1], TRAINED, REMEMBERED_STEPS)
     assert ledger.position(REMEMBERED_STEPS) == LogPosition(REMEMBERED_STEPS, 4)
@@ -461,5 +448,5 @@ def test_a_dropped_row_forgotten_before_its_twin_leaves_the_twin_to_be_served() 
     ledger.add([1, 2], [0, 1], 10)
     decide(ledger, [0], DROPPED, 0)
     decide(ledger, [2], TRAINED, REMEMBERED_STEPS)
-    assert ledger.forget() == 1
+    assert ledger.prune() == 1
     assert ledger.state(0) == "waiting" and unread(ledger) == ([1], 10, 0) and ledger.missing_ordinals() == []

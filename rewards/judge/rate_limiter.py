@@ -1,6 +1,6 @@
 """Keeping to the rate limits of a service.
 
-Given requests and tokens per minute; `turn` returns when the next request may go. Requests are spread evenly: their
+Given requests and tokens per minute; `acquire` returns when the next request may go. Requests are spread evenly: their
 rate is at most min(RPM, TPM / tokens of a request), whatever the burst that asks.
 """
 
@@ -10,7 +10,7 @@ import asyncio
 import time
 
 
-class RequestPace:
+class RateLimiter:
     """One for each endpoint; for one event loop."""
 
     def __init__(self, requests_per_minute: float | None, tokens_per_minute: float | None) -> None:
@@ -28,7 +28,7 @@ class RequestPace:
             minutes = max(minutes, num_tokens / self._tokens_per_minute)
         return 60 * minutes
 
-    async def turn(self, num_tokens: int) -> None:
+    async def acquire(self, num_tokens: int) -> None:
         """Wait for this request's place in the queue: each caller unblocks by the clock alone."""
         now = time.monotonic()
         start = max(now, self._next_free)
