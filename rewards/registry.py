@@ -105,6 +105,11 @@ def _check_name(value: Any) -> Any:
     raise ValueError(f"unknown reward {name!r}; {hint}{known}")
 
 
+def is_quick(config: AnyRewardConfig) -> bool:
+    """Whether this reward scores at once, in place."""
+    return _REWARD_OF_CONFIG[type(config)].is_quick
+
+
 RewardConfig = Annotated[AnyRewardConfig, Field(discriminator="name"), BeforeValidator(_check_name)]
 """One entry of a recipe's list of rewards."""
 

@@ -40,6 +40,8 @@ class RewardModelConfig(WeightedConfig):
 
 
 class RewardModel(Reward):
+    is_batched = True
+
     def __init__(self, config: RewardModelConfig) -> None:
         import torch
         from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer

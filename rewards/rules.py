@@ -100,6 +100,8 @@ class LengthConfig(WeightedConfig):
 class AnswerReward(PointwiseReward):
     """1 where the answer found in a completion equals any reference; 0 where none is found."""
 
+    is_quick = True
+
     def __init__(
         self,
         find: Callable[[str], str | None],
@@ -167,6 +169,8 @@ class TagReward(AnswerReward):
 
 class LengthReward(PointwiseReward):
     """The soft overlong penalty of DAPO, with its cache written as max_tokens − free_tokens."""
+
+    is_quick = True
 
     def __init__(self, config: LengthConfig) -> None:
         self._config = config

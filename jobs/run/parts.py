@@ -31,6 +31,7 @@ from raylign.jobs.run.roles import (
 )
 from raylign.learners.algorithms.facts import RunRows
 from raylign.learners.examples.example import Example
+from raylign.rewards.registry import is_quick
 
 
 class RunParts:
@@ -142,7 +143,10 @@ class RunParts:
         )
         self.evaluation_pool = self.rollouts
         if config.evaluation.rewards and config.evaluation.rewards != config.rewards:
-            self.evaluation_pool = self.rollouts.with_rewards(await start_reward_server(config.evaluation.rewards))
+            self.evaluation_pool = self.rollouts.with_rewards(
+                await start_reward_server(config.evaluation.rewards),
+                scores_apart=not all(map(is_quick, config.evaluation.rewards)),
+            )
         self.publisher = WeightPublisher(self.rollouts.fleet, self.learner, weights, version)
 
     async def update(self, examples: list[Example], version: int | None) -> dict[str, float]:

@@ -12,7 +12,7 @@ import socket
 from dataclasses import replace
 from typing import Any
 
-from raylign.rewards.base import Item, PointwiseReward, Reward, RewardFailure, Score, failure_of, typed_scores
+from raylign.rewards.base import Item, Reward, RewardFailure, Score, failure_of, typed_scores
 from raylign.rewards.sandbox.limits import Limits
 from raylign.rewards.sandbox.messages import MAX_MESSAGE_CHARACTERS, receive_frame, scores_to_data, send_frame
 
@@ -45,7 +45,7 @@ def serve(channel: socket.socket, limits: Limits) -> None:
         why = (str(error) or type(error).__name__)[:MAX_MESSAGE_CHARACTERS]
         _reply(channel, {"error": why + limits.describe(failure_of(error.__cause__ or error).kind)})
         return
-    _reply(channel, {"ready": isinstance(reward, PointwiseReward)})
+    _reply(channel, {"ready": reward.is_pointwise, "form": reward.form})
     while True:
         try:
             # From the parent, which is trusted: rows may hold dates and other objects that JSON has not.

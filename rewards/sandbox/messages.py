@@ -13,10 +13,12 @@ import struct
 from collections.abc import Sequence
 from typing import Any, cast, get_args
 
-from raylign.rewards.base import FailureKind, RewardFailure, Score
+from raylign.rewards.base import FailureKind, Graded, RewardFailure, Score
 
 MAX_REPLY_BYTES = 16 * 2**20
 MAX_MESSAGE_CHARACTERS = 2000
+MAX_PARTS = 64
+"""Further numbers of one score."""
 _LENGTH = struct.Struct("!Q")
 _CHUNK_BYTES = 1 << 16
 
@@ -82,12 +84,15 @@ class ReplyReader:
 
 
 def scores_to_data(scores: Sequence[Score]) -> list[Any]:
-    return [
-        {"kind": score.kind, "message": score.message[:MAX_MESSAGE_CHARACTERS]}
-        if isinstance(score, RewardFailure)
-        else score
-        for score in scores
-    ]
+    return [_score_to_data(score) for score in scores]
+
+
+def _score_to_data(score: Score) -> Any:
+    if isinstance(score, RewardFailure):
+        return {"kind": score.kind, "message": score.message[:MAX_MESSAGE_CHARACTERS]}
+    if isinstance(score, Graded):
+        return {"score": float(score), "parts": score.parts}
+    return score
 
 
 def scores_from_data(data: object, num_completions: int) -> list[Score]:
@@ -98,7 +103,11 @@ def scores_from_data(data: object, num_completions: int) -> list[Score]:
 
 
 def _score_from_data(value: object) -> Score:
-    if isinstance(value, dict):
+    if isinstance(value, dict) and "parts" in value:
+        score, parts = _score_from_data(value.get("score")), value["parts"]
+        if not isinstance(score, RewardFailure) and isinstance(parts, dict) and len(parts) <= MAX_PARTS:
+            return Graded.of(score, parts)
+    elif isinstance(value, dict):
         kind, message = value.get("kind"), value.get("message")
         if kind in get_args(FailureKind) and isinstance(message, str):
             return RewardFailure(cast(FailureKind, kind), message[:MAX_MESSAGE_CHARACTERS])

@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 END_DEADLINE_S = 10.0
 SILENT_WAIT_S = 20.0
 LAST_WORD_GRACE_S = 1.0  # a socket closes a moment before its process ends
+MAX_FORM_CHARACTERS = 200
 MARK = "RAYLIGN_REWARD_PROCESS"
 
 
@@ -62,6 +63,7 @@ class ChildProcess:
         self._mark = ""
         self._number = 0
         self.is_pointwise = False
+        self.form = ""
         self._is_ready = False
 
     @property
@@ -85,6 +87,7 @@ class ChildProcess:
             self.kill()
             raise ValueError(f"reward {self._label!r}: {reply['error']}")
         self.is_pointwise = reply.get("ready") is True
+        self.form = str(reply.get("form", ""))[:MAX_FORM_CHARACTERS]
         self._is_ready = True
 
     def _start(self) -> None:
