@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -80,7 +80,7 @@ _PLAIN = _SPACES | _NOTHING | _SIGNS | _TIMES | _OTHERS
 OPAQUE = "\u25c7"
 """Stands for mathematics that is not read."""
 
-_LATEX = [
+_LATEX: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
     (re.compile(r"\{,\}"), ","),
     (re.compile(r"\\!"), ""),
     (re.compile(r"\\[,;: ]|\\q?quad\b|~"), " "),

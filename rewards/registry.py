@@ -12,6 +12,7 @@ from typing import Annotated, Any, cast, get_args
 
 from pydantic import BeforeValidator, Field, TypeAdapter
 
+from raylign.rewards.answers import after_hash, boxed, reference_quantity, tagged
 from raylign.rewards.base import KillableConfig, Reward, WeightedConfig
 from raylign.rewards.endpoint import HttpConfig, HttpReward
 from raylign.rewards.function import FunctionConfig, FunctionReward
@@ -38,6 +39,7 @@ from raylign.rewards.rules import (
     NumericReward,
     TagConfig,
     TagReward,
+    expected_choice,
 )
 from raylign.rewards.sandbox.sandbox import Sandboxed
 from raylign.rewards.verifiers import (
@@ -103,6 +105,18 @@ def _check_name(value: Any) -> Any:
     nearest = difflib.get_close_matches(str(name), REWARD_NAMES, n=1, cutoff=0.5)
     hint = f"did you mean {nearest[0]!r}? " if nearest else ""
     raise ValueError(f"unknown reward {name!r}; {hint}{known}")
+
+
+def reference_check(config: AnyRewardConfig) -> Callable[[str], object] | None:
+    """Raises ValueError for a reference that the reward cannot compare with; None: only scoring would tell."""
+    if isinstance(config, ExactConfig | BoxedConfig | HashConfig | TagConfig) and config.kind == "choice":
+        return expected_choice
+    if isinstance(config, NumericConfig):
+        return reference_quantity
+    if isinstance(config, BoxedConfig | HashConfig | TagConfig) and config.comparison == "numeric":
+        find = {"boxed": boxed, "hash": after_hash}.get(config.name, lambda text: tagged(text, config.tag))  # type: ignore[union-attr]
+        return lambda reference: reference_quantity(find(reference) or reference)
+    return None
 
 
 def is_quick(config: AnyRewardConfig) -> bool:

@@ -136,11 +136,15 @@ class NumericReward(AnswerReward):
         super().__init__(str, same)
 
 
-def _same_choice(answer: str, reference: str) -> bool:
-    expected = choice(reference)
-    if expected is None:
+def expected_choice(reference: str) -> str:
+    """The letter that a reference is; ValueError where it is none."""
+    if (expected := choice(reference)) is None:
         raise ValueError(f"reference {reference[:80]!r} is no letter of an option, as `kind: choice` expects")
-    return choice(answer) == expected
+    return expected
+
+
+def _same_choice(answer: str, reference: str) -> bool:
+    return choice(answer) == expected_choice(reference)
 
 
 def _same(config: BoxedConfig | HashConfig | TagConfig) -> Callable[[str, str], bool]:
