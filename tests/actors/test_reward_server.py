@@ -12,6 +12,7 @@ import pytest
 from raylign.actors.reward_server import RewardServer
 from raylign.rewards.rules import ExactConfig
 from raylign.rollout.sample import Completion, Group, Prompt
+from tests.patience import HANGS_S
 
 
 def group(ordinal: int) -> Group:
@@ -32,7 +33,7 @@ class Watched(RewardServer):
     def _score(self, groups: Sequence[Group]) -> list[Group]:
         self.batches.append(len(groups))
         if len(self.batches) == 1:
-            assert self.go_on.wait(10)
+            assert self.go_on.wait(HANGS_S)
             if self._fails:
                 raise RuntimeError("the scorer broke")
         return super()._score(groups)
@@ -43,11 +44,13 @@ def test_calls_that_wait_are_scored_together_whatever_became_of_the_batch_before
     async def run() -> None:
         server = Watched(fails)
         first = asyncio.create_task(server.score([group(0)]))
-        await asyncio.sleep(0.05)
+        while not server.batches:
+            await asyncio.sleep(0.001)
         others = [asyncio.create_task(server.score([group(n), group(n + 1)])) for n in (1, 3, 5)]
-        await asyncio.sleep(0.05)
+        while len(server._waiting) < 3:
+            await asyncio.sleep(0.001)
         server.go_on.set()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(HANGS_S):
             answers = await asyncio.gather(first, *others, return_exceptions=True)
         assert server.batches == [1, 6]
         assert isinstance(answers[0], RuntimeError) is fails

@@ -20,6 +20,7 @@ from raylign.jobs.config.loading import config_yaml
 from raylign.jobs.config.train import TrainConfig
 from raylign.jobs.init_model import InitModelConfig, init_model
 from raylign.rollout.data.config import DataConfig
+from tests.patience import HANGS_S
 
 TWO_CORES = Machine(2, 16 * GIB, 8 * GIB, 8 * GIB, ())
 TWO_GPUS = Machine(8, 64 * GIB, 64 * GIB, 8 * GIB, (Gpu("a GPU", 80 * GIB, 79 * GIB, "600.1"),) * 2)
@@ -236,7 +237,7 @@ def test_data_that_is_broken_empty_or_lacks_a_column(
         ("return [float('nan')] * len(completions)", "nan"),
         ("return [1.0]", "wrong_count"),
         ("raise RuntimeError('no luck')", "no luck"),
-        ("import time; time.sleep(60)", "timeout"),
+        ("import time; time.sleep(6000)", "timeout"),
         ("import os; os._exit(3)", "crash"),
     ],
 )
@@ -245,7 +246,7 @@ def test_a_reward_function_that_fails_on_every_sample_row(
 ) -> None:
     file = tmp_path / "mine.py"
     file.write_text(f"def reward(completions, **_):\n    {body}\n")
-    rewards = [{"name": "function", "path": f"{file}:reward", "deadline_s": 1}]
+    rewards = [{"name": "function", "path": f"{file}:reward", "deadline_s": 1 if said == "timeout" else HANGS_S}]
     problem = only_problem(examine(values, rewards=rewards))
     assert problem.startswith(f"rewards: function fails on every one of {1 if said == 'timeout' else 4} sample rows")
     assert said in problem

@@ -5,12 +5,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from raylign.jobs.run.checkpoints import CheckpointRecord, CheckpointStore
+from tests.patience import wait_until
 
 
 def record(step: int) -> CheckpointRecord:
@@ -114,18 +114,16 @@ def write(folder):
 def writes_for_ever(folder):
     write(folder)
     Path({str(tmp_path / "half-way")!r}).touch()
-    time.sleep(60)
+    time.sleep(6000)
 
 store = CheckpointStore({str(tmp_path / "checkpoints")!r}, keep_last=1)
 store.save(CheckpointRecord(1, 7, "3f2a"), write)
 store.save(CheckpointRecord(2, 7, "3f2a"), writes_for_ever)
 """
     process = subprocess.Popen([sys.executable, "-c", program])
-    deadline = time.monotonic() + 30
-    while not (tmp_path / "half-way").exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait_until((tmp_path / "half-way").exists, "half of a checkpoint", [process])
     os.kill(process.pid, signal.SIGKILL)
-    process.wait(10)
+    process.wait()
     store = CheckpointStore(tmp_path / "checkpoints", keep_last=1)
     assert [checkpoint.record.step for checkpoint in store.complete()] == [1]
     assert len(store.clean()) == 1

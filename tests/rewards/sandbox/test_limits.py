@@ -16,7 +16,7 @@ from raylign.rewards.base import Item, Reward, RewardFailure
 from raylign.rewards.function import FunctionConfig
 from raylign.rewards.registry import build_reward
 from raylign.rewards.sandbox import keeper
-from tests.rewards.sandbox.test_sandbox import is_gone
+from tests.patience import is_gone
 
 Build = Callable[..., Reward]
 
