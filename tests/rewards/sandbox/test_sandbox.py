@@ -53,7 +53,7 @@ def test_process_killed_while_idle_is_replaced_and_no_item_fails(tmp_path: Path)
     reward = sandboxed(tmp_path, PIDS)
     pid = process_id(reward)
     os.kill(pid, signal.SIGKILL)
-    assert is_gone(pid)
+    wait_until(lambda: is_gone(pid), "end of the killed process", others=[pid])
     assert process_id(reward) != pid
     assert not Path(f"/proc/{pid}").exists()
     reward.close()
