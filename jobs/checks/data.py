@@ -132,7 +132,8 @@ def _check_rewards(rewards: Sequence[RewardConfig], prompts: list[Prompt], findi
         if len(messages) < num_tried and all(np.isnan(each.rewards[name]).all() for each in scored):
             findings.warnings.append(f"rewards: {name} gave None for every one of {len(scored)} sample rows")
             continue
-        of_reference, of_nothing = scored[0].rewards[name][0], scored[0].rewards[name][-1]
+        first = next(each for each in scored if not np.isnan(each.rewards[name]).all())
+        of_reference, of_nothing = first.rewards[name][0], first.rewards[name][-1]
         findings.fact(f"  {name}", f"{of_reference:g} for the reference, {of_nothing:g} for an empty completion")
         if items[0].references and all(each.rewards[name][0] <= each.rewards[name][-1] for each in scored):
             findings.warnings.append(

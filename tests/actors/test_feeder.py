@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from raylign.actors.fleet import Engine, EngineState, Fleet, FleetObserver
+from raylign.actors.handles import kill
 from raylign.actors.rollout_errors import RewardServerError, RolloutError
 from raylign.rollout.engine.fake_engine import FakeEngine
-from raylign.rollout.experience.types import ExperienceConfig, ExperienceError
+from raylign.rollout.experience.types import Arrivals, ExperienceConfig, ExperienceError
 from raylign.rollout.sample import Group, Prompt
 from raylign.rollout.sampling import SamplingConfig
 from tests.actors.feeding import SAMPLING, Fed, SickEngine, answering, dies, feed, prompt
@@ -79,24 +81,61 @@ def test_a_group_that_is_not_valid_is_counted_and_generated_again(tmp_path: Path
     feed(tmp_path, work, [SickEngine(too_few)], max_staleness=0)
 
 
-def always_unfinished(group: Group, attempt: int) -> Group:
-    if group.prompt.ordinal != 1:
-        return group
-    return replace(group, completions=tuple(replace(one, stop_reason="aborted") for one in group.completions))
+class Failing(SickEngine):
+    """Never finishes prompts 1 and 2; notes how often it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda group, attempt: self._unfinished(group))
+        self.num_asked: Counter[int] = Counter()
+
+    def _unfinished(self, group: Group) -> Group:
+        self.num_asked[group.prompt.ordinal] += 1
+        if group.prompt.ordinal not in (1, 2):
+            return group
+        return replace(group, completions=tuple(replace(one, stop_reason="aborted") for one in group.completions))
 
 
 def test_a_prompt_that_always_fails_is_recorded_as_failed_and_replaced(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    engine = Failing()
+    words = "prompt 1: completion 0: it is unfinished"
+
     async def work(fed: Fed) -> None:
         await fed.train(4, step=0)
-        assert sorted(fed.ordinals) == [0, 2, 3, 4]
-        assert fed.feeder.take_counts().failed == 1
-        assert (await fed.host.state())[0].num_failed == 1
+        assert sorted(fed.ordinals) == [0, 3, 4, 5]
+        counts = fed.feeder.take_counts()
+        assert (counts.failed, counts.refused, counts.reissued, counts.aborted) == (2, 6, 4, 0)
+        assert set(counts.busy_s) == {0} and counts.busy_s[0] > 0
+        assert fed.feeder.take_counts().refused == 0  # since the last look
+        assert engine.num_asked == {0: 1, 1: 3, 2: 3, 3: 1, 4: 1, 5: 1}
+        assert (await fed.host.state())[0].num_failed == 2
+        (failed,) = (group for group in fed.host.appended if group.prompt.ordinal == 1)
+        assert not failed.completions and [failure.message for failure in failed.failures] == [words]
+        assert failed.prompt.prompt_id == "1"
 
-    feed(tmp_path, work, [SickEngine(always_unfinished)], max_staleness=0)
-    words = "prompt 1 failed 3 times and is given up: prompt 1: completion 0: it is unfinished"
-    assert words in capsys.readouterr().out
+    feed(tmp_path, work, [engine], max_staleness=0)
+    assert f"prompt 1 failed 3 times and is given up: {words}\n" in capsys.readouterr().out
+
+
+def test_a_prompt_that_failed_and_then_came_may_fail_as_often_again(tmp_path: Path) -> None:
+    num_asked = 0
+
+    def every_third_time_well(group: Group, attempt: int) -> Group:
+        nonlocal num_asked
+        num_asked += 1
+        return replace(group, completions=group.completions[:1]) if attempt % 3 else group
+
+    async def work(fed: Fed) -> None:
+        await fed.until_logged(1)
+        lease = await fed.host.lease(1, 60.0, 0, 5.0)
+        assert lease is not None
+        fed.feeder.reissue(await fed.host.mark_dropped(lease.offsets, "stale", 0))
+        await fed.until(lambda: num_asked == 6)
+        await fed.until_logged(2)
+        assert fed.feeder.take_counts().failed == 0
+
+    feed(tmp_path, work, [SickEngine(every_third_time_well)], max_staleness=0, groups_per_step=1)
 
 
 def test_a_dead_engine_is_reported_with_its_last_words(tmp_path: Path) -> None:
@@ -137,7 +176,92 @@ def test_groups_that_can_no_longer_be_used_are_ended_and_generated_again(tmp_pat
         assert (counts.aborted, counts.reissued) == (8, 8)
         assert {running.since_version for running in fed.feeder.running.by_ordinal.values()} == {2}
 
+    feed(tmp_path, work, [answering("slow", token_s=6000)], max_staleness=1, aborts_stale=True)
+
+
+def test_a_group_that_is_always_too_slow_for_the_bound_is_recorded_as_stale_but_not_as_refused(tmp_path: Path) -> None:
+    async def work(fed: Fed) -> None:
+        for version in (2, 4, 6):
+            await fed.until(lambda: len(fed.feeder.running) == 2)
+            await fed.quiet()
+            fed.feeder.weights_arrived(version)
+        await fed.until(lambda: len(fed.host.appended) == 2)
+        counts = fed.feeder.take_counts()
+        assert (counts.failed, counts.refused, counts.reissued, counts.aborted) == (2, 0, 4, 6)
+        assert counts.last_words == "it did not end inside the bound"
+        (failure,) = fed.host.appended[0].failures
+        assert (failure.kind, failure.where, failure.message) == ("stale", "async", counts.last_words)
+
+    feed(
+        tmp_path,
+        work,
+        [answering("slow", token_s=60.0)],
+        max_staleness=1,
+        groups_per_step=1,
+        num_steps=2,
+        aborts_stale=True,
+    )
+
+
+def test_a_worker_that_takes_and_ends_no_groups_is_left_to_whoever_follows_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def work(fed: Fed) -> None:
+        await fed.quiet()
+        assert len(fed.feeder.running) == 8
+        kill(fed.fleet.engines[0].handle)  # the call that polls it is under way still
+        fed.feeder.weights_arrived(2)
+        await fed.quiet()
+        assert len(fed.feeder.running) == 16 and not fed.feeder.failure.done()
+
     feed(tmp_path, work, [answering("slow", token_s=60.0)], max_staleness=1, aborts_stale=True)
+    assert sorted(capsys.readouterr().out.splitlines()) == [
+        "rollout worker 0 could not end groups: `abort` was called on an actor that was killed",
+        "rollout worker 0 took no prompts: `generate_for_log` was called on an actor that was killed",
+    ]
+
+
+def test_groups_that_were_dropped_are_generated_again_however_many_calls_say_so(tmp_path: Path) -> None:
+    async def work(fed: Fed) -> None:
+        await fed.until_logged(4)
+        lease = await fed.host.lease(4, 60.0, 0, 5.0)
+        assert lease is not None
+        ordinals = await fed.host.mark_dropped(lease.offsets, "stale", 0)
+        fed.feeder.reissue(ordinals[:2])
+        fed.feeder.reissue(ordinals[2:])
+        await fed.until_logged(8)
+        await fed.train(4, step=0)
+        assert sorted(fed.ordinals) == [0, 1, 2, 3]
+
+    feed(tmp_path, work, [answering()], max_staleness=0)
+
+
+def test_room_in_the_log_is_kept_for_the_groups_that_run(tmp_path: Path) -> None:
+    async def work(fed: Fed) -> None:
+        await fed.until(lambda: len(fed.feeder.running) == 8)
+        fed.feeder._on_arrivals(Arrivals((), 0, 9))  # as the log would say, if anything had come
+        fed.feeder.weights_arrived(3)
+        await fed.quiet()
+        assert fed.feeder.state() == "9 groups running on 1 engines, 0 in the log, 0 more may start at version 3"
+        fed.feeder._on_arrivals(Arrivals((), 5, 0))
+        full = "; the log is full (experience.max_unread_mib)"
+        assert fed.feeder.state() == f"9 groups running on 1 engines, 5 in the log, 0 more may start at version 3{full}"
+        assert not fed.feeder.cannot_move
+
+    feed(tmp_path, work, [answering(token_s=60.0)], max_staleness=1)
+
+
+def test_a_feeder_that_was_stopped_hears_nothing_more_and_what_it_did_is_over(tmp_path: Path) -> None:
+    async def work(fed: Fed) -> None:
+        await fed.quiet()
+        await fed.feeder.stop()
+        assert not fed.feeder._tasks
+        fed.fleet.weights_published(9)
+        fed.fleet.mark_lost(fed.fleet.engines[0], "it died")
+        await fed.quiet()
+        assert fed.feeder.version == 0 and not fed.feeder.failure.done()
+
+    feed(tmp_path, work, [answering(token_s=60.0)])
 
 
 def test_a_full_log_holds_new_groups_back(tmp_path: Path) -> None:
@@ -205,7 +329,7 @@ def test_of_engines_with_unequal_work_the_idle_one_gets_the_next_group(tmp_path:
         await fed.until_logged(10)
         assert sorted(fed.feeder.running.by_ordinal) == [0, 2, 4, 6, 8, 10]
 
-    feed(tmp_path, work, [answering(token_s=60), answering()], groups_per_step=4)
+    feed(tmp_path, work, [answering(token_s=6000), answering()], groups_per_step=4)
 
 
 def test_weights_that_arrive_before_a_deterministic_evaluation_start_no_group_until_it_is_over(tmp_path: Path) -> None:
@@ -266,20 +390,23 @@ def test_groups_of_an_engine_that_somebody_else_found_dead_are_generated_again(t
         await fed.until_logged(12)
         assert fed.feeder.take_counts().reissued == 12 and not fed.feeder.running
 
-    feed(tmp_path, work, [answering(token_s=60)], start=another)
+    feed(tmp_path, work, [answering(token_s=6000)], start=another)
 
 
 class HangingRewards:
     """Answers nothing, not even whether it lives."""
 
     async def score_for_log(self, groups: list[Group]) -> None:
-        await asyncio.sleep(60)
+        await asyncio.sleep(6000)
 
     async def ready(self) -> None:
         raise RuntimeError("the process hangs")
 
 
-def test_rewards_that_never_answer_end_the_run_and_are_named(tmp_path: Path) -> None:
+def test_rewards_that_never_answer_end_the_run_and_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # all twelve go together, however slowly they come
+    monkeypatch.setattr("raylign.actors.rollout_worker.GATHER_S", 0.5)
+
     async def work(fed: Fed) -> None:
         with pytest.raises(RewardServerError, match=r"the reward server failed: 12 groups were not scored and logged"):
             await fed.feeder.failure

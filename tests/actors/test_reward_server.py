@@ -14,6 +14,7 @@ from raylign.rewards.base import Item, Reward, RewardFailure, Score
 from raylign.rewards.registry import AnyRewardConfig
 from raylign.rewards.rules import ExactConfig, NumericConfig
 from raylign.rollout.sample import Completion, Group, Prompt
+from tests.patience import HANGS_S
 
 
 def group(ordinal: int, text: str = "right") -> Group:
@@ -35,7 +36,7 @@ class Judge(Reward):
         self.calls.append([item.prompt for item in items])
         if any(item.prompt == self._held for item in items):
             self.is_held.set()
-            assert self.go_on.wait(10)
+            assert self.go_on.wait(HANGS_S)
             if self._fails:
                 raise RuntimeError("the judge broke")
         return [[float(item.prompt[1:])] for item in items]
@@ -58,8 +59,8 @@ def test_a_slow_judge_call_holds_up_its_own_group_and_nobody_elses(fails: bool) 
         judge = Judge(held="q0", fails=fails)
         server = served(judge)
         slow = asyncio.create_task(server.score([group(0)]))
-        await asyncio.to_thread(judge.is_held.wait, 10)
-        async with asyncio.timeout(10):
+        await asyncio.to_thread(judge.is_held.wait, HANGS_S)
+        async with asyncio.timeout(HANGS_S):
             others = await asyncio.gather(*(server.score([group(n), group(n + 1)]) for n in (1, 3, 5)))
         assert not slow.done()
         assert [ordinals(groups) for groups in others] == [[1, 2], [3, 4], [5, 6]], "each caller its own, in order"
@@ -92,11 +93,12 @@ def test_a_model_gets_all_groups_that_wait_at_once() -> None:
         judge = Judge(held="q0", is_batched=True)
         server = served(judge)
         first = asyncio.create_task(server.score([group(0)]))
-        await asyncio.to_thread(judge.is_held.wait, 10)
+        await asyncio.to_thread(judge.is_held.wait, HANGS_S)
         others = [asyncio.create_task(server.score([group(n), group(n + 1)])) for n in (1, 3, 5)]
-        await asyncio.sleep(0.05)
+        while len(server._lanes[0]._waiting) < 6:
+            await asyncio.sleep(0.001)
         judge.go_on.set()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(HANGS_S):
             await asyncio.gather(first, *others)
         assert [len(call) for call in judge.calls] == [1, 6]
         await server.close()

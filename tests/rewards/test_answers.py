@@ -5,11 +5,14 @@ Given completions and references by hand.
 
 from __future__ import annotations
 
+import os
 import time
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 
+from benchmarks.answers import agreement, labelled
 from raylign.rewards.answers import answer_of, reference_quantity, same_answer
 from raylign.rewards.choices import choice
 from raylign.rewards.quantities import UNREAD, Number, plain, quantities
@@ -173,3 +176,16 @@ def test_a_long_completion_costs_little_whatever_it_repeats(piece: str) -> None:
 
 def test_plain_text_keeps_what_is_no_number() -> None:
     assert plain("two words\u2009and 5") == "two words and 5"
+
+
+DATA = Path(os.environ.get("RAYLIGN_DATA", Path(__file__).parents[3] / "shared/data"))
+
+
+@pytest.mark.real_data
+@pytest.mark.skipif(not (DATA / "gsm8k").is_dir(), reason="no data folder (RAYLIGN_DATA)")
+def test_real_answers_are_judged_as_labelled_and_no_wrong_one_is_right_in_any_notation() -> None:
+    agreed, total = labelled(DATA)
+    assert agreed == total > 2600
+    for notation, right, num_right, taken, num_wrong in agreement(DATA):
+        assert (right, taken) == (num_right, 0), notation
+        assert num_wrong > 1000 or notation.startswith("fractions")

@@ -18,6 +18,7 @@ from raylign.jobs.compare.config import CompareConfig
 from raylign.jobs.compare.sides import scored
 from raylign.jobs.config.loading import ConfigError, load_config
 from raylign.rewards.rules import NumericConfig
+from tests.patience import HANGS_S
 from tests.rewards.judge.judge_server import Handler, judge_server
 
 TWO_CORES = Machine(2, 16 * GIB, 8 * GIB, 8 * GIB, ())
@@ -46,7 +47,7 @@ def address() -> Iterator[str]:
 
 def judge_of(address: str, **values: Any) -> dict[str, Any]:
     endpoint = {"url": address, "api_key_env": None, "requests_per_minute": None}
-    return {"model": "m", "endpoints": [endpoint], "cache": None, "num_attempts": 1, "deadline_s": 5} | values
+    return {"model": "m", "endpoints": [endpoint], "cache": None, "num_attempts": 1, "deadline_s": HANGS_S} | values
 
 
 def test_two_files_are_compared_by_reward_with_lengths(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from raylign.rewards.base import Item, Reward, RewardFailure
 from raylign.rewards.function import FunctionConfig
 from raylign.rewards.registry import build_reward
 from raylign.rewards.sandbox import keeper
-from tests.rewards.sandbox.test_sandbox import is_gone
+from tests.patience import is_gone, wait_until
 
 Build = Callable[..., Reward]
 
@@ -124,7 +123,7 @@ def test_a_child_in_a_session_of_its_own_ends_too(build: Build, tmp_path: Path, 
     reward.close()
     started = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
     assert len(started) == 2
-    assert all(is_gone(pid) for pid in started)
+    wait_until(lambda: all(map(is_gone, started)), "end of the children", others=started)
 
 
 FIND_CHANNEL = (
@@ -233,10 +232,9 @@ def test_the_keeper_stopped_by_its_own_child_is_ended_all_the_same(
         "os.kill(os.getppid(), 19)\ntime.sleep(60)"
     )
     reward = build(body, deadline_s=1)
-    started = time.monotonic()
     assert failure(reward).kind == "timeout"
-    assert time.monotonic() - started < 15
-    assert all(is_gone(int(pid)) for pid in (tmp_path / "pids").read_text().split())
+    started_pids = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
+    wait_until(lambda: all(map(is_gone, started_pids)), "end of reward and keeper", others=started_pids)
 
 
 def test_the_parent_is_not_left_with_open_sockets(build: Build) -> None:
