@@ -37,6 +37,7 @@ class HttpReward(Reward):
 
     def __init__(self, config: HttpConfig) -> None:
         self._config = config
+        self.max_in_flight = config.max_concurrent
 
     def score(self, items: Sequence[Item]) -> list[list[Score]]:
         import asyncio

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from raylign.jobs.checks.findings import Findings
 from raylign.jobs.config.references import compare_with_references
 from raylign.rewards.base import Item
@@ -88,6 +90,7 @@ def _check_rows(samples: Samples, tokenizer: PreTrainedTokenizerBase, seed: int,
         findings.fact("  its demonstration", repr(source.demonstration(0)[1]))
     if samples.rewards:
         findings.fact("  its references", ", ".join(map(repr, first.references)) or "none")
+        findings.attempt("rewards", lambda: _check_references(samples.key, samples.rewards, source, findings))
         findings.attempt("rewards", lambda: _check_rewards(samples.rewards, prompts, findings))
 
 
@@ -104,6 +107,27 @@ def _check_embeddings(source: PromptSource, tokenizer: PreTrainedTokenizerBase, 
             f"{where} needs the token {token!r}, and the model has only {num_embeddings} embeddings: give the "
             "tokenizer that belongs to the model, or enlarge the model's (resize_token_embeddings)"
         )
+
+
+def _check_references(key: str, rewards: Sequence[RewardConfig], source: PromptSource, findings: Findings) -> None:
+    """References of all rows, where a reward can tell by itself which of them it cannot compare with."""
+    from raylign.rewards.registry import reference_check
+
+    for reward in rewards:
+        if (check := reference_check(reward)) is None:
+            continue
+        words: list[str] = []
+        for prompt in source.take(0, len(source)):
+            try:
+                for reference in prompt.references:
+                    check(reference)
+            except ValueError as error:
+                words.append(f"row of {prompt.text[-40:]!r}: {error}")
+        if words:
+            said = f"rewards: {reward.name} cannot compare with the references of {len(words)} of {len(source)} rows; "
+            (findings.problems if len(words) == len(source) else findings.warnings).append(
+                f"{said}the first: {words[0]}" + (f" ({key})" if key != "data" else "")
+            )
 
 
 def _check_rewards(rewards: Sequence[RewardConfig], prompts: list[Prompt], findings: Findings) -> None:
@@ -124,6 +148,8 @@ def _check_rewards(rewards: Sequence[RewardConfig], prompts: list[Prompt], findi
                 break  # every further row could take as long
     finally:
         scorer.close()
+    for name, form in scorer.forms.items():
+        findings.fact(f"  {name}", f"called as {form}")
     num_tried = sum(len(item.completions) for item in items[: len(scored)])
     for name in scorer.names:
         messages = [
@@ -134,7 +160,11 @@ def _check_rewards(rewards: Sequence[RewardConfig], prompts: list[Prompt], findi
             continue
         if messages:
             findings.warnings.append(f"rewards: {name} fails on some of {len(scored)} sample rows; {messages[0]}")
-        of_reference, of_nothing = scored[0].rewards[name][0], scored[0].rewards[name][-1]
+        if len(messages) < num_tried and all(np.isnan(each.rewards[name]).all() for each in scored):
+            findings.warnings.append(f"rewards: {name} gave None for every one of {len(scored)} sample rows")
+            continue
+        first = next(each for each in scored if not np.isnan(each.rewards[name]).all())
+        of_reference, of_nothing = first.rewards[name][0], first.rewards[name][-1]
         findings.fact(f"  {name}", f"{of_reference:g} for the reference, {of_nothing:g} for an empty completion")
         if items[0].references and all(each.rewards[name][0] <= each.rewards[name][-1] for each in scored):
             findings.warnings.append(

@@ -16,10 +16,12 @@ from pydantic import BaseModel
 from raylign.jobs.checks.data import Samples, check_data, may_share_rows
 from raylign.jobs.checks.findings import Findings, print_findings
 from raylign.jobs.checks.levels import check_levels
-from raylign.jobs.checks.machine import GIB, Machine, this_machine
+from raylign.jobs.checks.lora_targets import check_lora_targets
+from raylign.jobs.checks.machine import GIB, Machine, disk_space, this_machine
 from raylign.jobs.checks.memory_estimate import (
     ACTIVATIONS,
     ModelSize,
+    checkpoint_bytes,
     engine_bytes,
     kv_cache_tokens,
     learner_bytes,
@@ -34,6 +36,7 @@ from raylign.jobs.config.train import (
     generates_for_training,
 )
 from raylign.jobs.run.folder import check_run_folder
+from raylign.jobs.run.output_folder import check_can_write
 from raylign.jobs.run.roles import beside_a_learner, shares_gpu
 from raylign.jobs.simulation.config import PlanConfig
 from raylign.rollout.data.text_checks import tokens_without_embedding
@@ -81,14 +84,19 @@ def examine_training(config: TrainConfig, machine: Machine) -> Findings:
         eta = config.asynchrony.max_staleness
         ahead = f"engines run at most {eta} weight versions ahead" if eta else "engines and learner take turns"
         findings.fact("staleness", f"{ahead} (async.max_staleness {eta})")
+    num_problems = len(findings.problems)
     findings.attempt("folder", lambda: _check_folder(config.folder, config, config.resume, findings))
+    can_write = len(findings.problems) == num_problems
     if config.replay is not None:
         findings.attempt("replay", lambda: _check_recording(config, findings))
     size, tokenizer = _check_model("model.path", config.model.path, findings)
     if config.learner.reference_path is not None:
         _check_model("learner.reference_path", config.learner.reference_path, findings)
     _check_resources(config, num_engines, machine, findings)
+    _check_lora(config, findings)
     if size is not None:
+        if can_write:
+            _check_disk(config, size, machine, findings)
         _check_memory(config, size, num_engines, machine, findings)
         if num_engines:
             _check_context(size, engine, "rollout.engine", machine, findings)
@@ -162,6 +170,33 @@ def _check_folder(folder: Path, config: BaseModel, resume: bool, findings: Findi
             "give an absolute path that stays, on several nodes on a shared disk (--folder /…)"
         )
     check_run_folder(folder, config_yaml(config) if resume else "", resume)
+    check_can_write(folder)
+
+
+def _check_lora(config: TrainConfig, findings: Findings) -> None:
+    lora = config.learner.lora
+    folder = None
+    if lora is not None and lora.target_modules != "all-linear" and not findings.problems:
+        folder = find_model_folder(config.model.path) or _cached_snapshot(config.model.path)
+    if lora is not None and folder is not None:
+        findings.attempt("learner.lora.target_modules", lambda: check_lora_targets(str(folder), lora.target_modules))
+
+
+def _check_disk(config: TrainConfig, size: ModelSize, machine: Machine, findings: Findings) -> None:
+    """A new checkpoint is whole before the oldest goes."""
+    every = config.checkpoints.every_steps
+    num_saves = 1 + (config.num_steps - 1) // every if every and config.num_epochs is None else 1 if not every else None
+    most = config.checkpoints.keep_last + 1
+    count = most if num_saves is None else min(most, num_saves)
+    one = checkpoint_bytes(size, config, on_gpu=bool(machine.gpus))
+    free_bytes, _ = disk_space(config.folder)
+    findings.fact("checkpoints", f"at most {count} at a time, each of about {one / GIB:.2f} GiB")
+    if count * one > free_bytes:
+        findings.problems.append(
+            f"folder is {config.folder}: its disk has {free_bytes / GIB:.2f} GiB free, and {count} checkpoints of "
+            f"{one / GIB:.2f} GiB take {count * one / GIB:.2f}; make room, choose another folder, or lower "
+            f"checkpoints.keep_last = {config.checkpoints.keep_last}"
+        )
 
 
 def _check_recording(config: TrainConfig, findings: Findings) -> None:

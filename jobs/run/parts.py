@@ -31,6 +31,7 @@ from raylign.jobs.run.roles import (
 )
 from raylign.learners.algorithms.facts import RunRows
 from raylign.learners.examples.example import Example
+from raylign.rewards.registry import is_quick
 
 
 class RunParts:
@@ -146,7 +147,10 @@ class RunParts:
         self._started.push_async_callback(self.rollouts.stop)
         self.evaluation_pool = self.rollouts
         if config.evaluation.rewards and config.evaluation.rewards != config.rewards:
-            self.evaluation_pool = self.rollouts.with_rewards(await start_reward_server(config.evaluation.rewards))
+            self.evaluation_pool = self.rollouts.with_rewards(
+                await start_reward_server(config.evaluation.rewards),
+                scores_apart=not all(map(is_quick, config.evaluation.rewards)),
+            )
         self.publisher = WeightPublisher(self.rollouts.fleet, self.learner, weights, version)
         self._started.push_async_callback(self._close_publisher)
 

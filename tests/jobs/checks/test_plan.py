@@ -332,3 +332,54 @@ def test_tokens_in_the_cache(values: dict[str, Any], model: Path) -> None:
 def test_a_replay_of_nothing_is_found_before_the_start(values: dict[str, Any], tmp_path: Path) -> None:
     (problem,) = examine(values | {"replay": str(tmp_path / "gone")}).problems
     assert "holds no experience/ folder, so there is no recorded run to replay" in problem
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ("query_key_value", "'query_key_value' is no module of the model"),
+        ("embed_tokens", "'embed_tokens' is an embedding, which gets no adapter"),
+        ("lm_head", "'lm_head' is the output head, which gets no adapter"),
+        ("self_attn", "'self_attn' is a Qwen3Attention, not a linear layer"),
+        ("input_layernorm", "'input_layernorm' is a Qwen3RMSNorm, not a linear layer"),
+        ("proj", "'proj' is no module of the model"),
+    ],
+)
+def test_adapters_on_what_is_no_linear_layer(values: dict[str, Any], target: str, words: str) -> None:
+    lora = {"target_modules": ["q_proj", target]}
+    problem = only_problem(examine(values, learner={"lora": lora}))
+    assert problem == (
+        f"learner.lora.target_modules: {words}; this model's linear layers are "
+        "q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj"
+    )
+
+
+@pytest.mark.parametrize("targets", ["all-linear", ["q_proj", "v_proj"], ["layers.0.self_attn.q_proj"]])
+def test_adapters_on_linear_layers(values: dict[str, Any], targets: Any) -> None:
+    assert not examine(values, learner={"lora": {"target_modules": targets}}).problems
+
+
+def test_checkpoints_are_held_against_the_free_disk(values: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    size = read_model_size(Path(values["model"]["path"]))
+    assert size is not None
+    one = 16 * size.num_parameters  # float32: the model twice, and Adam's two moments
+    monkeypatch.setattr("raylign.jobs.checks.plan.disk_space", lambda _: (3 * one, 0.5))
+    assert not examine(values, checkpoints={"every_steps": 10, "keep_last": 2}).problems
+    problem = only_problem(examine(values, checkpoints={"every_steps": 10, "keep_last": 3}))
+    assert "4 checkpoints" in problem and "checkpoints.keep_last = 3" in problem
+    assert not examine(values, checkpoints={"every_steps": 0, "keep_last": 9}).problems  # one, at the end
+
+
+def test_a_run_folder_that_cannot_be_written(
+    values: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    assert "is a link to" in only_problem(examine(values, folder=tmp_path / "link" / "run"))
+    (tmp_path / "file").write_text("")
+    assert "is a file" in only_problem(examine(values, folder=tmp_path / "file" / "run"))
+    assert "cannot be written" in only_problem(examine(values, folder=Path("/proc/run")))
+    monkeypatch.setattr("tempfile.NamedTemporaryFile", refuse)
+    assert "cannot be written (Permission denied in" in only_problem(examine(values))

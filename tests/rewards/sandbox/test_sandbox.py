@@ -8,13 +8,12 @@ import subprocess
 import sys
 import threading
 import time
-from functools import partial
 from pathlib import Path
 
 import pytest
 
 from raylign.rewards.base import Item
-from raylign.rewards.function import FunctionConfig, FunctionReward
+from raylign.rewards.function import FunctionConfig
 from raylign.rewards.sandbox.sandbox import Sandboxed
 from tests.patience import HANGS_S, is_gone, wait_until
 
@@ -23,8 +22,7 @@ PIDS = "import os, time\ndef reward(completions, **_): return [float(os.getpid()
 
 def sandboxed(tmp_path: Path, source: str) -> Sandboxed:
     (tmp_path / "mine.py").write_text(source)
-    config = FunctionConfig(path=f"{tmp_path}/mine.py:reward")
-    return Sandboxed(partial(FunctionReward, config), label="function", deadline_s=HANGS_S)
+    return Sandboxed(FunctionConfig(path=f"{tmp_path}/mine.py:reward", deadline_s=HANGS_S), "function")
 
 
 def process_id(reward: Sandboxed) -> int:
@@ -55,7 +53,7 @@ def test_process_killed_while_idle_is_replaced_and_no_item_fails(tmp_path: Path)
     reward = sandboxed(tmp_path, PIDS)
     pid = process_id(reward)
     os.kill(pid, signal.SIGKILL)
-    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # ended, not reaped
+    wait_until(lambda: is_gone(pid), "end of the killed process", others=[pid])
     assert process_id(reward) != pid
     assert not Path(f"/proc/{pid}").exists()
     reward.close()
