@@ -182,11 +182,11 @@ def _check_disk(config: TrainConfig, size: ModelSize, machine: Machine, findings
     count = most if num_saves is None else min(most, num_saves)
     one = checkpoint_bytes(size, config, on_gpu=bool(machine.gpus))
     free_bytes, _ = disk_space(config.folder)
-    findings.fact("checkpoints", f"at most {count} at a time, each of about {one / GIB:.2f} GiB")
+    findings.fact("checkpoints", f"at most {count} at a time, each of about {one >> 20:,} MiB")
     if count * one > free_bytes:
         findings.problems.append(
-            f"folder is {config.folder}: its disk has {free_bytes / GIB:.2f} GiB free, and {count} checkpoints of "
-            f"{one / GIB:.2f} GiB take {count * one / GIB:.2f}; make room, choose another folder, or lower "
+            f"folder is {config.folder}: its disk has {free_bytes >> 20:,} MiB free, and {count} checkpoints of "
+            f"{one >> 20:,} MiB take {count * one >> 20:,}; make room, choose another folder, or lower "
             f"checkpoints.keep_last = {config.checkpoints.keep_last}"
         )
 
