@@ -40,12 +40,12 @@ class Samples:
     """What rows are to the algorithm, where more than prompts."""
 
 
-def check_data(samples: Samples, tokenizer: PreTrainedTokenizerBase, seed: int, findings: Findings) -> None:
-    """All rows through template and tokenizer, and the first ones' reference answers through the rewards."""
-    findings.attempt(samples.key, lambda: _check_rows(samples, tokenizer, seed, findings))
+def check_data(samples: Samples, tokenizer: PreTrainedTokenizerBase, seed: int, findings: Findings) -> int | None:
+    """All rows through template and tokenizer, the first ones' reference answers through the rewards; gives their number."""
+    return findings.attempt(samples.key, lambda: _check_rows(samples, tokenizer, seed, findings))
 
 
-def _check_rows(samples: Samples, tokenizer: PreTrainedTokenizerBase, seed: int, findings: Findings) -> None:
+def _check_rows(samples: Samples, tokenizer: PreTrainedTokenizerBase, seed: int, findings: Findings) -> int:
     if samples.row_kind == "pairs":
         assert samples.max_sequence_tokens is not None
         source = PromptSource.open_pairs(
@@ -73,6 +73,7 @@ def _check_rows(samples: Samples, tokenizer: PreTrainedTokenizerBase, seed: int,
     if samples.rewards:
         findings.fact("  its references", ", ".join(map(repr, first.references)) or "none")
         findings.attempt("rewards", lambda: _check_rewards(samples.rewards, prompts, findings))
+    return len(source)
 
 
 def _check_rewards(rewards: Sequence[RewardConfig], prompts: list[Prompt], findings: Findings) -> None:

@@ -7,6 +7,7 @@ run will do. Takes seconds: no Ray, no engine, no learner.
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from pydantic import BaseModel
 
 from raylign.jobs.checks.data import Samples, check_data, may_share_rows
 from raylign.jobs.checks.findings import Findings, print_findings
+from raylign.jobs.checks.idle_settings import idle_settings
 from raylign.jobs.checks.levels import check_levels
 from raylign.jobs.checks.lora_targets import check_lora_targets
 from raylign.jobs.checks.machine import GIB, Machine, disk_space, this_machine
@@ -56,8 +58,11 @@ def plan(config: TrainConfig) -> int:
 
 
 def check_before_start(config: TrainConfig) -> None:
-    """Raise with all problems of a training run."""
-    examine_training(config, this_machine()).raise_problems()
+    """Raise with all problems of a training run; warnings are said and do not hold it up."""
+    findings = examine_training(config, this_machine())
+    for warning in findings.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    findings.raise_problems()
 
 
 def check_before_evaluation(config: EvaluateConfig) -> None:
@@ -100,7 +105,12 @@ def examine_training(config: TrainConfig, machine: Machine) -> Findings:
     rows, trusted_kind = config.algorithm.curriculum, config.algorithm.trusted_kind
     longest = engine.max_model_len if config.algorithm.learns_from_rows else None
     room_of_rows = room if generates_for_training(config) else engine.max_model_len
-    check_data(Samples("data", config.data, rewards, room_of_rows, longest, rows), tokenizer, config.seed, findings)
+    samples = Samples("data", config.data, rewards, room_of_rows, longest, rows)
+    num_rows = check_data(samples, tokenizer, config.seed, findings)
+    if num_rows is not None:
+        from raylign.jobs.curricula.registry import num_steps_of
+
+        findings.warnings += idle_settings(config, num_steps_of(config, num_rows))
     if trusted_kind is not None and config.trusted_data is not None:
         samples = Samples("trusted_data", config.trusted_data, [], engine.max_model_len, longest, trusted_kind)
         check_data(samples, tokenizer, config.seed + 1, findings)
