@@ -41,7 +41,7 @@ class Samples:
 
 
 def check_data(samples: Samples, tokenizer: PreTrainedTokenizerBase, seed: int, findings: Findings) -> int | None:
-    """All rows through template and tokenizer, the first ones' reference answers through the rewards; gives their number."""
+    """All rows through template and tokenizer, the first ones' answers through the rewards; gives their number."""
     return findings.attempt(samples.key, lambda: _check_rows(samples, tokenizer, seed, findings))
 
 

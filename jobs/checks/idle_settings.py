@@ -26,8 +26,8 @@ def idle_settings(config: TrainConfig, num_steps: int) -> Iterator[str]:
         yield f"evaluation.every_steps is {every} and nothing is held out: set evaluation.data, or leave it out"
     elif every > num_steps:
         yield (
-            f"evaluation.every_steps is {every} and the run has {num_steps} steps: it is evaluated only at its start and "
-            "its end"
+            f"evaluation.every_steps is {every} and the run has {num_steps} steps: only its start and its end are "
+            "evaluated"
         )
     if evaluation.rewards and evaluation.data is None:
         yield "evaluation.rewards is set and evaluation.data is empty: no prompts are answered, so nothing is measured"

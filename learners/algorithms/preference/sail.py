@@ -123,8 +123,8 @@ class SailConfig(PairConfig):
             route: RouteConfig = getattr(self, name)
             if route.coefficient and not route.share:
                 yield (
-                    f"algorithm.{name}.coefficient is {route.coefficient:g} and algorithm.{name}.share is 0: no row takes "
-                    "this route, so the coefficient does nothing"
+                    f"algorithm.{name}.coefficient is {route.coefficient:g} and algorithm.{name}.share is 0: no row "
+                    "takes this route, so the coefficient does nothing"
                 )
 
     def problems(self, run: RunFacts) -> Iterator[str]:
