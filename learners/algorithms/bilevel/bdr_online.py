@@ -57,8 +57,8 @@ class BdrOnlineConfig(TwoLevelConfig):
         yield from super().idle_settings(num_steps)
         if self.online_warmup_steps >= num_steps:
             yield (
-                f"algorithm.online_warmup_steps is {self.online_warmup_steps} and the run has {num_steps} steps: engines "
-                "are held and no answer is ever generated; set it to 0, or use bdr"
+                f"algorithm.online_warmup_steps is {self.online_warmup_steps} and the run has {num_steps} steps: "
+                "engines are held and no answer is ever generated; set it to 0, or use bdr"
             )
 
     def build_objective(self, max_staleness: int = 0, rows: RunRows | None = None) -> BdrOnline:
