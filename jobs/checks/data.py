@@ -46,12 +46,12 @@ class Samples:
     """A reward compares answers with them; so do those of `rewards`."""
 
 
-def check_data(samples: Samples, tokenizer: PreTrainedTokenizerBase, seed: int, findings: Findings) -> None:
-    """All rows through template and tokenizer, and the first ones' reference answers through the rewards."""
-    findings.attempt(samples.key, lambda: _check_rows(samples, tokenizer, seed, findings))
+def check_data(samples: Samples, tokenizer: PreTrainedTokenizerBase, seed: int, findings: Findings) -> int | None:
+    """All rows through template and tokenizer, the first ones' answers through the rewards; gives their number."""
+    return findings.attempt(samples.key, lambda: _check_rows(samples, tokenizer, seed, findings))
 
 
-def _check_rows(samples: Samples, tokenizer: PreTrainedTokenizerBase, seed: int, findings: Findings) -> None:
+def _check_rows(samples: Samples, tokenizer: PreTrainedTokenizerBase, seed: int, findings: Findings) -> int:
     if samples.row_kind == "pairs":
         assert samples.max_sequence_tokens is not None
         source = PromptSource.open_pairs(
@@ -92,6 +92,7 @@ def _check_rows(samples: Samples, tokenizer: PreTrainedTokenizerBase, seed: int,
         findings.fact("  its references", ", ".join(map(repr, first.references)) or "none")
         findings.attempt("rewards", lambda: _check_references(samples.key, samples.rewards, source, findings))
         findings.attempt("rewards", lambda: _check_rewards(samples.rewards, prompts, findings))
+    return len(source)
 
 
 def _check_embeddings(source: PromptSource, tokenizer: PreTrainedTokenizerBase, num_embeddings: int | None) -> None:

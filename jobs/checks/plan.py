@@ -7,6 +7,7 @@ run will do. Takes seconds: no Ray, no engine, no learner.
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from pydantic import BaseModel
 
 from raylign.jobs.checks.data import Samples, check_data, may_share_rows
 from raylign.jobs.checks.findings import Findings, print_findings
+from raylign.jobs.checks.idle_settings import idle_settings
 from raylign.jobs.checks.levels import check_levels
 from raylign.jobs.checks.lora_targets import check_lora_targets
 from raylign.jobs.checks.machine import GIB, Machine, disk_space, this_machine
@@ -59,11 +61,11 @@ def plan(config: TrainConfig) -> int:
 
 
 def check_before_start(config: TrainConfig) -> None:
-    """Raise with all problems of a training run; say what looks wrong."""
+    """Raise with all problems of a training run; warnings are said and do not hold it up."""
     findings = examine_training(config, this_machine())
-    findings.raise_problems()
     for warning in findings.warnings:
-        print(f"warning: {warning}", flush=True)
+        print(f"warning: {warning}", file=sys.stderr)
+    findings.raise_problems()
 
 
 def check_before_evaluation(config: EvaluateConfig) -> None:
@@ -106,7 +108,12 @@ def examine_training(config: TrainConfig, machine: Machine) -> Findings:
     rows, trusted_kind = config.algorithm.curriculum, config.algorithm.trusted_kind
     longest = engine.max_model_len if config.algorithm.learns_from_rows else None
     room_of_rows = room if generates_for_training(config) else engine.max_model_len
-    check_data(Samples("data", config.data, rewards, room_of_rows, longest, rows), tokenizer, config.seed, findings)
+    samples = Samples("data", config.data, rewards, room_of_rows, longest, rows)
+    num_rows = check_data(samples, tokenizer, config.seed, findings)
+    if num_rows is not None:
+        from raylign.jobs.curricula.registry import num_steps_of
+
+        findings.warnings += idle_settings(config, num_steps_of(config, num_rows))
     if trusted_kind is not None and config.trusted_data is not None:
         samples = Samples("trusted_data", config.trusted_data, [], engine.max_model_len, longest, trusted_kind)
         check_data(samples, tokenizer, config.seed + 1, findings)
@@ -190,11 +197,11 @@ def _check_disk(config: TrainConfig, size: ModelSize, machine: Machine, findings
     count = most if num_saves is None else min(most, num_saves)
     one = checkpoint_bytes(size, config, on_gpu=bool(machine.gpus))
     free_bytes, _ = disk_space(config.folder)
-    findings.fact("checkpoints", f"at most {count} at a time, each of about {one / GIB:.2f} GiB")
+    findings.fact("checkpoints", f"at most {count} at a time, each of about {one >> 20:,} MiB")
     if count * one > free_bytes:
         findings.problems.append(
-            f"folder is {config.folder}: its disk has {free_bytes / GIB:.2f} GiB free, and {count} checkpoints of "
-            f"{one / GIB:.2f} GiB take {count * one / GIB:.2f}; make room, choose another folder, or lower "
+            f"folder is {config.folder}: its disk has {free_bytes >> 20:,} MiB free, and {count} checkpoints of "
+            f"{one >> 20:,} MiB take {count * one >> 20:,}; make room, choose another folder, or lower "
             f"checkpoints.keep_last = {config.checkpoints.keep_last}"
         )
 

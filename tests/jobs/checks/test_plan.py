@@ -19,6 +19,8 @@ from raylign.jobs.config.evaluate import EvaluateConfig
 from raylign.jobs.config.loading import config_yaml
 from raylign.jobs.config.train import TrainConfig
 from raylign.jobs.init_model import InitModelConfig, init_model
+from raylign.learners.algorithms.bilevel.bdr_online import BdrOnlineConfig
+from raylign.learners.algorithms.preference.sail import SailConfig
 from raylign.rollout.data.config import DataConfig
 from tests.patience import HANGS_S
 
@@ -383,3 +385,35 @@ def test_a_run_folder_that_cannot_be_written(
     assert "cannot be written" in only_problem(examine(values, folder=Path("/proc/run")))
     monkeypatch.setattr("tempfile.NamedTemporaryFile", refuse)
     assert "cannot be written (Permission denied in" in only_problem(examine(values))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"checkpoints": {"every_steps": 30}}, "checkpoints.every_steps is 30 and the run has 20 steps"),
+        ({"evaluation": {"every_steps": 5}}, "evaluation.every_steps is 5 and nothing is held out"),
+        ({"learner": {"warmup_steps": 20}}, "learner.warmup_steps is 20 and the run has 20 steps"),
+        ({"evaluation": {"rewards": [{"name": "numeric"}]}}, "evaluation.rewards is set and evaluation.data is empty"),
+    ],
+)
+def test_a_setting_that_never_acts_is_a_warning(values: dict[str, Any], changes: dict[str, Any], words: str) -> None:
+    findings = examine(values, num_steps=20, **changes)
+    assert not findings.problems
+    assert [warning for warning in findings.warnings if words in warning]
+
+
+def test_defaults_that_do_nothing_in_a_short_run_are_no_warning(values: dict[str, Any]) -> None:
+    assert not [warning for warning in examine(values, num_steps=20).warnings if "the run has" in warning]
+
+
+def test_engines_that_would_never_generate_are_named() -> None:
+    online = BdrOnlineConfig(online_warmup_steps=5000)
+    assert "no answer is ever generated" in next(online.idle_settings(3500))
+    assert not list(online.idle_settings(5001))
+    sail = SailConfig.model_validate({"ddp": {"share": 0.0, "coefficient": 0.2}})
+    assert "algorithm.ddp.share is 0" in next(sail.idle_settings(10))
+
+
+def test_warnings_are_said_at_the_start_too(values: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    check_before_start(TrainConfig.model_validate(values | {"num_steps": 20, "evaluation": {"every_steps": 5}}))
+    assert "warning: evaluation.every_steps is 5 and nothing is held out" in capsys.readouterr().err
