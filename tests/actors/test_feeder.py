@@ -13,6 +13,7 @@ import pytest
 from raylign.actors.fleet import Engine, EngineState, Fleet, FleetObserver
 from raylign.actors.handles import kill
 from raylign.actors.rollout_errors import RewardServerError, RolloutError
+from raylign.rollout.engine.base import request_seed
 from raylign.rollout.engine.fake_engine import FakeEngine
 from raylign.rollout.experience.types import Arrivals, ExperienceConfig, ExperienceError
 from raylign.rollout.sample import Group, Prompt
@@ -297,9 +298,11 @@ class Noting(FakeEngine):
     def __init__(self, token_s: float = 0.0) -> None:
         super().__init__(lambda prompt, seed: "yes", token_s)
         self.ordinals: list[int] = []
+        self.seeds: list[int | None] = []
 
     async def generate(self, prompt: Prompt, sampling: SamplingConfig, seed: int | None) -> Group:
         self.ordinals.append(prompt.ordinal)
+        self.seeds.append(seed)
         return await super().generate(prompt, sampling, seed)
 
 
@@ -316,6 +319,9 @@ def test_deterministic_runs_share_groups_by_ordinal_and_others_by_load(tmp_path:
         folder = tmp_path / str(ordered)
         feed(folder, three_steps, engines, max_staleness=0, groups_per_step=3, num_steps=3, ordered=ordered)
         shares.append([engine.ordinals for engine in engines])
+        for engine in engines:
+            seeds = [request_seed(0, ordinal) if ordered else None for ordinal in engine.ordinals]
+            assert engine.seeds == seeds
     assert shares[0] == [[0, 2, 4, 6, 8], [1, 3, 5, 7]]
     assert shares[1] == [[0, 2, 3, 5, 6, 8], [1, 4, 7]]  # each step begins with idle engines
 
@@ -423,6 +429,21 @@ def test_a_log_that_cannot_be_written_ends_the_run_and_keeps_what_it_has(tmp_pat
             await fed.feeder.failure
 
     feed(tmp_path / "log", work, [answering()])
+
+
+def test_a_log_whose_process_fails_ends_the_run_with_its_words(tmp_path: Path) -> None:
+    async def work(fed: Fed) -> None:
+        async def fail(deadline_s: float) -> None:
+            raise RuntimeError("it was killed")
+
+        await fed.until_logged(12)
+        fed.host.arrivals = fail  # type: ignore[method-assign, assignment]
+        await fed.train(4, step=0)  # the call under way returns, and the next one fails
+        with pytest.raises(ExperienceError) as caught:
+            await fed.feeder.failure
+        assert str(caught.value) == "the experience log's process failed: it was killed; go on by --resume"
+
+    feed(tmp_path, work, [answering()])
 
 
 def test_a_learner_ten_times_slower_or_faster_starves_nobody(tmp_path: Path) -> None:
