@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from raylign.actors.waiting import REPORT_S
 from raylign.jobs.config.train import TrainConfig
 from raylign.jobs.curricula.base import Curriculum
 from raylign.jobs.run.log_calls import LOG_DEADLINE_S, answer, outcome
@@ -30,8 +31,6 @@ from raylign.rollout.experience.schema import batch_to_groups, message_to_batch
 from raylign.rollout.experience.types import Lease
 from raylign.rollout.sample import FloatArray, Group
 from raylign.rollout.staleness import too_old
-
-REPORT_S = 30.0
 
 
 class StuckError(RuntimeError):
