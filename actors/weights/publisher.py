@@ -84,12 +84,9 @@ class WeightPublisher(FleetObserver):
         async with self._exclusive("one at a time"):
             if exported is not self._exported or exported.version <= self.version:
                 raise RuntimeError(f"version {exported.version} was delivered already, or another was exported since")
-            update, failures = await self._send(exported, self.fleet.engines, must_match=None)
-            if update is None:  # nobody serves: wait for those that take their place
-                await self.fleet.replacements()
-                new, failures_of_new = self.fleet.engines, failures
-                if new:
-                    update, failures_of_new = await self._send(exported, new, must_match=None)
+            update, failures = await self._send_to_all(exported)
+            if update is None:  # nobody has it: once more, for those that take their place
+                update, failures_of_new = await self._send_to_all(exported)
                 if update is None:
                     raise next(iter(failures_of_new.values()))
             self.version, self.digest = exported.version, update.digest
@@ -178,13 +175,18 @@ class WeightPublisher(FleetObserver):
 
     # ---- one version to some engines -------------------------------------------------------------------
 
+    async def _send_to_all(self, exported: ExportedWeights) -> tuple[WeightUpdate | None, Failures]:
+        """To every engine that can be asked; where all are just starting, to those."""
+        if not self.fleet.engines:
+            await self.fleet.replacements()
+            self.fleet.raise_if_failed()
+        return await self._send(exported, self.fleet.engines, must_match=None)
+
     async def _send(
         self, exported: ExportedWeights, engines: list[Engine], must_match: str | None
     ) -> tuple[WeightUpdate | None, Failures]:
         """Send it; send it again to whom that failed for; those that it failed for again are lost. An error where the
         fleet cannot replace them."""
-        if not engines:
-            raise WeightUpdateError("the engines", self.phase, exported.version, None, "none is left")
         update, failures = await self._attempt(exported, engines, must_match)
         again = [engine for engine, error in failures.items() if not error.died]
         if again:
