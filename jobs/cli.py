@@ -169,12 +169,21 @@ def _dispatch(words: list[str]) -> int:
     if parsed.print_config:
         print(config_yaml(config), end="")
         return 0
-    if COMMANDS[name].starts_ray:
-        from raylign.actors.cluster import ClusterConfig, warm_up_for
-
-        warm_up_for(getattr(config, "cluster", None) or ClusterConfig())
-    result = _import(COMMANDS[name].function)(config)
+    result = _run(COMMANDS[name], config)
     return result if isinstance(result, int) else 0
+
+
+def _run(command: Command, config: BaseModel) -> Any:
+    if not command.starts_ray:
+        return _import(command.function)(config)
+    from raylign.actors.cluster import ClusterConfig, warm_up_for
+    from raylign.actors.warm.process import cool_down
+
+    warm_up_for(getattr(config, "cluster", None) or ClusterConfig())
+    try:
+        return _import(command.function)(config)
+    finally:
+        cool_down()  # where a check said no, no cluster has ended it
 
 
 def _command_name(words: list[str]) -> tuple[str, list[str]]:

@@ -91,7 +91,9 @@ class StepBatches:
         self._deadline_s = config.rollout.answer_deadline_s
         self._lease_s = 2 * self._deadline_s + config.learner.step_deadline_s
         self._looks_ahead = looks_ahead
-        self._failures = RewardFailures(config.rollout.max_reward_failures)
+        # where the algorithm reads no rewards, those of an evaluation may not fit its rows
+        allowed_share = config.rollout.max_reward_failures if config.algorithm.needs_rewards else 1.0
+        self._failures = RewardFailures(allowed_share)
         self._ahead: asyncio.Task[StepBatch] | None = None
 
     async def next(self, step: int) -> StepBatch:

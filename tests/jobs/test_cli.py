@@ -50,7 +50,7 @@ def test_help_of_train_shows_every_key_with_its_default(capsys: pytest.CaptureFi
     missing = [key for key in dotted_keys(TrainConfig) if f"--{key} " not in text]
     assert not missing
     assert "Logits are divided by this before the softmax; 0 means greedy (evaluation only). (default: 1.0)" in text
-    assert "numeric: 1 if the last number" in text  # keys of list items are below
+    assert "numeric: 1 if the number that the completion gives" in text  # keys of list items are below
 
 
 def test_print_config_gives_a_recipe(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -402,11 +402,16 @@ def test_a_delivery_that_finds_all_engines_just_starting_waits_for_them(tmp_path
     """The only engine died while the learner trained on batches that were there already."""
 
     async def test() -> None:
-        _, learner, publisher, replacing = await set_up_replacing(tmp_path, 1, takes_s=0.02)
+        _, learner, publisher, replacing = await set_up_replacing(tmp_path, 1)
         await publisher.publish(1)
+        replacing.may_start.clear()
         publisher.fleet.mark_lost(publisher.fleet.engines[0], "it died")
         learner.weights = a_model(1)
-        await publisher.publish(2)
+        delivering = asyncio.create_task(publisher.publish(2))
+        await asyncio.sleep(0.05)
+        assert not delivering.done() and publisher.fleet.engines == []
+        replacing.may_start.set()
+        await delivering
         assert replacing.made[0].version == 2 and len(publisher.fleet.serving) == 1
         assert all(torch.equal(replacing.made[0].weights[name], tensor) for name, tensor in a_model(1).items())
 
