@@ -16,6 +16,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
+from raylign.actors.node_start import PATIENT_ENVIRONMENT, patient_node_start
 from raylign.actors.warm.process import cool_down, warm_up
 from raylign.actors.warm.worker_command import settings_of_node
 
@@ -37,9 +38,6 @@ class ClusterConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
 QUIET_ENVIRONMENT = {
     "RAY_DEDUP_LOGS": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # actors without a GPU keep CUDA_VISIBLE_DEVICES as it is
-    "RAY_worker_register_timeout_seconds": "600",  # on a busy machine imports take minutes
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",
-    "RAY_gcs_server_port_wait_time_s": "120",
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # it prints each line of a rank twice
@@ -56,8 +54,7 @@ def ray_cluster(config: ClusterConfig) -> Iterator[dict[str, float]]:
     if ray.is_initialized():
         yield ray.cluster_resources()
         return
-    for key, value in QUIET_ENVIRONMENT.items():
-        os.environ.setdefault(key, value)
+    _set_environment()
     address = _address(config)
     common: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": True, "configure_logging": True}
     if address != "local":
@@ -72,7 +69,7 @@ def ray_cluster(config: ClusterConfig) -> Iterator[dict[str, float]]:
     temporary = tempfile.mkdtemp(prefix="raylign-", dir="/tmp")
     # Ray tells at every start that it asks for a token, as it should; nobody has to do anything about it.
     logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
-    with _few_processes():
+    with _few_processes(), patient_node_start():
         ray.init(
             address="local",
             num_cpus=config.num_cpus,
@@ -109,9 +106,13 @@ def _few_processes() -> Iterator[None]:
 def warm_up_for(config: ClusterConfig) -> None:
     """Begin what takes longest, importing, where the cluster will be a private one; `ray_cluster` ends it."""
     if _address(config) == "local":
-        for key, value in QUIET_ENVIRONMENT.items():
-            os.environ.setdefault(key, value)
+        _set_environment()
         warm_up()
+
+
+def _set_environment() -> None:
+    for key, value in (QUIET_ENVIRONMENT | PATIENT_ENVIRONMENT).items():
+        os.environ.setdefault(key, value)
 
 
 def _address(config: ClusterConfig) -> str:

@@ -24,15 +24,19 @@ class LogDelivery:
 
     def __init__(self) -> None:
         self._outbox: list[Group] = []
+        self.keeps_order = False
+        """What is sent together reaches the log together (deterministic runs)."""
         self._outbox_came = asyncio.Event()
         self._failures: list[tuple[int, Failure]] = []
         self._failures_came = asyncio.Event()
         self._broken: DeliveryError | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def connect(self, reward_server: Any, log: Any, deadline_s: float) -> None:
-        """Where groups go, and how long it may take to score and log a batch of them."""
+    def connect(self, reward_server: Any, log: Any, deadline_s: float, scores_apart: bool = False) -> None:
+        """Where groups go, and how long it may take to score and log a batch of them. `scores_apart`: a call for each
+        group, so that a slow judge holds up its own group alone."""
         self._reward_server, self._log, self._deadline_s = reward_server, log, deadline_s
+        self._scores_apart = scores_apart
         self._spawn(self._send_finished())
 
     def send(self, group: Group) -> None:
@@ -68,7 +72,9 @@ class LogDelivery:
             await asyncio.sleep(GATHER_S)
             groups, self._outbox = self._outbox, []
             self._outbox_came.clear()
-            self._spawn(self._deliver(groups))
+            apart = self._scores_apart and not self.keeps_order
+            for batch in [[group] for group in groups] if apart else [groups]:
+                self._spawn(self._deliver(batch))
 
     async def _deliver(self, groups: list[Group]) -> None:
         try:

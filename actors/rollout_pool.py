@@ -30,8 +30,10 @@ ScoredQueue = asyncio.Queue[list[Group] | BaseException]
 class RolloutPool:
     """Engines and their rewards behind `collect`. The reward server's handle is an actor's, or a `LocalHandle`."""
 
-    def __init__(self, fleet: Fleet, reward_server: Any, deadline_s: float) -> None:
+    def __init__(self, fleet: Fleet, reward_server: Any, deadline_s: float, scores_apart: bool = False) -> None:
+        """`scores_apart`: rewards may take long, so each group is scored in a call of its own."""
         self.fleet = fleet
+        self._scores_apart = scores_apart
         self._reward_server = reward_server
         self._deadline_s = deadline_s
         self._more_reward_servers: list[Any] = []
@@ -46,12 +48,12 @@ class RolloutPool:
 
     async def connect(self, engine: Engine, log: Any) -> None:
         """From now on what `generate_for_log` of this engine's worker finishes is scored and goes to `log`."""
-        await engine.handle.connect.remote(self._reward_server, log, self._deadline_s)
+        await engine.handle.connect.remote(self._reward_server, log, self._deadline_s, self._scores_apart)
 
-    def with_rewards(self, reward_server: Any) -> RolloutPool:
+    def with_rewards(self, reward_server: Any, scores_apart: bool = False) -> RolloutPool:
         """The same engines, scored by another reward server (evaluation); `stop` of this pool ends it too."""
         self._more_reward_servers.append(reward_server)
-        return RolloutPool(self.fleet, reward_server, self._deadline_s)
+        return RolloutPool(self.fleet, reward_server, self._deadline_s, scores_apart)
 
     async def collect_all(
         self, prompts: Sequence[Prompt], sampling: SamplingConfig, ordered: bool = False
@@ -95,6 +97,7 @@ class RolloutPool:
         """Submit one engine's share and score what comes back until all of it has."""
         name, left = f"rollout worker {engine.number}", len(share)
         last_words: list[str] = []
+        scoring: list[asyncio.Task[None]] = []
         try:
             await engine.handle.submit.remote(share, sampling, ordered)
             while left:
@@ -106,13 +109,21 @@ class RolloutPool:
                     )
                 if groups:
                     left -= len(groups)
-                    scored.put_nowait(await self._score(groups))
+                    for batch in [[group] for group in groups] if self._scores_apart else [groups]:
+                        scoring.append(asyncio.create_task(self._score_into(scored, batch)))
+            await asyncio.gather(*scoring)
         except RewardServerError:
             raise
         except Exception as error:
             raise RolloutError(f"{name} failed with {left} groups outstanding: {cause_of(error)}") from error
+        finally:
+            for task in scoring:
+                task.cancel()
         if last_words:
             print(f"{name}: no completions for {len(last_words)} prompts: {last_words[-1]}", flush=True)
+
+    async def _score_into(self, scored: ScoredQueue, groups: list[Group]) -> None:
+        scored.put_nowait(await self._score(groups))
 
     async def _score(self, groups: list[Group]) -> list[Group]:
         complete = [group for group in groups if group.completions]

@@ -84,9 +84,9 @@ class RolloutWorker:
 
     # ---- for the experience log ------------------------------------------------------------------------
 
-    async def connect(self, reward_server: Any, log: Any, deadline_s: float) -> None:
+    async def connect(self, reward_server: Any, log: Any, deadline_s: float, scores_apart: bool = False) -> None:
         """Where groups of `generate_for_log` go, and how long it may take to score and log a batch of them."""
-        self._delivery.connect(reward_server, log, deadline_s)
+        self._delivery.connect(reward_server, log, deadline_s, scores_apart)
 
     async def generate_for_log(self, prompts: Sequence[Prompt], sampling: SamplingConfig, ordered: bool) -> None:
         """Start generating; finished groups go to the log, failed ones to `poll_failures`.
@@ -99,6 +99,7 @@ class RolloutWorker:
 
     async def _generate_for_log(self, prompts: Sequence[Prompt], sampling: SamplingConfig, ordered: bool) -> None:
         tasks = await self._start_generating(prompts, sampling, ordered)
+        self._delivery.keeps_order = ordered
         if ordered:
             outcomes = await asyncio.gather(*tasks, return_exceptions=True)
             self._hand_over([group for group in outcomes if isinstance(group, Group)], sampling)

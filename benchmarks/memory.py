@@ -44,6 +44,8 @@ class ScriptedParts(RunParts):
             self._config.rewards
         )
         self.publisher = WeightPublisher(self.rollouts.fleet, self.learner, self._config.weights, version=0)
+        self._started.push_async_callback(self.rollouts.stop)
+        self._started.push_async_callback(self._close_publisher)
 
 
 class ScriptedRun(Run):

@@ -8,7 +8,9 @@ so help and config errors come at once.
 
 from __future__ import annotations
 
+import errno
 import importlib
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -24,6 +26,20 @@ from raylign.jobs.config.loading import ConfigError, config_yaml, parse_words, r
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
+FILE_ADVICE = {
+    errno.EACCES: "give yourself the right to it, or name another place",
+    errno.EPERM: "give yourself the right to it, or name another place",
+    errno.EROFS: "the disk is read-only: name a folder on another one",
+    errno.ENOSPC: "make room on the disk, or name a folder on another one",
+    errno.EDQUOT: "your quota is used up: make room, or name a folder on another disk",
+    errno.ENOENT: "check the path; a link may point to nothing",
+    errno.ENOTDIR: "a part of the path is a file: name another folder",
+    errno.EISDIR: "a folder stands where a file is meant",
+    errno.ELOOP: "its links go in a circle",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.EEXIST: "remove it, or choose another name",
+    errno.EIO: "the disk fails: look at its log",
+}
 
 
 @dataclass(frozen=True)
@@ -122,6 +138,10 @@ def run_command_line(words: list[str]) -> int:
         if not _raised_by_raylign(error):
             raise
         _print_errors(str(error))
+    except OSError as error:
+        if not _is_about_a_file(error):
+            raise
+        _print_errors(_file_words(error))
     return EXIT_BAD_INPUT
 
 
@@ -185,6 +205,18 @@ def _raised_by_raylign(error: BaseException) -> bool:
     """Our ValueErrors speak to users; one out of a library is a defect and keeps its traceback."""
     frames = list(traceback.walk_tb(error.__traceback__))
     return bool(frames) and str(frames[-1][0].f_globals.get("__name__", "")).startswith("raylign.")
+
+
+def _is_about_a_file(error: OSError) -> bool:
+    """What the file system refused, wherever it was asked; connections and other programs' errors are defects."""
+    return error.errno in FILE_ADVICE and (error.filename is not None or error.errno in (errno.ENOSPC, errno.EDQUOT))
+
+
+def _file_words(error: OSError) -> str:
+    """What, where, and what to do, in one line."""
+    assert error.errno is not None
+    where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes | os.PathLike) else ""
+    return f"{where}{error.strerror or error}; {FILE_ADVICE[error.errno]}"
 
 
 def _print_errors(message: str) -> None:

@@ -13,9 +13,11 @@ from pathlib import Path
 from raylign.actors.cluster import ray_cluster
 from raylign.jobs.checks.plan import check_before_evaluation
 from raylign.jobs.config.evaluate import EvaluateConfig
+from raylign.jobs.config.references import compare_with_references
 from raylign.jobs.run.checkpoints import model_folder
-from raylign.jobs.run.metrics import evaluation_metrics
+from raylign.jobs.run.metrics import evaluation_metrics, is_measured
 from raylign.jobs.run.progress import Progress
+from raylign.jobs.run.reward_failures import last_failure
 from raylign.jobs.run.roles import cpus_for_each_role, start_pool
 from raylign.jobs.run.samples import sample_record
 from raylign.rollout.data.prompts import PromptSource
@@ -35,7 +37,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
 async def _evaluate(config: EvaluateConfig) -> dict[str, float]:
     model_path = model_folder(config.model)
     room = config.engine.max_model_len - config.sampling.max_tokens
-    source = PromptSource.open(config.data, load_tokenizer(model_path), config.seed, max_prompt_tokens=room)
+    compares = compare_with_references(config.rewards)
+    source = PromptSource.open(config.data, load_tokenizer(model_path), config.seed, room, needs_references=compares)
     prompts = source.take(0, min(config.num_prompts or len(source), len(source)))
     pool = None
     groups: list[Group] = []
@@ -64,6 +67,10 @@ async def _evaluate(config: EvaluateConfig) -> dict[str, float]:
     metrics = evaluation_metrics(groups, config.correct_from, config.pass_at)
     metrics["evaluation/seconds"] = time.perf_counter() - clock
     write_results(config.folder, model_path, metrics, groups)
+    if not is_measured(groups):
+        print(
+            f"evaluation/accuracy                  not measured: no score; {last_failure(groups) or 'no completions'}"
+        )
     for key, value in metrics.items():
         print(f"{key:36} {value:.4g}")
     print(f"every answer with its rewards: {config.folder / 'samples.jsonl'}")

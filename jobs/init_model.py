@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, Field, model_validator
 
 from raylign.rollout.data.config import DataConfig
+from raylign.rollout.data.loading import load_mapped_rows
 from raylign.rollout.data.mapping import MappedRow
-from raylign.rollout.data.prompts import load_mapped_rows
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -14,12 +14,13 @@ import json
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from raylign.jobs.config.sweep import FollowUp, SweepConfig, TaskConfig
+from raylign.jobs.run.output_folder import config_differences
 
 FIRST = "SFT"
 
@@ -39,6 +40,7 @@ class SweepRun:
 def sweep(config: SweepConfig) -> int:
     """Run what is not done yet; 1 when any run failed."""
     runs = list(expand(config))
+    check_names(runs, config.folder)
     if config.dry_run:
         for run in runs:
             print(f"{run.name}: raylign {shlex.join(run.words)}")
@@ -69,21 +71,40 @@ def expand(config: SweepConfig) -> Iterator[SweepRun]:
                     yield _follow(config, follow_up, run, data)
 
 
+def check_names(runs: Sequence[SweepRun], folder: Path) -> None:
+    """Raise where two runs would share a folder, so that the second would count as done, or one would lie elsewhere."""
+    by_folder: dict[Path, SweepRun] = {}
+    for run in runs:
+        other = by_folder.setdefault(run.folder, run)
+        if other is not run:
+            same = (
+                "they are the same run twice" if other.words == run.words else "give them names or labels that differ"
+            )
+            raise ValueError(f"two runs of the sweep are called {run.name} and would share {run.folder}: {same}")
+        if run.folder.parent != folder:
+            raise ValueError(
+                f"the run {run.name!r} would lie in {run.folder}: names of tasks, models and data sets are no paths"
+            )
+
+
 def combinations(task: TaskConfig) -> list[dict[str, Any]]:
     """Every point of the grid, the last key changing fastest."""
     return [dict(zip(task.grid, values, strict=True)) for values in itertools.product(*task.grid.values())]
 
 
 def run_name(task: str, model: str, data: str, labelled: Mapping[str, Any]) -> str:
-    """`DDP_Q0.5B_PP10_beta0.10r0.20rho0.30`: two decimals where that is exact."""
+    """`DDP_Q0.5B_PP10_beta0.10r0.20rho0.30`: two decimals where that is exact, else as many digits as it takes."""
     parameters = "".join(f"{label}{_short(value)}" for label, value in labelled.items())
     return "_".join([task, model, data, *([parameters] if parameters else [])])
 
 
 def _short(value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return str(value)
-    return f"{value:.2f}" if abs(100 * value - round(100 * value)) < 1e-9 else f"{value:.0e}"
+        return str(value).replace("/", "-")  # a path or a hub name is one part of a name
+    if float(two_decimals := f"{value:.2f}") == value:
+        return two_decimals
+    short = next(text for digits in range(17) if float(text := f"{value:.{digits}e}") == value)
+    return short if len(short) <= len(repr(value)) else repr(value)
 
 
 def _train(
@@ -123,13 +144,18 @@ def _execute(run: SweepRun, folders: Mapping[str, Path], failed: list[str]) -> s
     if needed in failed:
         failed.append(run.name)
         return f"left out, since {needed} failed"
-    if _is_finished(run.folder):
-        return "done before"
     words = list(run.words)
     if run.starts_from is not None:
         words = [word.replace("{start}", _checkpoint(folders[run.starts_from])) for word in words]
     if run.follows is not None:
         words = [word.replace("{run}", str(folders[run.follows])) for word in words]
+    if _is_finished(run.folder):
+        if not (differences := _differences(run.folder, words)):
+            return "done before"
+        failed.append(run.name)
+        return (
+            f"failed: {run.folder} is finished with another config ({'; '.join(differences[:3])}); name the sweep anew"
+        )
     if (run.folder / "config.yaml").is_file():
         words.append("--resume")
     run.folder.parent.mkdir(parents=True, exist_ok=True)
@@ -140,6 +166,18 @@ def _execute(run: SweepRun, folders: Mapping[str, Path], failed: list[str]) -> s
         return "done"
     failed.append(run.name)
     return f"failed with {done.returncode}; {log} ends in: {log.read_text().strip().splitlines()[-1][:200]}"
+
+
+def _differences(folder: Path, words: Sequence[str]) -> list[str]:
+    """How the config of a finished run differs from what these words ask for."""
+    if not (folder / "config.yaml").is_file():
+        return []
+    asked = subprocess.run(
+        [sys.executable, "-m", "raylign.jobs", *words, "--print-config"], capture_output=True, text=True
+    )
+    if asked.returncode != 0:
+        return [asked.stderr.strip().splitlines()[-1]] if asked.stderr.strip() else ["its config does not resolve"]
+    return config_differences((folder / "config.yaml").read_text(encoding="utf-8"), asked.stdout)
 
 
 def _checkpoint(folder: Path) -> str:

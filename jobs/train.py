@@ -33,11 +33,12 @@ from raylign.actors.weights.update import WeightUpdateError
 from raylign.jobs.checks.plan import check_before_start
 from raylign.jobs.config.train import TrainConfig
 from raylign.jobs.run.opening import open_run
+from raylign.jobs.run.reward_failures import RewardsFailedError
 from raylign.jobs.run.run import Run
 from raylign.jobs.run.step_batches import ExhaustedError, StuckError
 from raylign.rollout.experience.types import ExperienceError
 
-LEARNER_STANDS = (RolloutError, WeightUpdateError, ExperienceError, StuckError, ExhaustedError)
+LEARNER_STANDS = (RolloutError, WeightUpdateError, ExperienceError, StuckError, ExhaustedError, RewardsFailedError)
 """Errors that come from elsewhere than the learner."""
 
 

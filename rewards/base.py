@@ -7,15 +7,30 @@ no special case; a reward of single completions derives from `PointwiseReward`.
 
 from __future__ import annotations
 
+import errno
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-FailureKind = Literal["timeout", "crash", "exception", "nan", "wrong_count", "unreachable"]
+FailureKind = Literal[
+    "timeout",
+    "crash",
+    "exception",
+    "nan",
+    "wrong_count",
+    "unreachable",
+    "not_applicable",  # no failure at all: the reward says that it has no word on this completion
+    # the limits of a killable reward, named as in rewards/sandbox/limits.py
+    "memory",
+    "processes",
+    "file_size",
+    "cpu",
+    "reply",
+]
 
 
 @dataclass(frozen=True)
@@ -24,6 +39,32 @@ class RewardFailure:
 
     kind: FailureKind
     message: str
+
+
+class Graded(float):
+    """A score with further numbers that a reward gave for the same completion; they become metrics.
+
+    Graded.of(0.5, {"format": 1.0})
+    """
+
+    parts: dict[str, float]
+
+    @classmethod
+    def of(cls, score: float, parts: Mapping[str, Any]) -> Graded:
+        """Parts that are no finite numbers (texts, lists) are left out."""
+        graded = cls(score)
+        graded.parts = {name[:80]: number for name, part in parts.items() if (number := _finite(part)) is not None}
+        return graded
+
+
+def _finite(value: Any) -> float | None:
+    if isinstance(value, str | bytes):
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
 
 
 Score = float | RewardFailure
@@ -62,12 +103,32 @@ class KillableConfig(WeightedConfig):
     """Time for a process to start and import what the reward needs."""
     num_processes: int = Field(1, ge=1)
     """Processes that score side by side."""
+    environment: tuple[str, ...] = ()
+    """Names of environment variables that it may read, beside those that every program needs: keys stay outside."""
+    max_memory_gib: float | None = Field(4.0, gt=0, allow_inf_nan=False)
+    """Memory of each process with all that it starts (address space: twice as much); null: no limit."""
+    max_processes: int | None = Field(64, ge=1)
+    """Processes that one process may have below it at one time, itself included; null: no limit."""
+    max_file_gib: float | None = Field(1.0, gt=0, allow_inf_nan=False)
+    """Size of any file that it writes; null: no limit."""
+    max_cpu_s: float | None = Field(600.0, gt=0, allow_inf_nan=False)
+    """CPU seconds for one completion (`function`: for one group), of all threads; null: no limit."""
 
 
 class Reward(ABC):
     """Scores groups. `can_hang` rewards run in killable processes (rewards/sandbox/sandbox.py)."""
 
     can_hang: bool = False
+    is_pointwise: bool = False
+    """Whether completions may be scored apart from their group."""
+    is_batched: bool = False
+    """Whether many items at once are cheaper than one by one (a model), so that they wait for each other."""
+    max_in_flight: int = 32
+    """Items that may be under way at once, each in a thread of its own."""
+    is_quick: bool = False
+    """Whether an item is scored at once, in place: nobody gains from waiting for it apart."""
+    form: str = ""
+    """For `plan`: in which form a function of the user was found."""
 
     @abstractmethod
     def score(self, items: Sequence[Item]) -> list[list[Score]]:
@@ -79,6 +140,8 @@ class Reward(ABC):
 
 class PointwiseReward(Reward):
     """A reward that looks at one completion at a time: the easy case."""
+
+    is_pointwise = True
 
     @abstractmethod
     def score_one(self, completion: str, item: Item, index: int) -> float:
@@ -94,7 +157,17 @@ class PointwiseReward(Reward):
         try:
             return float(self.score_one(completion, item, index))
         except Exception as error:  # a reward may never end a run
-            return RewardFailure("exception", f"{type(error).__name__}: {error}")
+            return failure_of(error)
+
+
+def failure_of(error: BaseException, words: str = "") -> RewardFailure:
+    """What code raised, as a failure: out of memory and a file too large are limits, not mistakes of the code."""
+    words = words or f"{type(error).__name__}: {error}"
+    if isinstance(error, MemoryError):
+        return RewardFailure("memory", words)
+    if isinstance(error, OSError) and error.errno == errno.EFBIG:
+        return RewardFailure("file_size", words)
+    return RewardFailure("exception", words)
 
 
 def typed_scores(values: object, num_completions: int) -> list[Score]:
@@ -110,7 +183,7 @@ def typed_scores(values: object, num_completions: int) -> list[Score]:
 
 
 def _typed_score(value: Any) -> Score:
-    if isinstance(value, RewardFailure):
+    if isinstance(value, RewardFailure) or (isinstance(value, Graded) and math.isfinite(value)):
         return value
     try:
         score = float(value)

@@ -7,10 +7,11 @@ for each completion. Refused connections, 429 and 5xx are tried again; the deadl
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
+from raylign.rewards.addresses import check_address, key_from
 from raylign.rewards.base import Item, Reward, RewardFailure, Score, WeightedConfig, typed_scores
 
 if TYPE_CHECKING:
@@ -22,8 +23,10 @@ class HttpConfig(WeightedConfig):
 
     name: Literal["http"] = "http"
     """Which reward."""
-    url: str = Field(pattern=r"^https?://")
+    url: Annotated[str, AfterValidator(check_address)]
     """Address that takes the POST."""
+    api_key_env: str | None = None
+    """Environment variable that holds a key, sent as `Authorization: Bearer …`; empty: none is sent."""
     deadline_s: float = Field(30.0, gt=0, allow_inf_nan=False)
     """Time for one group, all tries together."""
     num_attempts: int = Field(3, ge=1)
@@ -37,6 +40,9 @@ class HttpReward(Reward):
 
     def __init__(self, config: HttpConfig) -> None:
         self._config = config
+        self.max_in_flight = config.max_concurrent
+        key = None if config.api_key_env is None else key_from(config.api_key_env, "reward http")
+        self._headers = {} if key is None else {"Authorization": f"Bearer {key}"}
 
     def score(self, items: Sequence[Item]) -> list[list[Score]]:
         import asyncio
@@ -49,7 +55,7 @@ class HttpReward(Reward):
         import httpx
 
         gate = asyncio.Semaphore(self._config.max_concurrent)
-        async with httpx.AsyncClient(timeout=self._config.deadline_s) as client:
+        async with httpx.AsyncClient(timeout=self._config.deadline_s, headers=self._headers) as client:
 
             async def score_item(item: Item) -> list[Score]:
                 async with gate:

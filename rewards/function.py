@@ -1,29 +1,46 @@
-"""The `function` reward: a user's own Python function.
+"""The `function` reward: a user's own Python function, in whatever form it comes.
 
-Given `path/to/file.py:function`, calls it once for each group, in a killable process:
+Given `path/to/file.py:function` or `package.module:function`, calls it in a killable process:
 
     def reward(completions: list[str], prompt: str, references: list[str], row: dict) -> list[float]:
         return [float(references[0] in completion) for completion in completions]
 
-It gives one finite number for each completion. Arguments are passed by name; `**_` may stand for those not needed.
-Modules beside the file can be imported. A file that does not import is reported before anything starts.
+Functions of TRL, verl and OpenRLHF, of one completion, and `async def` are told by their parameters (rewards/forms.py).
+It gives a finite number for each completion; None: it does not apply to this one; a dict or tuple: further numbers
+become metrics. A file that does not import is reported before anything starts.
 """
 
 from __future__ import annotations
 
+import asyncio
+import importlib
 import importlib.util
 import inspect
+import re
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal
 
-from pydantic import field_validator
+from pydantic import Field, field_validator
 
-from raylign.rewards.base import Item, KillableConfig, Reward, RewardFailure, Score, typed_scores
+from raylign.rewards.base import (
+    Graded,
+    Item,
+    KillableConfig,
+    Reward,
+    RewardFailure,
+    Score,
+    failure_of,
+    typed_scores,
+)
+from raylign.rewards.forms import DESCRIPTIONS, ONE_AT_A_TIME, FormName, arguments, form_of, has_chats, is_async
 
-SIGNATURE = "(completions, prompt, references, row)"
+OUR_PACKAGE = "raylign_reward"
+"""Before the names under which files are imported, so that none stands in for another module."""
+SCORE_KEYS = ("score", "reward", "rewards")
 
 
 class FunctionConfig(KillableConfig):
@@ -32,68 +49,225 @@ class FunctionConfig(KillableConfig):
     name: Literal["function"] = "function"
     """Which reward."""
     path: str
-    """Where it is: `path/to/file.py:function`."""
+    """Where it is: `path/to/file.py:function` or `package.module:function`."""
+    form: Literal["auto"] | FormName = "auto"
+    """How it is called: auto tells by its parameters; raylign, trl, verl, verl_batch, openrlhf, single."""
+    max_concurrent: int = Field(16, ge=1)
+    """`async def`: completions of a group that are awaited side by side."""
+
+    spare_processes: int = Field(3, ge=0)
+    """Further processes, each started only when a group has waited a second behind slow ones (a judge); 0: for a
+    function that holds a model."""
 
     @field_validator("path")
     @classmethod
     def _check_path(cls, path: str) -> str:
-        file, _, function = path.rpartition(":")
-        if not file.endswith(".py") or not function.isidentifier():
-            raise ValueError(f"{path!r} is not of the form path/to/file.py:function")
+        place, _, function = path.rpartition(":")
+        is_module = all(part.isidentifier() for part in place.split("."))
+        if not (place.endswith(".py") or is_module) or not all(part.isidentifier() for part in function.split(".")):
+            raise ValueError(f"{path!r} is not of the form path/to/file.py:function or package.module:function")
         return path
 
 
-def load_function(path: str) -> Callable[..., Any]:
-    """Import the file and find the function; ValueError says what is wrong with either."""
-    file_name, _, function_name = path.rpartition(":")
-    file = Path(file_name).expanduser().resolve()
-    if not file.is_file():
-        raise ValueError(f"no file {file_name} (looked for {file})")
-    sys.path.insert(0, str(file.parent))
-    spec = importlib.util.spec_from_file_location(file.stem, file)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[file.stem] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException as error:  # whatever a user's module raises, sys.exit() too
-        raise ValueError(f"{file_name} does not import: {_described(error, file)}") from error
-    function = getattr(module, function_name, None)
+def load_function(path: str) -> tuple[Callable[..., Any], Path]:
+    """Import the file or module and find the function; ValueError says what is wrong with either."""
+    place, _, function_name = path.rpartition(":")
+    module, file = _import_file(place) if place.endswith(".py") else _import_module(place)
+    function: Any = module
+    for part in function_name.split("."):
+        function = getattr(function, part, None)
+    if inspect.isclass(function) and "__call__" in vars(function):
+        try:
+            function = function()
+        except Exception as error:
+            raise ValueError(f"{path} is a class that cannot be made: {_described(error, file)}") from error
     if not callable(function):
         names = [name for name, value in vars(module).items() if inspect.isfunction(value)]
-        raise ValueError(f"{file_name} has no function {function_name!r}; it has: {', '.join(names) or 'none'}")
+        raise ValueError(f"{place} has no function {function_name!r}; it has: {', '.join(names) or 'none'}")
+    return function, file
+
+
+def _import_file(place: str) -> tuple[ModuleType, Path]:
+    file = Path(place).expanduser().resolve()
+    if not file.is_file():
+        raise ValueError(f"no file {place} (looked for {file})")
+    # Last on the path: a file that is called math.py is no one else's math.
+    packages = [file.parent]
+    while (packages[0] / "__init__.py").is_file() and packages[0] != packages[0].parent:
+        packages.insert(0, packages[0].parent)
+    sys.path += [str(folder) for folder in {file.parent, packages[0]} if str(folder) not in sys.path]
+    # A package of our own stands for the folders, so that relative imports find what is beside the file.
+    name = OUR_PACKAGE
     try:
-        inspect.signature(function).bind(completions=[], prompt="", references=[], row={})
-    except TypeError as error:
-        raise ValueError(f"{path} cannot be called with {SIGNATURE}: {error}") from None
-    return function
+        for depth, folder in enumerate(packages):
+            name = f"{name}.{_word(folder.name)}" if depth else f"{OUR_PACKAGE}_{_word(folder.name)}"
+            _load(name, folder / "__init__.py" if depth else None, folder)
+        return _load(f"{name}.{_word(file.stem)}", file, None), file
+    except BaseException as error:  # whatever a user's module raises, sys.exit() too
+        raise ValueError(f"{place} does not import: {_described(error, file)}") from error
+
+
+def _word(text: str) -> str:
+    return re.sub(r"\W", "_", text) or "_"
+
+
+def _load(name: str, file: Path | None, package: Path | None) -> ModuleType:
+    if file is None:
+        assert package is not None
+        module = ModuleType(name)
+        module.__path__ = [str(package)]
+        sys.modules[name] = module
+        return module
+    places = None if package is None else [str(package)]
+    spec = importlib.util.spec_from_file_location(name, file, submodule_search_locations=places)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _import_module(place: str) -> tuple[ModuleType, Path]:
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)
+    try:
+        module = importlib.import_module(place)
+    except BaseException as error:
+        if isinstance(error, ModuleNotFoundError) and error.name and f"{place}.".startswith(f"{error.name}."):
+            raise ValueError(
+                f"no module {place} (looked beside {here} and in the environment); a file is given as path/to/file.py"
+            ) from None
+        raise ValueError(f"{place} does not import: {_described(error, Path(place))}") from error
+    return module, Path(getattr(module, "__file__", None) or place)
 
 
 def _described(error: BaseException, file: Path) -> str:
     """`KeyError: 'x' (reward.py, line 3)`, the last line in the user's own file."""
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
     where = f" ({file.name}, line {lines[-1]})" if lines else ""
-    return f"{type(error).__name__}: {error}{where}"
+    words = f"{type(error).__name__}: {error}{where}"
+    if isinstance(error, FileNotFoundError):
+        words += f"; files beside the reward lie in {file.parent}, and relative paths begin at {Path.cwd()}"
+    return words
 
 
 class FunctionReward(Reward):
     can_hang = True
 
     def __init__(self, config: FunctionConfig) -> None:
-        self._function = load_function(config.path)
-        self._file = Path(inspect.getsourcefile(self._function) or "")
+        self._function, self._file = load_function(config.path)
+        self._form: FormName = form_of(self._function, config.path) if config.form == "auto" else config.form
+        self._is_async, self._max_concurrent = is_async(self._function), config.max_concurrent
+        self._runner = asyncio.Runner()  # one for all calls: clients that a module keeps belong to a loop
+        self._as_chats: bool | None = None
+        self.is_pointwise = self._form in ONE_AT_A_TIME and not self._is_async
+        self.form = DESCRIPTIONS[self._form] + (", async" if self._is_async else "")
 
     def score(self, items: Sequence[Item]) -> list[list[Score]]:
         return [self._score_group(item) for item in items]
 
+    def close(self) -> None:
+        self._runner.close()
+
     def _score_group(self, item: Item) -> list[Score]:
+        if self._form in ONE_AT_A_TIME:
+            return self._runner.run(self._score_each(item))
         try:
-            values = self._function(
-                completions=list(item.completions),
-                prompt=item.prompt,
-                references=list(item.references),
-                row=dict(item.row),
-            )
+            return read_scores(self._call_group(item), len(item.completions))
         except Exception as error:  # a reward may never end a run
-            return [RewardFailure("exception", _described(error, self._file))] * len(item.completions)
-        return typed_scores(values, len(item.completions))
+            return [failure_of(error, self._words(error, item))] * len(item.completions)
+
+    def _call_group(self, item: Item) -> Any:
+        """Texts first; a function of our form that asks texts for their "content" wants messages (TRL's habit)."""
+        try:
+            return self._call_once(item, self._as_chats)
+        except TypeError as error:
+            is_about_chats = "string indices must be" in str(error) and has_chats(item)
+            if self._form != "raylign" or self._as_chats or not is_about_chats:
+                raise
+        values = self._call_once(item, True)
+        self._as_chats = True
+        return values
+
+    def _call_once(self, item: Item, as_chats: bool | None) -> Any:
+        (named,) = arguments(self._form, self._function, item, as_chats)
+        return self._awaited(self._function(**named))
+
+    def _awaited(self, value: Any) -> Any:
+        async def wait() -> Any:
+            return await value
+
+        return self._runner.run(wait()) if inspect.isawaitable(value) else value
+
+    async def _score_each(self, item: Item) -> list[Score]:
+        gate = asyncio.Semaphore(self._max_concurrent)
+
+        async def one(named: dict[str, Any]) -> Score:
+            async with gate:
+                try:
+                    value = self._function(**named)
+                    if inspect.isawaitable(value):
+                        value = await value
+                    return read_scores([value], 1)[0]
+                except Exception as error:
+                    return failure_of(error, self._words(error, item))
+
+        return list(await asyncio.gather(*map(one, arguments(self._form, self._function, item))))
+
+    def _words(self, error: Exception, item: Item) -> str:
+        words = _described(error, self._file)
+        if isinstance(error, TypeError) and "required" in str(error) and "argument" in str(error):
+            words += f"; the data has the columns: {', '.join(item.row) or 'none'}"
+        return words
+
+
+def read_scores(values: Any, num_completions: int) -> list[Score]:
+    """What a function gave back for a group, in any of the forms, as scores."""
+    if isinstance(values, Mapping):
+        return _of_mapping(values, num_completions)
+    if isinstance(values, str | bytes) or not hasattr(values, "__iter__"):
+        return typed_scores(values, num_completions)
+    return typed_scores([_of_value(value) for value in values], num_completions)
+
+
+def _of_mapping(values: Mapping[str, Any], num_completions: int) -> list[Score]:
+    """OpenRLHF: {"rewards": […], "scores": […], "extra_logs": {name: […]}}."""
+    key = next((key for key in ("rewards", "scores") if key in values), None)
+    if key is None:
+        message = f"gave back a dict with {', '.join(map(str, values)) or 'nothing'}, expected `rewards`"
+        return [RewardFailure("exception", message)] * num_completions
+    scores = read_scores(list(values[key]), num_completions)
+    logs = {
+        str(name): list(each) for name, each in dict(values.get("extra_logs") or {}).items() if len(each) == len(scores)
+    }
+    return [
+        score
+        if isinstance(score, RewardFailure)
+        else Graded.of(float(score), {name: each[index] for name, each in logs.items()})
+        for index, score in enumerate(scores)
+    ]
+
+
+def _of_value(value: Any) -> Any:
+    """One completion's: a number, None, {"score": …, …}, or (number, …)."""
+    if value is None:
+        return RewardFailure("not_applicable", "the function gave None")
+    if isinstance(value, Mapping):
+        key = next((key for key in SCORE_KEYS if key in value), None)
+        if key is None:
+            return RewardFailure("exception", f"gave back a dict with {', '.join(map(str, value))}, expected `score`")
+        return _graded(value[key], {str(name): part for name, part in value.items() if name != key})
+    if isinstance(value, tuple | list) and value:
+        first, *rest = value
+        parts: dict[str, Any] = {}
+        for index, part in enumerate(rest, 2):
+            parts |= (
+                {str(name): each for name, each in part.items()} if isinstance(part, Mapping) else {str(index): part}
+            )
+        return _graded(first, parts)
+    return value
+
+
+def _graded(score: Any, parts: Mapping[str, Any]) -> Any:
+    (typed,) = typed_scores([_of_value(score) if score is None else score], 1)
+    return typed if isinstance(typed, RewardFailure) else Graded.of(typed, parts)

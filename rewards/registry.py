@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
-from functools import partial
 from typing import Annotated, Any, cast, get_args
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, TypeAdapter
 
+from raylign.rewards.answers import after_hash, boxed, reference_quantity, tagged
 from raylign.rewards.base import KillableConfig, Reward, WeightedConfig
 from raylign.rewards.endpoint import HttpConfig, HttpReward
 from raylign.rewards.function import FunctionConfig, FunctionReward
@@ -39,6 +39,7 @@ from raylign.rewards.rules import (
     NumericReward,
     TagConfig,
     TagReward,
+    expected_choice,
 )
 from raylign.rewards.sandbox.sandbox import Sandboxed
 from raylign.rewards.verifiers import (
@@ -106,20 +107,39 @@ def _check_name(value: Any) -> Any:
     raise ValueError(f"unknown reward {name!r}; {hint}{known}")
 
 
+def reference_check(config: AnyRewardConfig) -> Callable[[str], object] | None:
+    """Raises ValueError for a reference that the reward cannot compare with; None: only scoring would tell."""
+    if isinstance(config, ExactConfig | BoxedConfig | HashConfig | TagConfig) and config.kind == "choice":
+        return expected_choice
+    if isinstance(config, NumericConfig):
+        return reference_quantity
+    if isinstance(config, BoxedConfig | HashConfig | TagConfig) and config.comparison == "numeric":
+        find = {"boxed": boxed, "hash": after_hash}.get(config.name, lambda text: tagged(text, config.tag))  # type: ignore[union-attr]
+        return lambda reference: reference_quantity(find(reference) or reference)
+    return None
+
+
+def is_quick(config: AnyRewardConfig) -> bool:
+    """Whether this reward scores at once, in place."""
+    return _REWARD_OF_CONFIG[type(config)].is_quick
+
+
 RewardConfig = Annotated[AnyRewardConfig, Field(discriminator="name"), BeforeValidator(_check_name)]
 """One entry of a recipe's list of rewards."""
 
 
 def build_reward(config: AnyRewardConfig) -> Reward:
     """The reward, ready to score. ValueError when it cannot work: a function that does not import, no such model."""
+    return Sandboxed(config, config.name) if isinstance(config, KillableConfig) else build_here(config)
+
+
+def build_here(config: AnyRewardConfig) -> Reward:
+    """The reward itself in this process: what a killable process does, and `build_reward` for the others."""
     # Every class here is built from its own config alone; the table pairs them.
     make = cast(Callable[[Any], Reward], _REWARD_OF_CONFIG[type(config)])
-    if not isinstance(config, KillableConfig):
-        return make(config)
-    return Sandboxed(
-        partial(make, config),
-        label=config.name,
-        deadline_s=config.deadline_s,
-        start_deadline_s=config.start_deadline_s,
-        num_processes=config.num_processes,
-    )
+    return make(config)
+
+
+def config_from_json(text: str) -> AnyRewardConfig:
+    config: AnyRewardConfig = TypeAdapter(RewardConfig).validate_json(text)
+    return config

@@ -40,15 +40,17 @@ class RewardModelConfig(WeightedConfig):
 
 
 class RewardModel(Reward):
+    is_batched = True
+
     def __init__(self, config: RewardModelConfig) -> None:
         import torch
         from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
         self._config = config
         try:
-            model_config = AutoConfig.from_pretrained(config.model)
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(config.model)
-        except OSError as error:
+            model_config = AutoConfig.from_pretrained(config.model, trust_remote_code=False)
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(config.model, trust_remote_code=False)
+        except (OSError, ValueError) as error:  # ValueError: it has code of its own, which is never run
             raise ValueError(f"reward model {config.model!r} cannot be loaded: {error}") from None
         if model_config.num_labels != 1:
             raise ValueError(
@@ -66,7 +68,7 @@ class RewardModel(Reward):
         default_dtype = "bfloat16" if self._device == "cuda" else "float32"
         dtype = default_dtype if config.dtype == "auto" else config.dtype
         model, loading = AutoModelForSequenceClassification.from_pretrained(
-            config.model, dtype=getattr(torch, dtype), output_loading_info=True
+            config.model, dtype=getattr(torch, dtype), output_loading_info=True, trust_remote_code=False
         )
         if loading["missing_keys"]:
             # transformers would fill them with noise and go on

@@ -1,7 +1,7 @@
 """Rule rewards: exact, numeric, boxed, hash, tag, length. Cheap, linear in the text, run in place.
 
 Given completions and references, each gives 1.0 for a right answer and 0.0 otherwise (`length`: a penalty in
-[-1, 0]). Several references are alternatives: the best counts.
+[-1, 0]). Several references are alternatives: the best counts. What is compared as a quantity is compared whole.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ from pydantic import Field, model_validator
 from raylign.rewards import answers
 from raylign.rewards.answers import Comparison
 from raylign.rewards.base import Item, PointwiseReward, WeightedConfig
+from raylign.rewards.choices import choice
+
+Kind = Literal["answer", "choice"]
 
 
 class ExactConfig(WeightedConfig):
@@ -23,10 +26,12 @@ class ExactConfig(WeightedConfig):
     """Which reward."""
     ignore_case: bool = False
     """Compare without regard to upper and lower case."""
+    kind: Kind = "answer"
+    """answer: the whole text; choice: the letter of an option, however it is dressed: C, (C), C., option C."""
 
 
 class NumericConfig(WeightedConfig):
-    """1 if the last number in the completion equals the last number in a reference."""
+    """1 if the number that the completion gives as its answer (the last one, or the marked one) is the reference's."""
 
     name: Literal["numeric"] = "numeric"
     """Which reward."""
@@ -40,9 +45,11 @@ class BoxedConfig(WeightedConfig):
     name: Literal["boxed"] = "boxed"
     """Which reward."""
     comparison: Comparison = "exact"
-    """Compare as text, or by the last number in each."""
+    """Compare as text, or as numbers: fractions, ratios, times and tuples whole and exactly."""
     tolerance: float = Field(0.0, ge=0, allow_inf_nan=False)
     """Numeric comparison: largest absolute difference that still counts as equal."""
+    kind: Kind = "answer"
+    """answer: by `comparison`; choice: the letter of an option, however it is dressed: C, (C), C., option C."""
 
 
 class HashConfig(WeightedConfig):
@@ -51,9 +58,11 @@ class HashConfig(WeightedConfig):
     name: Literal["hash"] = "hash"
     """Which reward."""
     comparison: Comparison = "numeric"
-    """Compare as text, or by the last number in each."""
+    """Compare as text, or as numbers: fractions, ratios, times and tuples whole and exactly."""
     tolerance: float = Field(0.0, ge=0, allow_inf_nan=False)
     """Numeric comparison: largest absolute difference that still counts as equal."""
+    kind: Kind = "answer"
+    """answer: by `comparison`; choice: the letter of an option, however it is dressed: C, (C), C., option C."""
 
 
 class TagConfig(WeightedConfig):
@@ -64,9 +73,11 @@ class TagConfig(WeightedConfig):
     tag: str = Field("answer", pattern=r"^\w+$")
     """Name of the tag, without angle brackets."""
     comparison: Comparison = "exact"
-    """Compare as text, or by the last number in each."""
+    """Compare as text, or as numbers: fractions, ratios, times and tuples whole and exactly."""
     tolerance: float = Field(0.0, ge=0, allow_inf_nan=False)
     """Numeric comparison: largest absolute difference that still counts as equal."""
+    kind: Kind = "answer"
+    """answer: by `comparison`; choice: the letter of an option, however it is dressed: C, (C), C., option C."""
 
 
 class LengthConfig(WeightedConfig):
@@ -88,6 +99,8 @@ class LengthConfig(WeightedConfig):
 
 class AnswerReward(PointwiseReward):
     """1 where the answer found in a completion equals any reference; 0 where none is found."""
+
+    is_quick = True
 
     def __init__(
         self,
@@ -111,17 +124,32 @@ class AnswerReward(PointwiseReward):
 class ExactReward(AnswerReward):
     def __init__(self, config: ExactConfig) -> None:
         fold = str.casefold if config.ignore_case else str
-        super().__init__(str, lambda answer, reference: fold(answer.strip()) == fold(reference.strip()))
+        same = _same_choice if config.kind == "choice" else lambda answer, reference: fold(answer) == fold(reference)
+        super().__init__(str.strip, same, str.strip)
 
 
 class NumericReward(AnswerReward):
     def __init__(self, config: NumericConfig) -> None:
-        super().__init__(
-            str, lambda answer, reference: answers.same_answer(answer, reference, "numeric", config.tolerance)
-        )
+        def same(completion: str, reference: str) -> bool:
+            return answers.same_answer(completion, reference, "numeric", config.tolerance, answers.answer_of)
+
+        super().__init__(str, same)
+
+
+def expected_choice(reference: str) -> str:
+    """The letter that a reference is; ValueError where it is none."""
+    if (expected := choice(reference)) is None:
+        raise ValueError(f"reference {reference[:80]!r} is no letter of an option, as `kind: choice` expects")
+    return expected
+
+
+def _same_choice(answer: str, reference: str) -> bool:
+    return choice(answer) == expected_choice(reference)
 
 
 def _same(config: BoxedConfig | HashConfig | TagConfig) -> Callable[[str, str], bool]:
+    if config.kind == "choice":
+        return _same_choice
     return lambda answer, reference: answers.same_answer(answer, reference, config.comparison, config.tolerance)
 
 
@@ -145,6 +173,8 @@ class TagReward(AnswerReward):
 
 class LengthReward(PointwiseReward):
     """The soft overlong penalty of DAPO, with its cache written as max_tokens − free_tokens."""
+
+    is_quick = True
 
     def __init__(self, config: LengthConfig) -> None:
         self._config = config

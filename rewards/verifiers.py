@@ -11,12 +11,13 @@ import logging
 from functools import cache
 from typing import Any, Literal
 
-from raylign.rewards.answers import inside_open_tag
+from raylign.rewards.answers import boxed, inside_open_tag
 from raylign.rewards.base import Item, KillableConfig, PointwiseReward
 
 
 class MathVerifyConfig(KillableConfig):
-    """1 if the final answer equals a reference as mathematics: 1/2, 0.5 and \\frac{1}{2} are one."""
+    """1 if the final answer (the last box, where there is one) equals a reference as mathematics: 1/2, 0.5 and
+    \\frac{1}{2} are one."""
 
     name: Literal["math_verify"] = "math_verify"
     """Which reward."""
@@ -53,8 +54,23 @@ class MathVerifyReward(PointwiseReward):
         if not item.references:
             raise ValueError("the prompt has no reference to compare with; set data.reference")
         references = [self._parsed_reference(reference) for reference in item.references]
-        answer = self._library.parse(completion, parsing_timeout=None)
-        return float(any(self._library.verify(reference, answer, timeout_seconds=None) for reference in references))
+        return float(any(self._is_right(completion, reference) for reference in references))
+
+    def _is_right(self, completion: str, reference: Any) -> bool:
+        """The library joins boxes that stand near each other, which only an answer of several parts may want."""
+        last = boxed(completion)
+        text = completion if last is None or _has_parts(reference) else f"\\boxed{{{last}}}"
+        answer = self._library.parse(text, parsing_timeout=None)
+        if not answer and text is not completion:
+            answer = self._library.parse(completion, parsing_timeout=None)
+        return bool(self._library.verify(reference, answer, timeout_seconds=None))
+
+
+def _has_parts(reference: Any) -> bool:
+    """Whether the parsed reference is a set, a tuple or an interval."""
+    import sympy  # type: ignore[import-untyped]
+
+    return any(isinstance(parsed, sympy.Set | sympy.Tuple | list | tuple | set) for parsed in reference)
 
 
 class ReasoningGymReward(PointwiseReward):

@@ -14,6 +14,10 @@ from raylign.rollout.hub import hub_is_reachable, looks_like_path
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+_NEVER_RUN = (
+    "{folder}: its {what} is code of its own ({code}), which raylign never runs; give a model whose architecture "
+    "transformers has, or convert this one to such an architecture"
+)
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
 
@@ -47,6 +51,41 @@ def check_model_folder(path: str | Path) -> None:
     weights = [*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")]
     if not any(file.stat().st_size for file in weights):
         raise ValueError(f"{folder}: no weights in it (no *.safetensors or pytorch_model*.bin file)")
+    refuse_own_code(folder)
+
+
+def refuse_own_code(folder: Path) -> None:
+    """Raise where the model is defined by Python files beside it and by nothing that transformers has.
+
+    Many folders name such files (`auto_map`) for old versions of transformers alone; those are loaded without them.
+    """
+    from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING,
+        MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    )
+
+    code = _own_code(folder / "config.json")
+    if not code:
+        return
+    try:
+        model_config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    except ValueError:
+        raise ValueError(_NEVER_RUN.format(folder=folder, what="model", code=code)) from None
+    known = (MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING)
+    if not any(type(model_config) in mapping for mapping in known):
+        raise ValueError(_NEVER_RUN.format(folder=folder, what="model", code=code))
+
+
+def _own_code(file: Path) -> str:
+    """The classes that a config file names beside itself, `modeling_x.Model`; empty where there are none."""
+    try:
+        named = json.loads(file.read_text(encoding="utf-8")).get("auto_map")
+    except (OSError, ValueError, AttributeError):
+        return ""
+    classes = named.values() if isinstance(named, dict) else named or ()
+    parts = [part for each in classes for part in (each if isinstance(each, list) else [each])]
+    return ", ".join(dict.fromkeys(str(part) for part in parts if part))
 
 
 def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
@@ -63,9 +102,11 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
     local_only = folder is not None or not hub_is_reachable()
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            str(folder or path), local_files_only=local_only
+            str(folder or path), local_files_only=local_only, trust_remote_code=False
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
+        if folder is not None and (code := _own_code(folder / "tokenizer_config.json")):
+            raise ValueError(_NEVER_RUN.format(folder=folder, what="tokenizer", code=code)) from None
         if folder is not None:
             raise ValueError(f"{folder}: the tokenizer does not load: {error}") from error
         reason = "the Hugging Face hub does not answer from here and it is not in the cache" if local_only else error

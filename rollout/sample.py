@@ -50,7 +50,7 @@ class Prompt:
     token_ids: IntArray
     references: tuple[str, ...] = ()
     """Accepted or demonstration answers; may be empty."""
-    messages: tuple[dict[str, str], ...] = ()
+    messages: tuple[dict[str, Any], ...] = ()
     """The same prompt as a chat, before any template; for rewards that render it in their own way."""
     row: dict[str, Any] = field(default_factory=dict)
     """The data row it came from, for rewards that need more than the references."""

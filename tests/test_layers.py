@@ -11,12 +11,13 @@ import importlib
 import json
 import os
 import resource
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.patience import finished
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ["rewards", "rollout", "learners", "actors", "jobs"]
@@ -185,9 +186,7 @@ def raylign_in_a_fresh_process(*words: str) -> tuple[str, set[str]]:
         "loaded = sorted({name.split('.')[0] for name in sys.modules})\n"
         "sys.stderr.write('\\n' + json.dumps([status, loaded]))\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, env=os.environ | {"COLUMNS": "120"}
-    )
+    done = finished([sys.executable, "-c", program], env=os.environ | {"COLUMNS": "120"})
     assert done.returncode == 0, done.stderr
     said, _, last_line = done.stderr.rpartition("\n")
     status, loaded = json.loads(last_line)
@@ -219,8 +218,8 @@ def test_every_module_of_configs_imports_without_heavy_libraries() -> None:
         f"heavy = {sorted(NOT_FOR_HELP)!r}\n"
         "print(*[name for name in heavy if name in sys.modules])\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
-    assert done.stdout.split() == []
+    done = finished([sys.executable, "-c", program])
+    assert (done.returncode, done.stdout.split()) == (0, []), done.stderr
 
 
 def test_help_takes_less_than_a_second_of_the_processor() -> None:

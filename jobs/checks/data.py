@@ -10,12 +10,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from raylign.jobs.checks.findings import Findings
+from raylign.jobs.config.references import compare_with_references
 from raylign.rewards.base import Item
 from raylign.rewards.registry import RewardConfig
 from raylign.rollout.data.config import DataConfig
 from raylign.rollout.data.order import parse_range
 from raylign.rollout.data.prompts import PromptSource
+from raylign.rollout.data.text_checks import first_text_beyond, tokens_without_embedding
 from raylign.rollout.sample import Prompt
 
 if TYPE_CHECKING:
@@ -38,22 +42,25 @@ class Samples:
     """Set where the rows' own answers are learned from."""
     row_kind: str | None = None
     """What rows are to the algorithm, where more than prompts."""
+    needs_references: bool = False
+    """A reward compares answers with them; so do those of `rewards`."""
 
 
-def check_data(samples: Samples, tokenizer: PreTrainedTokenizerBase, seed: int, findings: Findings) -> None:
-    """All rows through template and tokenizer, and the first ones' reference answers through the rewards."""
-    findings.attempt(samples.key, lambda: _check_rows(samples, tokenizer, seed, findings))
+def check_data(samples: Samples, tokenizer: PreTrainedTokenizerBase, seed: int, findings: Findings) -> int | None:
+    """All rows through template and tokenizer, the first ones' answers through the rewards; gives their number."""
+    return findings.attempt(samples.key, lambda: _check_rows(samples, tokenizer, seed, findings))
 
 
-def _check_rows(samples: Samples, tokenizer: PreTrainedTokenizerBase, seed: int, findings: Findings) -> None:
+def _check_rows(samples: Samples, tokenizer: PreTrainedTokenizerBase, seed: int, findings: Findings) -> int:
     if samples.row_kind == "pairs":
         assert samples.max_sequence_tokens is not None
         source = PromptSource.open_pairs(
             samples.data, tokenizer, seed, samples.max_prompt_tokens, samples.max_sequence_tokens
         )
     else:
+        compares = samples.needs_references or compare_with_references(samples.rewards)
         source = PromptSource.open(
-            samples.data, tokenizer, seed, samples.max_prompt_tokens, samples.max_sequence_tokens
+            samples.data, tokenizer, seed, samples.max_prompt_tokens, samples.max_sequence_tokens, compares
         )
     prompts = source.take(0, min(NUM_SAMPLE_PROMPTS, len(source)))
     first = prompts[0]
@@ -62,17 +69,66 @@ def _check_rows(samples: Samples, tokenizer: PreTrainedTokenizerBase, seed: int,
         findings.warnings.append(
             f"{samples.key}: {source.num_unusable} pairs left out: an empty or twice the same answer"
         )
+    if source.num_unanswered:
+        findings.warnings.append(
+            f"{samples.key}: {source.num_unanswered} rows left out: no demonstration, or no reference"
+        )
     findings.fact(samples.key, f"{samples.data.source}: {len(source)} rows{skipped}")
+    if source.found:
+        findings.fact("  found", f"{source.found} (data.format says it by hand)")
+    for note in source.notes:
+        findings.fact("  read", note)
+    findings.warnings += [f"{samples.key}: {warning}" for warning in source.warnings]
+    findings.attempt(samples.key, lambda: _check_embeddings(source, tokenizer, findings.num_embeddings))
     findings.fact("  first prompt", repr(first.text))
     findings.fact("  its tokens", f"{len(first.token_ids)} of at most {samples.max_prompt_tokens}")
     if samples.row_kind == "pairs":
         pair = source.pair(0)
-        findings.fact("  its answers", f"{len(pair.chosen_ids)} tokens chosen, {len(pair.rejected_ids)} rejected")
+        findings.fact("  chosen", f"{pair.chosen!r} ({len(pair.chosen_ids)} tokens)")
+        findings.fact("  rejected", f"{pair.rejected!r} ({len(pair.rejected_ids)} tokens)")
     elif samples.max_sequence_tokens is not None:
         findings.fact("  its demonstration", repr(source.demonstration(0)[1]))
     if samples.rewards:
         findings.fact("  its references", ", ".join(map(repr, first.references)) or "none")
+        findings.attempt("rewards", lambda: _check_references(samples.key, samples.rewards, source, findings))
         findings.attempt("rewards", lambda: _check_rewards(samples.rewards, prompts, findings))
+    return len(source)
+
+
+def _check_embeddings(source: PromptSource, tokenizer: PreTrainedTokenizerBase, num_embeddings: int | None) -> None:
+    """Raise where a row, the template or the end token needs a token that the model has no embedding for."""
+    if num_embeddings is None or not tokens_without_embedding(tokenizer, num_embeddings):
+        return
+    rows, texts = zip(*source.texts(), strict=True)
+    found = first_text_beyond(tokenizer, [str(tokenizer.eos_token), *texts], num_embeddings)
+    if found is not None:
+        place, token = found
+        where = f"row {rows[place - 1] + 1}" if place else "the end of every answer"
+        raise ValueError(
+            f"{where} needs the token {token!r}, and the model has only {num_embeddings} embeddings: give the "
+            "tokenizer that belongs to the model, or enlarge the model's (resize_token_embeddings)"
+        )
+
+
+def _check_references(key: str, rewards: Sequence[RewardConfig], source: PromptSource, findings: Findings) -> None:
+    """References of all rows, where a reward can tell by itself which of them it cannot compare with."""
+    from raylign.rewards.registry import reference_check
+
+    for reward in rewards:
+        if (check := reference_check(reward)) is None:
+            continue
+        words: list[str] = []
+        for prompt in source.take(0, len(source)):
+            try:
+                for reference in prompt.references:
+                    check(reference)
+            except ValueError as error:
+                words.append(f"row of {prompt.text[-40:]!r}: {error}")
+        if words:
+            said = f"rewards: {reward.name} cannot compare with the references of {len(words)} of {len(source)} rows; "
+            (findings.problems if len(words) == len(source) else findings.warnings).append(
+                f"{said}the first: {words[0]}" + (f" ({key})" if key != "data" else "")
+            )
 
 
 def _check_rewards(rewards: Sequence[RewardConfig], prompts: list[Prompt], findings: Findings) -> None:
@@ -93,6 +149,8 @@ def _check_rewards(rewards: Sequence[RewardConfig], prompts: list[Prompt], findi
                 break  # every further row could take as long
     finally:
         scorer.close()
+    for name, form in scorer.forms.items():
+        findings.fact(f"  {name}", f"called as {form}")
     num_tried = sum(len(item.completions) for item in items[: len(scored)])
     for name in scorer.names:
         messages = [
@@ -103,7 +161,11 @@ def _check_rewards(rewards: Sequence[RewardConfig], prompts: list[Prompt], findi
             continue
         if messages:
             findings.warnings.append(f"rewards: {name} fails on some of {len(scored)} sample rows; {messages[0]}")
-        of_reference, of_nothing = scored[0].rewards[name][0], scored[0].rewards[name][-1]
+        if len(messages) < num_tried and all(np.isnan(each.rewards[name]).all() for each in scored):
+            findings.warnings.append(f"rewards: {name} gave None for every one of {len(scored)} sample rows")
+            continue
+        first = next(each for each in scored if not np.isnan(each.rewards[name]).all())
+        of_reference, of_nothing = first.rewards[name][0], first.rewards[name][-1]
         findings.fact(f"  {name}", f"{of_reference:g} for the reference, {of_nothing:g} for an empty completion")
         if items[0].references and all(each.rewards[name][0] <= each.rewards[name][-1] for each in scored):
             findings.warnings.append(

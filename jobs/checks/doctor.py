@@ -32,7 +32,12 @@ def doctor(config: DoctorConfig) -> int:
     from raylign.jobs.checks.doctor_environment import check_environment
 
     machine = this_machine()
-    diagnoses = [*check_machine(machine, config.folder), *check_environment(machine, config.imports), *check_ray()]
+    diagnoses = [
+        *check_machine(machine, config.folder),
+        check_containment(),
+        *check_environment(machine, config.imports),
+        *check_ray(),
+    ]
     print_diagnoses(diagnoses)
     return 1 if any(diagnosis.status == "bad" for diagnosis in diagnoses) else 0
 
@@ -69,6 +74,18 @@ def check_machine(machine: Machine, folder: Path) -> Iterator[Diagnosis]:
     yield Diagnosis(
         "open files", "ok" if many else "warn", f"limit {num_files}", "" if many else "ulimit -n 65536: Ray opens many"
     )
+
+
+def check_containment() -> Diagnosis:
+    """How far the kernel helps to end what a reward's code starts."""
+    from raylign.rewards.sandbox.keeper import LISTS_CHILDREN, can_adopt_orphans
+
+    topic = "rewards' processes"
+    if not can_adopt_orphans():
+        advice = "what they start in sessions of their own may stay behind: use a kernel with PR_SET_CHILD_SUBREAPER"
+        return Diagnosis(topic, "warn", "end with their process group only", advice)
+    how = "the kernel lists children" if LISTS_CHILDREN else "found by looking at every process"
+    return Diagnosis(topic, "ok", f"end with all that they start (PR_SET_CHILD_SUBREAPER; {how})")
 
 
 def check_processor(machine: Machine, cpuinfo: Path = Path("/proc/cpuinfo")) -> Iterator[Diagnosis]:

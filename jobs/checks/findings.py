@@ -28,6 +28,8 @@ class Findings:
     """(role, part, bytes)"""
     warnings: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    num_embeddings: int | None = None
+    """Of the model that rows are read for; filled by the check of its folder, None where it is not known."""
 
     def fact(self, name: str, value: object) -> None:
         """One row of the table."""

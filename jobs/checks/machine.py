@@ -61,7 +61,7 @@ def disk_space(path: Path) -> tuple[int, float]:
     while not path.exists():
         path = path.parent
     usage = shutil.disk_usage(path)
-    return usage.free, 1 - usage.free / usage.total
+    return usage.free, 1 - usage.free / max(1, usage.total)
 
 
 def _container_limit_bytes() -> tuple[int, int] | None:

@@ -78,15 +78,28 @@ def _header(file: Path) -> dict[str, list[int]]:
     return {name: entry["shape"] for name, entry in header.items() if name != "__metadata__"}
 
 
+def checkpoint_bytes(size: ModelSize, config: TrainConfig, on_gpu: bool) -> int:
+    """Disk of one checkpoint: the model to load, and beside it the state to resume, of all ranks together."""
+    learner = config.learner
+    dtype_bytes = BYTES[_dtype(learner.dtype, on_gpu)]
+    moments = (12 if dtype_bytes == 2 else 8) * _trained_parameters(size, config)
+    return 2 * size.num_parameters * dtype_bytes + moments
+
+
+def _trained_parameters(size: ModelSize, config: TrainConfig) -> int:
+    lora = config.learner.lora
+    if lora is None:
+        return size.num_parameters
+    return lora.rank * sum(rows + columns for rows, columns in size.matrix_shapes)
+
+
 def learner_bytes(size: ModelSize, config: TrainConfig, on_gpu: bool) -> dict[str, int]:
     """Memory of one rank, by part. P parameters over N ranks."""
     learner = config.learner
     dtype_bytes = BYTES[_dtype(learner.dtype, on_gpu)]
     mixed = dtype_bytes == 2
     stage = max(1, learner.zero_stage) if mixed else learner.zero_stage
-    trained = size.num_parameters
-    if learner.lora is not None:
-        trained = learner.lora.rank * sum(rows + columns for rows, columns in size.matrix_shapes)
+    trained = _trained_parameters(size, config)
 
     def sharded(num_bytes: int, from_stage: int) -> int:
         return num_bytes // learner.num_ranks if stage >= from_stage else num_bytes

@@ -7,6 +7,8 @@ run will do. Takes seconds: no Ray, no engine, no learner.
 from __future__ import annotations
 
 import os
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,11 +16,14 @@ from pydantic import BaseModel
 
 from raylign.jobs.checks.data import Samples, check_data, may_share_rows
 from raylign.jobs.checks.findings import Findings, print_findings
+from raylign.jobs.checks.idle_settings import idle_settings
 from raylign.jobs.checks.levels import check_levels
-from raylign.jobs.checks.machine import GIB, Machine, this_machine
+from raylign.jobs.checks.lora_targets import check_lora_targets
+from raylign.jobs.checks.machine import GIB, Machine, disk_space, this_machine
 from raylign.jobs.checks.memory_estimate import (
     ACTIVATIONS,
     ModelSize,
+    checkpoint_bytes,
     engine_bytes,
     kv_cache_tokens,
     learner_bytes,
@@ -26,14 +31,17 @@ from raylign.jobs.checks.memory_estimate import (
 )
 from raylign.jobs.config.evaluate import EvaluateConfig
 from raylign.jobs.config.loading import config_yaml
+from raylign.jobs.config.references import compare_with_references
 from raylign.jobs.config.train import (
     TrainConfig,
     generates_anything,
     generates_for_training,
 )
 from raylign.jobs.run.folder import check_run_folder
+from raylign.jobs.run.output_folder import check_can_write
 from raylign.jobs.run.roles import beside_a_learner, shares_gpu
 from raylign.jobs.simulation.config import PlanConfig
+from raylign.rollout.data.text_checks import tokens_without_embedding
 from raylign.rollout.engine.config import EngineConfig
 from raylign.rollout.model_folder import check_model_folder, find_model_folder, load_tokenizer
 
@@ -53,8 +61,11 @@ def plan(config: TrainConfig) -> int:
 
 
 def check_before_start(config: TrainConfig) -> None:
-    """Raise with all problems of a training run."""
-    examine_training(config, this_machine()).raise_problems()
+    """Raise with all problems of a training run; warnings are said and do not hold it up."""
+    findings = examine_training(config, this_machine())
+    for warning in findings.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    findings.raise_problems()
 
 
 def check_before_evaluation(config: EvaluateConfig) -> None:
@@ -75,14 +86,19 @@ def examine_training(config: TrainConfig, machine: Machine) -> Findings:
         eta = config.asynchrony.max_staleness
         ahead = f"engines run at most {eta} weight versions ahead" if eta else "engines and learner take turns"
         findings.fact("staleness", f"{ahead} (async.max_staleness {eta})")
+    num_problems = len(findings.problems)
     findings.attempt("folder", lambda: _check_folder(config.folder, config, config.resume, findings))
+    can_write = len(findings.problems) == num_problems
     if config.replay is not None:
         findings.attempt("replay", lambda: _check_recording(config, findings))
     size, tokenizer = _check_model("model.path", config.model.path, findings)
     if config.learner.reference_path is not None:
         _check_model("learner.reference_path", config.learner.reference_path, findings)
     _check_resources(config, num_engines, machine, findings)
+    _check_lora(config, findings)
     if size is not None:
+        if can_write:
+            _check_disk(config, size, machine, findings)
         _check_memory(config, size, num_engines, machine, findings)
         if num_engines:
             _check_context(size, engine, "rollout.engine", machine, findings)
@@ -92,7 +108,12 @@ def examine_training(config: TrainConfig, machine: Machine) -> Findings:
     rows, trusted_kind = config.algorithm.curriculum, config.algorithm.trusted_kind
     longest = engine.max_model_len if config.algorithm.learns_from_rows else None
     room_of_rows = room if generates_for_training(config) else engine.max_model_len
-    check_data(Samples("data", config.data, rewards, room_of_rows, longest, rows), tokenizer, config.seed, findings)
+    samples = Samples("data", config.data, rewards, room_of_rows, longest, rows)
+    num_rows = check_data(samples, tokenizer, config.seed, findings)
+    if num_rows is not None:
+        from raylign.jobs.curricula.registry import num_steps_of
+
+        findings.warnings += idle_settings(config, num_steps_of(config, num_rows))
     if trusted_kind is not None and config.trusted_data is not None:
         samples = Samples("trusted_data", config.trusted_data, [], engine.max_model_len, longest, trusted_kind)
         check_data(samples, tokenizer, config.seed + 1, findings)
@@ -102,7 +123,9 @@ def examine_training(config: TrainConfig, machine: Machine) -> Findings:
     if evaluation.data is not None:
         # rewards that were tried on the training rows need no second trial
         rewards = evaluation.rewards or ([] if learns_from_samples else config.rewards)
-        check_data(Samples("evaluation.data", evaluation.data, rewards, room), tokenizer, config.seed, findings)
+        held_out = Samples("evaluation.data", evaluation.data, rewards, room)
+        held_out = replace(held_out, needs_references=compare_with_references(evaluation.rewards or config.rewards))
+        check_data(held_out, tokenizer, config.seed, findings)
         if may_share_rows(config.data, evaluation.data):
             findings.warnings.append(
                 f"evaluation.data.rows {evaluation.data.rows} and data.rows {config.data.rows} of "
@@ -154,6 +177,33 @@ def _check_folder(folder: Path, config: BaseModel, resume: bool, findings: Findi
             "give an absolute path that stays, on several nodes on a shared disk (--folder /…)"
         )
     check_run_folder(folder, config_yaml(config) if resume else "", resume)
+    check_can_write(folder)
+
+
+def _check_lora(config: TrainConfig, findings: Findings) -> None:
+    lora = config.learner.lora
+    folder = None
+    if lora is not None and lora.target_modules != "all-linear" and not findings.problems:
+        folder = find_model_folder(config.model.path) or _cached_snapshot(config.model.path)
+    if lora is not None and folder is not None:
+        findings.attempt("learner.lora.target_modules", lambda: check_lora_targets(str(folder), lora.target_modules))
+
+
+def _check_disk(config: TrainConfig, size: ModelSize, machine: Machine, findings: Findings) -> None:
+    """A new checkpoint is whole before the oldest goes."""
+    every = config.checkpoints.every_steps
+    num_saves = 1 + (config.num_steps - 1) // every if every and config.num_epochs is None else 1 if not every else None
+    most = config.checkpoints.keep_last + 1
+    count = most if num_saves is None else min(most, num_saves)
+    one = checkpoint_bytes(size, config, on_gpu=bool(machine.gpus))
+    free_bytes, _ = disk_space(config.folder)
+    findings.fact("checkpoints", f"at most {count} at a time, each of about {one >> 20:,} MiB")
+    if count * one > free_bytes:
+        findings.problems.append(
+            f"folder is {config.folder}: its disk has {free_bytes >> 20:,} MiB free, and {count} checkpoints of "
+            f"{one >> 20:,} MiB take {count * one >> 20:,}; make room, choose another folder, or lower "
+            f"checkpoints.keep_last = {config.checkpoints.keep_last}"
+        )
 
 
 def _check_recording(config: TrainConfig, findings: Findings) -> None:
@@ -182,6 +232,13 @@ def _check_model(key: str, path: str, findings: Findings) -> tuple[ModelSize | N
     size = read_model_size(folder) if folder is not None else None
     known = f"{size.num_parameters / 1e6:,.1f}M parameters" if size else "size unknown, so memory is not estimated"
     findings.fact(key, f"{path} ({known})")
+    if size is not None:
+        findings.num_embeddings = findings.num_embeddings or size.vocabulary_size
+        if beyond := tokens_without_embedding(tokenizer, size.vocabulary_size):
+            findings.warnings.append(
+                f"{key}: {len(beyond)} tokens of its tokenizer have no embedding ({', '.join(list(beyond)[:3])}): the "
+                f"model has {size.vocabulary_size}; a text that needs one cannot be learned or answered"
+            )
     return size, tokenizer
 
 

@@ -10,13 +10,13 @@ Given a JSONL file in one of the formats below; gives one `SingleAnswer` a line,
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from raylign.rollout.best_worst import AnswerSet, best_and_worst
+from raylign.rollout.data.json_lines import read_json_lines
 
 SHOWN = 60
 """Characters of a prompt in an error."""
@@ -43,11 +43,11 @@ def read_answers(path: Path, best_of: int = 1) -> list[SingleAnswer]:
     if not path.is_file():
         raise ValueError(f"no file {path}")
     answers = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in read_json_lines(path):
         try:
-            answers.append(_answer(json.loads(line), best_of))
+            answers.append(_answer(line, best_of))
         except (ValueError, LookupError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path}, line {number}: {error if str(error) else repr(error)}") from None
+            raise ValueError(f"{path}:{number}: {error if str(error) else repr(error)}") from None
     if not answers:
         raise ValueError(f"{path} is empty: there are no answers to compare")
     return answers

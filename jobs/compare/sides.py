@@ -16,6 +16,7 @@ import numpy as np
 
 from raylign.jobs.compare.answer_files import SingleAnswer, answer_of_draw, check_aligned, read_answers
 from raylign.jobs.compare.config import CompareConfig
+from raylign.jobs.config.references import compare_with_references
 from raylign.jobs.data.draw_log import DrawIdentity, DrawLog
 from raylign.jobs.data.drawing import Drawing, DrawReport, draw
 from raylign.jobs.data.policy_identity import policy_identity
@@ -132,7 +133,8 @@ def _from_model(config: CompareConfig, key: str, index: int) -> Side:
 def prompts_of(config: CompareConfig, model_path: str) -> tuple[list[Prompt], str]:
     """The prompts as this model is fed them, and the fingerprint of the data."""
     room = config.engine.max_model_len - config.sampling.max_tokens
-    source = PromptSource.open(config.data, load_tokenizer(model_path), config.seed, max_prompt_tokens=room)
+    compares = compare_with_references(config.rewards)
+    source = PromptSource.open(config.data, load_tokenizer(model_path), config.seed, room, needs_references=compares)
     return source.take(0, min(config.num_prompts or len(source), len(source))), source.fingerprint
 
 

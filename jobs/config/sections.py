@@ -36,6 +36,9 @@ class RolloutConfig(Section):
     """A seed for every completion and a fixed schedule: two runs with one seed give the same numbers."""
     answer_deadline_s: float = Field(1800, gt=0)
     """How long one prompt may take from its start to its last completion and reward."""
+    max_reward_failures: float = Field(0.5, ge=0, le=1)
+    """Share of the scores of the last 20 groups that may fail; a run with more, or with a step in which every score
+    failed, stops with the last failure's words. 1: it never stops for that."""
     engine: EngineConfig = EngineConfig()
 
 

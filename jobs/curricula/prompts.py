@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Self
 
+from raylign.jobs.config.references import compare_with_references
 from raylign.jobs.config.train import TrainConfig
 from raylign.jobs.curricula.base import Curriculum
 from raylign.learners.algorithms.base import ExampleMaker
@@ -23,7 +24,9 @@ class PromptCurriculum(Curriculum):
     def open(cls, config: TrainConfig, tokenizer: PreTrainedTokenizerBase, make: ExampleMaker) -> Self:
         """A prompt needs room for its answer."""
         room = config.rollout.engine.max_model_len - config.sampling.max_tokens
-        return cls(config, PromptSource.open(config.data, tokenizer, config.seed, max_prompt_tokens=room), make)
+        compares = compare_with_references(config.rewards)
+        rows = PromptSource.open(config.data, tokenizer, config.seed, room, needs_references=compares)
+        return cls(config, rows, make)
 
     def examples(self, step: int, groups: Sequence[Group]) -> list[Example]:
         return self.make.from_groups(groups)

@@ -21,7 +21,6 @@ from raylign.learners.algorithms.base import ExampleMaker
 from raylign.learners.examples.example import Example
 from raylign.learners.examples.rows import Demonstration, WeighedRow
 from raylign.rollout.data.config import DataConfig
-from raylign.rollout.data.mapping import row_name
 from raylign.rollout.data.prompts import PromptSource
 from raylign.rollout.sample import FloatArray, Group, PreferencePair
 
@@ -166,7 +165,6 @@ def open_levels(config: TrainConfig, tokenizer: PreTrainedTokenizerBase) -> tupl
     context = config.rollout.engine.max_model_len
     room = context - config.sampling.max_tokens if config.algorithm.refresh else context
     weighed = PromptSource.open(config.data, tokenizer, config.seed, room, max_sequence_tokens=context)
-    refuse_empty_responses(weighed, config.data)
     trusted = open_trusted(config, config.trusted_data, tokenizer, config.seed + 1)
     return weighed, trusted
 
@@ -176,9 +174,7 @@ def open_trusted(config: TrainConfig, data: DataConfig, tokenizer: PreTrainedTok
     context = config.rollout.engine.max_model_len
     if config.algorithm.trusted_kind == "pairs":
         return PromptSource.open_pairs(data, tokenizer, seed, context, context)
-    trusted = PromptSource.open(data, tokenizer, seed, context, max_sequence_tokens=context)
-    refuse_empty_responses(trusted, data)
-    return trusted
+    return PromptSource.open(data, tokenizer, seed, context, max_sequence_tokens=context)
 
 
 def trusted_rows(
@@ -189,13 +185,3 @@ def trusted_rows(
         return [source.pair(ordinal) for ordinal in ordinals]
     found = [source.demonstration(ordinal) for ordinal in ordinals]
     return [(prompt.token_ids, response_ids) for prompt, _, response_ids in found]
-
-
-def refuse_empty_responses(source: PromptSource, data: DataConfig) -> None:
-    """A row without a response teaches to say nothing."""
-    empty = [row for row in range(len(source)) if not source.texts_of_row(row)[1].strip()]
-    if empty:
-        raise ValueError(
-            f"{data.source}, {row_name(source.mapped_row(empty[0]).index)}: the response is empty; so are {len(empty)} "
-            f"of {len(source)} rows. Take them out of the file, or name the right column in `response`"
-        )

@@ -21,6 +21,7 @@ from raylign.actors.cluster import ray_cluster
 from raylign.jobs.checks.draw import examine_drawing
 from raylign.jobs.checks.findings import Findings
 from raylign.jobs.checks.machine import Machine, this_machine
+from raylign.jobs.config.references import compare_with_references
 from raylign.jobs.data.best_of_n_config import BestOfNConfig
 from raylign.jobs.data.draw_log import DrawIdentity, DrawLog
 from raylign.jobs.data.drawing import Drawing, DrawReport, draw
@@ -81,7 +82,8 @@ def examine_best_of_n(config: BestOfNConfig, machine: Machine) -> Findings:
 def open_prompts(config: BestOfNConfig, model_path: str) -> tuple[list[Prompt], str]:
     """The prompts in their order, and the fingerprint of the data."""
     room = config.engine.max_model_len - config.sampling.max_tokens
-    source = PromptSource.open(config.data, load_tokenizer(model_path), config.seed, max_prompt_tokens=room)
+    compares = compare_with_references(config.rewards)
+    source = PromptSource.open(config.data, load_tokenizer(model_path), config.seed, room, needs_references=compares)
     return source.take(0, min(config.num_prompts or len(source), len(source))), source.fingerprint
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from raylign.rollout.best_worst import AnswerSet
+from raylign.rollout.data.json_lines import parse_json
 
 
 @dataclass(frozen=True)
@@ -62,19 +63,22 @@ class DrawLog:
         content = self.path.read_bytes()
         whole, newline, _ = content.rpartition(b"\n")
         for number, line in enumerate(whole.split(b"\n") if newline else [], 1):
-            try:
-                answers = AnswerSet.from_line(json.loads(line))
-            except (ValueError, LookupError, TypeError) as error:
-                raise ValueError(
-                    f"{self.path}, line {number}: not what this job writes ({error!r}); remove the line, and its "
-                    "prompt is drawn again"
-                ) from None
+            answers = self._answers(line, number)
             self._check(answers, number)
             self.drawn[answers.ordinal] = answers
         return len(whole) + len(newline)
 
+    def _answers(self, line: bytes, number: int) -> AnswerSet:
+        try:
+            return AnswerSet.from_line(parse_json(line.decode(), str(self.path), number))
+        except (ValueError, LookupError, TypeError) as error:
+            raise ValueError(
+                f"{self.path}:{number}: not what this job writes ({error!r}); remove the line, and its prompt is drawn "
+                "again"
+            ) from None
+
     def _check(self, answers: AnswerSet, number: int) -> None:
-        where, identity = f"{self.path}, line {number}", self.identity
+        where, identity = f"{self.path}:{number}", self.identity
         if answers.ordinal in self.drawn:
             raise ValueError(f"{where}: ordinal {answers.ordinal} is in the file twice; remove one of the lines")
         if answers.fingerprint != identity.fingerprint:

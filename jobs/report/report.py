@@ -6,7 +6,7 @@ Given a run folder, or a folder of several (`runs/quickstart/{sft,grpo}`); gives
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -69,6 +69,15 @@ def write_report(folder: Path | str) -> Path:
     report_path = folder / "report.html"
     write_atomically(report_path, page(f"{folder.name} · raylign", "\n".join(body), drawn))
     return report_path
+
+
+def try_report(folder: Path, say: Callable[[str], None]) -> None:
+    """The report of a run that is done. The run is what counts: whatever hinders its report is said, and no more."""
+    try:
+        write_report(folder)
+    except Exception as error:  # not even a fault of ours in the report ends a finished run as failed
+        reason = f"{type(error).__name__}: {error}"
+        say(f"no report was written ({reason}); everything else is saved, and `raylign report {folder}` tries again")
 
 
 def read_stages(folder: Path) -> list[Stage]:
@@ -238,4 +247,4 @@ def _summary(path: Path) -> dict[str, Any] | None:
 
 
 def _text(path: Path) -> str:
-    return path.read_text() if path.is_file() else ""
+    return path.read_text("utf-8") if path.is_file() else ""

@@ -21,6 +21,8 @@ from raylign.jobs.run.folder import write_atomically
 
 STATE = "state"
 """Subfolder for what only a resumed run needs: optimizer, scheduler, random states."""
+SPARE_BYTES = 1 << 20
+"""Less free than this after a failed write is a full disk."""
 _TEMPORARY = ".tmp-"
 _REPLACED = ".replaced-"
 _NO_LONGER_KEPT = ("prompt_ordinal", "num_metrics_lines")
@@ -57,6 +59,10 @@ class Checkpoint:
     def state_path(self) -> Path:
         """The resumable state."""
         return self.path / STATE
+
+
+class DiskFullError(ValueError):
+    """A checkpoint could not be written for lack of space; the message has path, free and needed bytes."""
 
 
 class CheckpointStore:
@@ -102,8 +108,11 @@ class CheckpointStore:
             write(temporary)
             write_atomically(temporary / "complete.json", json.dumps(dataclasses.asdict(record), indent=2))
             _flush_to_disk(temporary)
-        except BaseException:  # Ctrl-C too: the half-written folder goes, the error stays
+        except BaseException as error:  # Ctrl-C too: the half-written folder goes, the error stays
+            full = self._disk_full(temporary) if isinstance(error, Exception) else None
             shutil.rmtree(temporary, ignore_errors=True)
+            if full is not None:
+                raise full from error
             raise
         if path.exists():
             path.rename(replaced)
@@ -112,6 +121,19 @@ class CheckpointStore:
         shutil.rmtree(replaced, ignore_errors=True)
         self._remove_old(keep=path)
         return Checkpoint(path, record)
+
+    def _disk_full(self, half_written: Path) -> DiskFullError | None:
+        """Set where too little is free for the rest of a checkpoint; writers themselves say anything but that."""
+        free_bytes, written_bytes = shutil.disk_usage(self.folder).free, _size(half_written)
+        before = self.latest()
+        needed_bytes = max(written_bytes, _size(before.path) if before is not None else 0) + SPARE_BYTES
+        if free_bytes + written_bytes >= needed_bytes and free_bytes >= SPARE_BYTES:
+            return None
+        at_least = "" if before is not None else "at least "
+        return DiskFullError(
+            f"{half_written.parent.absolute()}: the disk is full: {free_bytes + written_bytes:,} bytes are free and a "
+            f"checkpoint takes {at_least}{needed_bytes:,}; make room and go on by --resume"
+        )
 
     def _remove_old(self, keep: Path) -> None:
         for checkpoint in self.complete()[: -self.keep_last]:
@@ -125,9 +147,13 @@ def check_model_is_there(folder: Path) -> None:
     """Raise where a learner on another node has written its weights elsewhere."""
     if not any(folder.glob("*.safetensors")):
         raise RuntimeError(
-            f"the learner saved its weights, but {folder.absolute()} has none: on several nodes the run folder must lie "
-            "on a disk that all of them see (folder)"
+            f"the learner saved its weights, but {folder.absolute()} has none: on several nodes the run folder must "
+            "lie on a disk that all of them see (folder)"
         )
+
+
+def _size(folder: Path) -> int:
+    return sum(file.lstat().st_size for file in folder.rglob("*") if file.is_file())
 
 
 def library_versions() -> dict[str, str]:

@@ -50,7 +50,7 @@ class RunFolder:
         write_atomically(run_folder.config_path, config_yaml)
         run_folder.samples_path.mkdir(exist_ok=True)
         run_folder.checkpoints_path.mkdir(exist_ok=True)
-        run_folder._metrics_file = run_folder.metrics_path.open("a")
+        run_folder._metrics_file = run_folder.metrics_path.open("a", encoding="utf-8")
         return run_folder
 
     def append_metrics(self, metrics: Mapping[str, float | None]) -> None:
@@ -67,7 +67,7 @@ class RunFolder:
         """
         kept: list[str] = []
         cut: list[str] = []
-        for line in self.metrics_path.read_text().splitlines():
+        for line in _lines(self.metrics_path):
             metrics = _parsed(line)
             (kept if metrics is not None and metrics.get("step", 0) <= last_step else cut).append(line)
         if not cut:
@@ -77,7 +77,7 @@ class RunFolder:
         write_atomically(self.metrics_path, "".join(line + "\n" for line in kept))
         assert self._metrics_file is not None, "the run folder is closed"
         self._metrics_file.close()
-        self._metrics_file = self.metrics_path.open("a")
+        self._metrics_file = self.metrics_path.open("a", encoding="utf-8")
         return len(cut)
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
@@ -108,24 +108,29 @@ def read_metrics(path: Path | str) -> list[dict[str, Any]]:
     metrics_path = Path(path) / "metrics.jsonl"
     if not metrics_path.is_file():
         return []
-    lines = metrics_path.read_text().splitlines()
-    return [metrics for line in lines if (metrics := _parsed(line)) is not None]
+    return [metrics for line in _lines(metrics_path) if (metrics := _parsed(line)) is not None]
 
 
 def write_atomically(path: Path, text: str) -> None:
     """All of the text or the old file, never half of it."""
     temporary = path.with_name(f".tmp-{path.name}")
-    with temporary.open("w") as file:
+    # Half a surrogate pair in somebody's message is written as its escape, which JSON reads: no text ends a run.
+    with temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
 
 
+def _lines(path: Path) -> list[str]:
+    """As `rollout/data/json_lines.py` cuts them; here the last may be half-written, and be cut inside a character."""
+    return [line for line in path.read_text("utf-8-sig", errors="replace").split("\n") if line.strip()]
+
+
 def _parsed(line: str) -> dict[str, Any] | None:
     try:
         metrics = json.loads(line)
-    except json.JSONDecodeError:  # the machine died while the line was written
+    except ValueError:  # the machine died while the line was written
         return None
     return metrics if isinstance(metrics, dict) else None
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from raylign.actors.rollout_pool import RolloutPool
+from raylign.jobs.config.references import compare_with_references
 from raylign.jobs.config.train import TrainConfig
 from raylign.jobs.run.metrics import evaluation_metrics
 from raylign.rollout.data.prompts import PromptSource
@@ -32,7 +33,8 @@ class HeldOut:
         self.prompts: PromptSource | None = None
         if settings.data is not None and not config.replay:  # a replay runs no engine that could answer
             room = context - config.sampling.max_tokens
-            self.prompts = PromptSource.open(settings.data, tokenizer, config.seed, max_prompt_tokens=room)
+            compares = compare_with_references(settings.rewards or config.rewards)
+            self.prompts = PromptSource.open(settings.data, tokenizer, config.seed, room, needs_references=compares)
 
     async def answer_prompts(self, pool: RolloutPool) -> tuple[dict[str, float], list[Group]]:
         """Accuracy and mean reward of answers to the prompts, and the answers."""

@@ -35,7 +35,8 @@ METRICS: tuple[Metric, ...] = (
     Metric("reward/mean", "reward", "Mean total reward over the scored completions of the step."),
     Metric("reward/std", "reward", "Standard deviation of the total reward over the same completions."),
     Metric("reward/<name>/mean", "reward", "Mean of one reward, unweighted, where it could be computed."),
-    Metric("reward/failure_share", "share", "Completions without a total reward, because scoring failed."),
+    Metric("reward/<name>/not_applicable_share", "share", "Completions that the reward says it does not apply to."),
+    Metric("reward/failure_share", "share", "Completions without a total reward: scoring failed, or none applies."),
     Metric("reward/zero_variance_share", "share", "Groups whose rewards are all equal: no signal in them."),
     Metric("rollout/accuracy", "share", "Completions whose first reward is 1."),
     Metric("rollout/completion_length_mean", "tokens", "Mean length of a completion."),
@@ -137,6 +138,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("evaluation/num_prompts", "prompts", "Held-out prompts."),
     Metric("evaluation/completion_length_mean", "tokens", "Mean length of a held-out completion."),
     Metric("evaluation/truncated_share", "share", "Held-out completions cut at the token limit."),
+    Metric("evaluation/failure_share", "share", "Held-out completions that could not be scored; all: no accuracy."),
     Metric("evaluation/failed_groups", "prompts", "Held-out prompts that the engine gave no completion for: wrong."),
     Metric("evaluation/loss", "nats", "Loss on held-out pairs."),
     Metric("evaluation/reward_accuracy", "share", "Held-out pairs ranked right."),
@@ -207,7 +209,7 @@ def evaluation_metrics(
     """Accuracy with its interval, and pass@k, of held-out groups.
 
     A completion is right when its total reward is at least `correct_from`. One that could not be scored, and a
-    prompt that the engine could not answer, count as wrong.
+    prompt that the engine could not answer, count as wrong; where not one could be scored, no accuracy is measured.
     """
     if not groups:
         raise ValueError("evaluation over no prompts: check `rows` and `num_prompts` of the evaluation data")
@@ -215,26 +217,34 @@ def evaluation_metrics(
     num_correct = [_num_correct(group, correct_from) for group in groups]
     counts = list(zip(num_samples, num_correct, strict=True))
     shares = [right / max(1, samples) for samples, right in counts]
-    accuracy, low, high = clustered_interval(shares, max(1, *num_samples))
-    metrics = {
-        "evaluation/accuracy": accuracy,
-        "evaluation/accuracy_low": low,
-        "evaluation/accuracy_high": high,
-        "evaluation/num_prompts": float(len(groups)),
-    }
-    for k in pass_at:
-        chances = [pass_at_k(samples, right, k) if samples else 0.0 for samples, right in counts]
-        metrics[f"evaluation/pass_at_{k}"] = float(np.mean(chances))
+    metrics = {"evaluation/num_prompts": float(len(groups))}
+    if is_measured(groups):
+        accuracy, low, high = clustered_interval(shares, max(1, *num_samples))
+        metrics = {
+            "evaluation/accuracy": accuracy,
+            "evaluation/accuracy_low": low,
+            "evaluation/accuracy_high": high,
+            **metrics,
+        }
+        for k in pass_at:
+            chances = [pass_at_k(samples, right, k) if samples else 0.0 for samples, right in counts]
+            metrics[f"evaluation/pass_at_{k}"] = float(np.mean(chances))
     rollout = rollout_metrics(groups)
     for evaluation_key, rollout_key in (
         ("evaluation/reward_mean", "reward/mean"),
         ("evaluation/completion_length_mean", "rollout/completion_length_mean"),
         ("evaluation/truncated_share", "rollout/truncated_share"),
         ("evaluation/failed_groups", "rollout/failed_groups"),
+        ("evaluation/failure_share", "reward/failure_share"),
     ):
         if rollout_key in rollout:
             metrics[evaluation_key] = rollout[rollout_key]
     return metrics
+
+
+def is_measured(groups: Sequence[Group]) -> bool:
+    """Whether any completion could be scored: an accuracy over nothing is none."""
+    return any(group.total_rewards is not None and np.isfinite(group.total_rewards).any() for group in groups)
 
 
 def _num_correct(group: Group, correct_from: float) -> int:
@@ -258,16 +268,26 @@ def _reward_metrics(scored: Sequence[Group]) -> dict[str, float]:
         "reward/failure_share": 1.0 - len(finite) / len(all_totals),
         "reward/zero_variance_share": _share([all_equal(total_G[np.isfinite(total_G)]) for total_G in totals]),
     }
-    if scored[0].rewards:
+    if scored[0].rewards and len(finite):
         first_is_one = [_first_reward_is_one(group) for group in scored]
         metrics["rollout/accuracy"] = _share(np.concatenate(first_is_one))
     if len(finite):
         metrics |= {"reward/mean": float(finite.mean()), "reward/std": float(finite.std())}
-    for name in scored[0].rewards:
-        values = np.concatenate([group.rewards[name] for group in scored]).astype(np.float64)
+    for name in dict.fromkeys(name for group in scored for name in group.rewards):
+        having = [group for group in scored if name in group.rewards]  # further numbers come as the reward gives them
+        values = np.concatenate([group.rewards[name] for group in having]).astype(np.float64)
         if np.isfinite(values).any():
             metrics[f"reward/{name}/mean"] = float(values[np.isfinite(values)].mean())
+        left_out = sum(_num_left_out(group, name) for group in having)
+        if left_out and name in scored[0].rewards and "/" not in name:
+            metrics[f"reward/{name}/not_applicable_share"] = left_out / len(all_totals)
     return metrics
+
+
+def _num_left_out(group: Group, name: str) -> int:
+    """Completions that the reward does not apply to: neither scored nor failed."""
+    num_failed = sum(failure.where == name for failure in group.failures)
+    return max(0, int((~np.isfinite(group.rewards[name])).sum()) - num_failed)
 
 
 def _share(flags: Sequence[bool] | np.ndarray) -> float:

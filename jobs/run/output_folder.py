@@ -7,6 +7,7 @@ does. Runs, drawing jobs and the plan of both ask here.
 from __future__ import annotations
 
 import fcntl
+import tempfile
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, TextIO
@@ -40,6 +41,27 @@ def check_output_folder(
             f"the config differs from the one that {path} was started with:\n{lines}\n"
             f"undo the changes, or choose a new name ({'; '.join(allowed)})"
         )
+
+
+def check_can_write(path: Path) -> None:
+    """Raise unless a file can be made where the job will write; the folder itself is made only by the job."""
+    place = path.absolute()
+    while not place.is_dir():
+        if place.is_symlink():
+            raise ValueError(
+                f"{place} is a link to {place.readlink()}, which is not there; remove it or choose another"
+            )
+        if place.exists():
+            raise ValueError(f"{path} cannot be made: {place} is a file; choose another folder")
+        place = place.parent
+    try:
+        with tempfile.NamedTemporaryFile(dir=place, prefix=".tmp-can-write-") as file:
+            file.write(b"raylign")
+            file.flush()
+    except OSError as error:
+        raise ValueError(
+            f"{path} cannot be written ({error.strerror or error} in {place}): choose another, or make it writable"
+        ) from None
 
 
 def config_differences(

@@ -37,6 +37,8 @@ def evaluation_words(line: Mapping[str, float]) -> str:
         if f"evaluation/{key}" in line:
             low, high = line[f"evaluation/{key}_low"], line[f"evaluation/{key}_high"]
             parts.append(f"{name} {line[f'evaluation/{key}']:.1%} [{low:.1%}, {high:.1%}]")
+    if "evaluation/num_prompts" in line and "evaluation/accuracy" not in line:
+        parts.insert(0, "held-out accuracy not measured: no completion could be scored")
     if "evaluation/loss" in line and "evaluation/num_rows" in line:
         parts.append(f"held-out loss {line['evaluation/loss']:.3f}")
     if "evaluation/reward_margin" in line:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Coroutine
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +31,11 @@ from raylign.jobs.run.roles import (
 )
 from raylign.learners.algorithms.facts import RunRows
 from raylign.learners.examples.example import Example
+from raylign.rewards.registry import is_quick
 
 
 class RunParts:
-    """A part is an attribute from when it is started; `stop` ends those that there are."""
+    """A part is an attribute from when it is started; `stop` ends those that were."""
 
     learner: LearnerGroup
     rollouts: RolloutPool
@@ -54,6 +55,8 @@ class RunParts:
         self.num_engines = config.rollout.num_engines if needs_engines else 0
         self._lora = config.learner.lora if config.weights.lora == "adapter" else None
         """Set where engines are sent adapters alone."""
+        self._started = AsyncExitStack()
+        """How to end each part, in the order of their start."""
 
     async def start(
         self,
@@ -77,6 +80,7 @@ class RunParts:
             cpus_per_rank=cpus,
             gpus_per_rank=SHARED_GPU if share_gpu else float(num_gpus > 0),
         )
+        self._started.push_async_callback(self.learner.stop)
         starting: list[Coroutine[Any, Any, Any]] = [self.learner.start()]
         if self.num_engines:
             starting.append(self._start_engines(checkpoint, cpus, share_gpu, engine_cores))
@@ -140,10 +144,15 @@ class RunParts:
             lora_rank=self._lora.rank if self._lora else 0,
             cores=cores,
         )
+        self._started.push_async_callback(self.rollouts.stop)
         self.evaluation_pool = self.rollouts
         if config.evaluation.rewards and config.evaluation.rewards != config.rewards:
-            self.evaluation_pool = self.rollouts.with_rewards(await start_reward_server(config.evaluation.rewards))
+            self.evaluation_pool = self.rollouts.with_rewards(
+                await start_reward_server(config.evaluation.rewards),
+                scores_apart=not all(map(is_quick, config.evaluation.rewards)),
+            )
         self.publisher = WeightPublisher(self.rollouts.fleet, self.learner, weights, version)
+        self._started.push_async_callback(self._close_publisher)
 
     async def update(self, examples: list[Example], version: int | None) -> dict[str, float]:
         """One batch through the learner; no engine is sent weights that change meanwhile."""
@@ -153,12 +162,8 @@ class RunParts:
 
     async def stop(self) -> None:
         """Reverse order, each part with a deadline, and the rest whatever happens to one."""
-        try:
-            if hasattr(self, "publisher"):
-                with suppress(Exception):  # the learner may be what failed; its memory goes with its process
-                    await self.publisher.close()
-            if hasattr(self, "rollouts"):
-                await self.rollouts.stop()
-        finally:
-            if hasattr(self, "learner"):
-                await self.learner.stop()
+        await self._started.aclose()
+
+    async def _close_publisher(self) -> None:
+        with suppress(Exception):  # the learner may be what failed; its memory goes with its process
+            await self.publisher.close()

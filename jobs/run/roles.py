@@ -22,7 +22,7 @@ from raylign.actors.rollout_pool import RolloutPool
 from raylign.actors.rollout_worker import RolloutWorker
 from raylign.actors.waiting import wait_for
 from raylign.actors.weights.transport import choose_transport
-from raylign.rewards.registry import RewardConfig
+from raylign.rewards.registry import RewardConfig, is_quick
 from raylign.rollout.engine.config import EngineConfig
 
 REWARD_SERVER_START_S = 120.0
@@ -163,7 +163,7 @@ async def start_pool(
         raise
     # engines that are sent adapters serve nothing before they have some
     fleet = Fleet(workers, current=not lora_rank, start=start_worker, placements=placements)
-    return RolloutPool(fleet, reward_server, answer_deadline_s)
+    return RolloutPool(fleet, reward_server, answer_deadline_s, scores_apart=not all(map(is_quick, rewards)))
 
 
 async def start_reward_server(rewards: Sequence[RewardConfig]) -> Any:

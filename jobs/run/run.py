@@ -15,7 +15,7 @@ from typing import Any
 
 from raylign.jobs.config.train import TrainConfig
 from raylign.jobs.curricula.base import Curriculum
-from raylign.jobs.report.report import write_report
+from raylign.jobs.report.report import try_report
 from raylign.jobs.run.checkpoints import CheckpointRecord, CheckpointStore, check_model_is_there, library_versions
 from raylign.jobs.run.experience_flow import Batches, ExperienceFlow, LiveFlow
 from raylign.jobs.run.folder import RunFolder
@@ -55,8 +55,6 @@ class Run:
         self._delivery: WeightDelivery | None = None
         self._times_s: dict[str, float] = {}
 
-    # ---- the verbs of the loop --------------------------------------------------------------------------
-
     def steps(self) -> Iterator[int]:
         """Steps to do, counted from 0; ends early when asked to stop."""
         self._stop.is_stepping = True
@@ -78,8 +76,7 @@ class Run:
         if self.config.replay:
             self._flow = flow = ReplayFlow(self.config, self.curriculum)
         else:
-            flow = await self._live_flow()
-            self.flow_through(flow)
+            self.flow_through(flow := await self._live_flow())
         if self.parts.takes_turns:
             await self.parts.learner.offload()
         try:
@@ -126,10 +123,8 @@ class Run:
             self._times_s["learner"] = time.perf_counter() - clock
 
     async def publish_weights(self, version: int) -> dict[str, float]:
-        """The learner's weights on their way to every engine; the learner may go on at once where η > 0.
-
-        Gives metrics of the last update that has arrived. Errors say which side failed.
-        """
+        """The learner's weights on their way to every engine; the learner may go on at once where η > 0. Gives metrics
+        of the last update that has arrived; errors say which side failed."""
         if self._delivery is None:
             return {}
         clock = time.perf_counter()
@@ -163,8 +158,6 @@ class Run:
         self.step += 1
         self._recorder.step_trained(self.step, line, batch.groups if batch else [])
 
-    # ---- evaluations and checkpoints --------------------------------------------------------------------
-
     async def evaluate(self) -> None:
         """What the model does on held-out rows; nothing where no evaluation is configured, or it was done."""
         evaluates = self._held_out.prompts is not None or self.curriculum.evaluates
@@ -195,14 +188,12 @@ class Run:
 
     async def evaluate_if_due(self, step: int) -> None:
         """Every `evaluation.every_steps`, and after the last step."""
-        every = self.config.evaluation.every_steps
-        if step == self.config.num_steps or (every and step % every == 0):
+        if step == self.config.num_steps or is_due(step, self.config.evaluation.every_steps):
             await self.evaluate()
 
     async def checkpoint_if_due(self, step: int) -> None:
         """Every `checkpoints.every_steps`."""
-        every = self.config.checkpoints.every_steps
-        if every and step % every == 0:
+        if is_due(step, self.config.checkpoints.every_steps):
             await self.checkpoint()
 
     async def checkpoint(self) -> None:
@@ -245,9 +236,14 @@ class Run:
         """Save what is not saved yet, the summary and the report."""
         await self.save_progress()
         self.folder.write_summary(self.summary())
-        write_report(self.folder.path)
+        try_report(self.folder.path, self._recorder.say)
 
     def summary(self) -> dict[str, Any]:
         """The end result in a few numbers."""
         latest = self._checkpoints.latest()
         return self._recorder.summary(self.step, str(latest.path) if latest else None)
+
+
+def is_due(step: int, every_steps: int) -> bool:
+    """Whether `step` is one of every so many; 0: none is."""
+    return every_steps > 0 and step % every_steps == 0

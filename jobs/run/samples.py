@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from raylign.jobs.run.folder import RunFolder, write_atomically
+from raylign.rollout.data.json_lines import read_json_lines
 from raylign.rollout.sample import FloatArray, Group
 
 MAX_COMPLETIONS = 8
@@ -85,7 +86,7 @@ def sample_files(folder: Path) -> dict[int, Path]:
 
 def read_samples(path: Path) -> list[dict[str, Any]]:
     """The kept groups of one step."""
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    return [record for _, record in read_json_lines(path)]
 
 
 def _chosen(groups: Sequence[Group], random: Random, num_random: int) -> list[tuple[str, Group]]:

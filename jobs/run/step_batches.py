@@ -20,17 +20,17 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from raylign.actors.waiting import REPORT_S
 from raylign.jobs.config.train import TrainConfig
 from raylign.jobs.curricula.base import Curriculum
 from raylign.jobs.run.log_calls import LOG_DEADLINE_S, answer, outcome
 from raylign.jobs.run.metrics import rollout_metrics
+from raylign.jobs.run.reward_failures import RewardFailures
 from raylign.learners.examples.example import Example
 from raylign.rollout.experience.schema import batch_to_groups, message_to_batch
 from raylign.rollout.experience.types import Lease
 from raylign.rollout.sample import FloatArray, Group
 from raylign.rollout.staleness import too_old
-
-REPORT_S = 30.0
 
 
 class StuckError(RuntimeError):
@@ -91,6 +91,7 @@ class StepBatches:
         self._deadline_s = config.rollout.answer_deadline_s
         self._lease_s = 2 * self._deadline_s + config.learner.step_deadline_s
         self._looks_ahead = looks_ahead
+        self._failures = RewardFailures(config.rollout.max_reward_failures)
         self._ahead: asyncio.Task[StepBatch] | None = None
 
     async def next(self, step: int) -> StepBatch:
@@ -110,15 +111,23 @@ class StepBatches:
 
     async def _gather(self, step: int) -> StepBatch:
         chosen: list[Group] = []
+        came: list[Group] = []
         lease_ids: list[str] = []
         counts = _Counts()
         needed = self._bound.num_before(step + 1) - self._bound.num_before(step)
         while (missing := needed - len(chosen)) > 0:
             if self._is_exhausted(counts.filtered, step, len(chosen), needed):
                 break
+            if len(came) >= needed:
+                self._failures.check_step(came, step)
             lease = await self._lease(missing, step)
             lease_ids.append(lease.lease_id)
-            chosen += await self._useful(lease, step, counts)
+            groups = with_importance(batch_to_groups(message_to_batch(lease.batch)), lease.weights)
+            came += groups
+            for group in groups:
+                self._failures.add(group, step)
+            chosen += await self._useful(lease, groups, step, counts)
+        self._failures.check_step(came, step)
         batch = make_batch(step, chosen, self._curriculum, self._config, lease_ids)
         batch.metrics["staleness/dropped_groups"] = float(counts.dropped)
         batch.metrics["rollout/filtered_groups"] = float(counts.filtered)
@@ -144,12 +153,11 @@ class StepBatches:
                 raise StuckError(f"waited {waited_s:.0f} s for {what} (rollout.answer_deadline_s): {state}")
             print(f"waiting for {what} since {waited_s:.0f} s: {state}", flush=True)
 
-    async def _useful(self, lease: Lease, step: int, counts: _Counts) -> list[Group]:
+    async def _useful(self, lease: Lease, groups: list[Group], step: int, counts: _Counts) -> list[Group]:
         """Those of a lease that the step can learn from; the others are marked, and so replaced."""
         useful: list[Group] = []
         filtered: list[int] = []
         dropped: list[int] = []
-        groups = with_importance(batch_to_groups(message_to_batch(lease.batch)), lease.weights)
         for group, offset in zip(groups, lease.offsets, strict=True):
             if self._is_too_old(group, step):
                 dropped.append(offset)

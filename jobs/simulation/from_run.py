@@ -5,7 +5,6 @@ Given a run folder; gives its median rates and times, and the lengths in its exp
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,8 @@ from statistics import median
 from typing import Any
 
 import yaml
+
+from raylign.jobs.run.folder import read_metrics
 
 WARM_UP_STEPS = 2
 """Steps left out where there are enough: compilation and the first fill are in them."""
@@ -43,12 +44,11 @@ def read_rates(folder: Path) -> RecordedRates:
     for name in ("metrics.jsonl", "config.yaml"):
         if not (folder / name).is_file():
             raise ValueError(f"simulation.from_run is {folder}: there is no {name} in it; give the folder of a run")
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines() if line.endswith("}")]
-    lines = [line for line in lines if "rollout/tokens_per_s" in line and "learner/tokens_per_s" in line]
+    lines = [line for line in read_metrics(folder) if "rollout/tokens_per_s" in line and "learner/tokens_per_s" in line]
     if not lines:
         raise ValueError(f"simulation.from_run is {folder}: no step of it has rollout and learner tokens per second")
     lines = lines[WARM_UP_STEPS:] or lines[-1:]
-    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config = yaml.safe_load((folder / "config.yaml").read_text("utf-8"))
     sync_s = _median(lines, "weights/pause_s")
     return RecordedRates(
         folder=folder,

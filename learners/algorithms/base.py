@@ -61,6 +61,10 @@ class BaseAlgorithmConfig(BaseModel, ABC, extra="forbid", use_attribute_docstrin
         """Why this config cannot train in such a run, each with the key to change."""
         yield from ()
 
+    def idle_settings(self, num_steps: int) -> Iterator[str]:
+        """Settings that ask for what never comes in a run of so many steps, each with the key to change."""
+        yield from ()
+
     @property
     def learns_from_rows(self) -> bool:
         """Whether answers of the data set are learned from, besides or instead of sampled ones."""

@@ -59,15 +59,26 @@ def several_reward_advantages(
 ) -> list[FloatArray]:
     """Σ_k weight_k · A_k, each reward k normalised in its groups alone, then divided by the batch's std (GDPO,
     arXiv 2601.05242): one reward's spread does not drown the others. Its batch mean is 0 by construction.
+
+    Groups where the rewards cancel have no spread either and get exactly 0: without that a batch of them would be what
+    rounding and ε leave over, divided by its own std. Whether they cancel is looked at without ε.
     """
+    largest = max((abs(weight) for weight in weights.values()), default=0.0) or 1.0
     sums = [np.zeros(len(next(iter(group.values()))), np.float64) for group in rewards]
     failed = [~np.isfinite(np.sum(list(group.values()), axis=0)) for group in rewards]
+    without_epsilon = [total.copy() for total in sums]
     for name, weight in weights.items():
         columns = [np.where(bad, np.nan, group[name]) for group, bad in zip(rewards, failed, strict=True)]
-        for total, advantage_G in zip(sums, group_advantages(columns, scale, epsilon), strict=True):
-            total += weight * advantage_G
+        for totals, each_epsilon in ((sums, epsilon), (without_epsilon, 0.0)):
+            for total, advantage_G in zip(totals, group_advantages(columns, scale, each_epsilon), strict=True):
+                total += weight * advantage_G
+    for total, pure, bad in zip(sums, without_epsilon, failed, strict=True):
+        if all_equal(pure[~bad] / largest):
+            total[:] = 0.0
     scored = [total[~bad] for total, bad in zip(sums, failed, strict=True)]
     std = _unbiased_std(np.concatenate(scored)) if scored else 0.0
+    if std == 0.0:
+        return [total.astype(np.float32) for total in sums]
     return [(total / (std + epsilon)).astype(np.float32) for total in sums]
 
 

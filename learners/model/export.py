@@ -207,7 +207,7 @@ def _save_tokenizer(source: str, folder: Path) -> None:
     if not Path(source).is_dir():
         from transformers import AutoTokenizer
 
-        AutoTokenizer.from_pretrained(source).save_pretrained(str(folder))
+        AutoTokenizer.from_pretrained(source, trust_remote_code=False).save_pretrained(str(folder))
         return
     for pattern in TOKENIZER_FILES:
         for file in sorted(Path(source).glob(pattern)):

@@ -118,7 +118,11 @@ def resolve_layout(config: LearnerConfig, model_path: str) -> Layout:
     if config.layout != "auto":
         return config.layout
     fast = local_device().type == "cpu" or resolve_dtype(config) == "bfloat16"
-    return "packed" if fast and _has_full_attention(AutoConfig.from_pretrained(model_path)) else "padded"
+    return (
+        "packed"
+        if fast and _has_full_attention(AutoConfig.from_pretrained(model_path, trust_remote_code=False))
+        else "padded"
+    )
 
 
 def _has_full_attention(model_config: Any) -> bool:
@@ -158,7 +162,7 @@ def _load(model_path: str, layout: Layout) -> nn.Module:
         raise ValueError(
             f"{model_path} holds no weights (*.safetensors): give a folder that `save_model` or init-model wrote"
         )
-    model_config = AutoConfig.from_pretrained(model_path)
+    model_config = AutoConfig.from_pretrained(model_path, trust_remote_code=False)
     unusual = [
         key for key in ("logit_scale", "logits_scaling") if getattr(model_config, key, None) not in (None, 1, 1.0)
     ]
@@ -174,7 +178,9 @@ def _load(model_path: str, layout: Layout) -> nn.Module:
             )
         register_packed_attention()
     implementation = PACKED_ATTENTION if layout == "packed" else "sdpa"
-    model = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32, attn_implementation=implementation)
+    model = AutoModelForCausalLM.from_pretrained(
+        model_path, dtype=torch.float32, attn_implementation=implementation, trust_remote_code=False
+    )
     for module in model.modules():  # a dropped unit would be a mismatch between engine and learner; adapters come later
         if isinstance(module, nn.Dropout):
             module.p = 0.0

@@ -63,8 +63,8 @@ def load_scorer(model_path: str, config: LearnerConfig, layout: Layout, seed: in
 
     if config.lora is not None:
         raise ValueError("learner.lora is set: a reward model is trained whole; leave lora out")
-    model_config = AutoConfig.from_pretrained(model_path, num_labels=1)
-    tokenizer = AutoTokenizer.from_pretrained(model_path)
+    model_config = AutoConfig.from_pretrained(model_path, num_labels=1, trust_remote_code=False)
+    tokenizer = AutoTokenizer.from_pretrained(model_path, trust_remote_code=False)
     text_config, pad_id = model_config.get_text_config(), tokenizer.pad_token_id
     # transformers takes the score at the last token of another id than this one: an end token must not hide itself
     can_pad = pad_id != tokenizer.eos_token_id and pad_id in range(text_config.vocab_size)
@@ -77,6 +77,7 @@ def load_scorer(model_path: str, config: LearnerConfig, layout: Layout, seed: in
         model_path,
         config=model_config,
         dtype=torch.float32,
+        trust_remote_code=False,
         attn_implementation=PACKED_ATTENTION if layout == "packed" else "sdpa",
     )
     for module in model.modules():

@@ -6,26 +6,36 @@ Given nothing; gives `JudgeConfig`.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import AfterValidator, BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field, model_validator
 
+from raylign.rewards.addresses import check_address, is_at
 from raylign.rewards.judge.prompt import QUESTION, check_template
+
+OPENAI_HOST = "api.openai.com"
 
 
 class JudgeEndpoint(BaseModel, extra="forbid", use_attribute_docstrings=True):
     """One address that serves the judge."""
 
-    url: str = Field("https://api.openai.com/v1", pattern=r"^https?://")
+    url: Annotated[str, AfterValidator(check_address)] = f"https://{OPENAI_HOST}/v1"
     """Address of the API, up to and with `/v1`."""
     model: str | None = None
     """Name of the model at this address; empty: the judge's."""
     api_key_env: str | None = "OPENAI_API_KEY"
-    """Environment variable that holds the key; null: the address needs none."""
+    """Environment variable that holds the key; null: the address needs none. The default is for OpenAI's own
+    address alone; any other gets a key only where this names one."""
     requests_per_minute: float | None = Field(60, gt=0)
     """Rate limit; null: none."""
     tokens_per_minute: float | None = Field(None, gt=0)
     """Rate limit, of prompts and longest replies together; null: none."""
+
+    @model_validator(mode="after")
+    def _keep_the_default_key_at_home(self) -> Self:
+        if "api_key_env" not in self.model_fields_set and not is_at(self.url, OPENAI_HOST):
+            self.api_key_env = None
+        return self
 
 
 class JudgeConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):

@@ -1,55 +1,55 @@
-"""The process in which a reward that can hang or crash runs; started by rewards/sandbox/sandbox.py, never by hand.
+"""What the process of a reward does: build the reward and score items; forked by keeper.py, never started by hand.
 
-Given over a socket a pickled factory, then items one by one; gives back `("ready", is pointwise)` or
-`("error", why)`, then the scores of each item. Ends when the socket closes or its parent dies.
+Given over a socket the reward's config, then numbered items one by one; gives back `{"ready": is pointwise}` or
+`{"error": why}`, then for each item its number and scores. Ends when the socket closes.
 """
 
 from __future__ import annotations
 
-import ctypes
-import os
-import signal
-import sys
-from multiprocessing.connection import Connection
+import json
+import pickle
+import socket
+from dataclasses import replace
+from typing import Any
 
-from raylign.rewards.base import Item, PointwiseReward, Reward, RewardFailure, Score, typed_scores
-
-PR_SET_PDEATHSIG = 1
-
-
-def die_with_parent(parent_pid: int) -> None:
-    """Ask the kernel for SIGKILL when the parent ends: a reward that hangs never sees its socket close."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent_pid:  # it died before we asked
-            os._exit(1)
+from raylign.rewards.base import Item, Reward, RewardFailure, Score, failure_of, typed_scores
+from raylign.rewards.sandbox.limits import Limits
+from raylign.rewards.sandbox.messages import MAX_MESSAGE_CHARACTERS, receive_frame, scores_to_data, send_frame
 
 
-def score_one_item(reward: Reward, item: Item) -> list[Score]:
+def score_one_item(reward: Reward, item: Item, limits: Limits) -> list[Score]:
+    limits.start_item()
     try:
         scored = reward.score([item])[0]
     except BaseException as error:  # sys.exit() in a user's function included
-        scored = [RewardFailure("exception", f"{type(error).__name__}: {error}")] * len(item.completions)
-    return typed_scores(scored, len(item.completions))
+        scored = [failure_of(error)] * len(item.completions)
+    return [_with_limit(score, limits) for score in typed_scores(scored, len(item.completions))]
 
 
-def main() -> None:
-    socket_number, parent_pid = map(int, sys.argv[1:3])
-    die_with_parent(parent_pid)
-    connection: Connection = Connection(socket_number)
+def _with_limit(score: Score, limits: Limits) -> Score:
+    if isinstance(score, RewardFailure):
+        return replace(score, message=score.message + limits.describe(score.kind))
+    return score
+
+
+def _reply(channel: socket.socket, reply: dict[str, Any]) -> None:
+    send_frame(channel, json.dumps(reply).encode())
+
+
+def serve(channel: socket.socket, limits: Limits) -> None:
+    from raylign.rewards.registry import build_here, config_from_json
+
     try:
-        reward = connection.recv()()
+        reward = build_here(config_from_json(receive_frame(channel).decode()))
     except BaseException as error:  # whatever an import can raise is the user's to read
-        connection.send(("error", str(error) or type(error).__name__))
+        why = (str(error) or type(error).__name__)[:MAX_MESSAGE_CHARACTERS]
+        _reply(channel, {"error": why + limits.describe(failure_of(error.__cause__ or error).kind)})
         return
-    connection.send(("ready", isinstance(reward, PointwiseReward)))
+    _reply(channel, {"ready": reward.is_pointwise, "form": reward.form})
     while True:
         try:
-            item = connection.recv()
+            # From the parent, which is trusted: rows may hold dates and other objects that JSON has not.
+            number, item = pickle.loads(receive_frame(channel))
         except EOFError:
             return
-        connection.send(score_one_item(reward, item))
-
-
-if __name__ == "__main__":
-    main()
+        _reply(channel, {"number": number, "scores": scores_to_data(score_one_item(reward, item, limits))})

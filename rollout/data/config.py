@@ -5,6 +5,7 @@ Given nothing but templates and ranges to check; gives `DataConfig` with its sec
 
 from __future__ import annotations
 
+import codecs
 from typing import Literal
 
 from pydantic import BaseModel, Field, model_validator
@@ -25,12 +26,16 @@ PairFormat = Literal[
 ]
 
 
+RowFormat = Literal["auto", "columns", "messages", "sharegpt", "alpaca"]
+
+
 class PairsConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
     """How rows become preference pairs (dpo, ipo, bonbon, sail, reward_model)."""
 
     format: PairFormat = "columns"
-    """columns: as `prompt`, `chosen`, `rejected` say. dialogues: chosen and rejected hold the whole dialogue up to the
-    answer (HH). messages: they hold chats. best_worst: objects of the best-and-worst-of-n files of the BoNBoN code.
+    """columns: as `prompt`, `chosen`, `rejected` say; chats in them are found and read as such. dialogues: chosen and
+    rejected hold the whole dialogue up to the answer (HH). messages: they hold chats, with the prompt in them or in a
+    column of its own. best_worst: objects of the best-and-worst-of-n files of the BoNBoN code.
     pku_better, pku_safer, ultrafeedback, webgpt, summarize: rows as those data sets have them."""
     chosen: str = "{chosen}"
     """The better answer, a template over the columns."""
@@ -52,11 +57,21 @@ class DataConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
     """One data source and how its rows become prompts."""
 
     source: str = "reasoning_gym:chain_sum"
-    """A .jsonl/.json/.csv file (.gz too), a .parquet file, a `datasets` folder, a Hugging Face id, or `reasoning_gym:<task>[?param=value&…]`."""  # noqa: E501
+    """A .jsonl/.json/.csv/.tsv file (.gz too) or a .parquet file, a folder or a glob of such files, a `datasets` folder, a Hugging Face id, or `reasoning_gym:<task>[?param=value&…]`."""  # noqa: E501
     subset: str | None = None
     """Configuration name of a Hugging Face data set."""
     split: str = "train"
-    """Split of a Hugging Face data set or `datasets` folder."""
+    """Split of a Hugging Face data set, a `datasets` folder, or a folder whose files name splits."""
+    encoding: str | None = None
+    """How text files are written where it is not UTF-8 and no byte-order mark says so: `cp1252`, `utf-16`."""
+    delimiter: str | None = Field(None, min_length=1, max_length=1)
+    """What stands between the columns of .csv and .tsv files; empty: found (comma, tab, semicolon or bar)."""
+    max_unpacked_gib: float = Field(2.0, gt=0, allow_inf_nan=False)
+    """A packed file (.gz, .parquet) that holds more than this is refused; all rows are held in memory."""
+    format: RowFormat = "auto"
+    """What the rows are. auto: found by their columns and said by `plan`. columns: texts, as `prompt`, `reference` and
+    `response` say. messages: chats of role and content. sharegpt: chats of from and value. alpaca: `instruction`,
+    `input`, `output`."""
     rows: str = "0%:100%"
     """Which rows, in a fixed shuffled order: `0%:80%`, `80%:100%`, `0:500`. Disjoint ranges share no prompt: rows with equal prompts stay together."""  # noqa: E501
     split_seed: int = Field(0, ge=0)
@@ -70,7 +85,9 @@ class DataConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
     response: str | None = None
     """The demonstration to learn from (sft), a template over the columns; `reference` where empty."""
     messages: str | None = None
-    """Column holding a chat (list of role/content), used instead of `prompt`; a last assistant turn is the demonstration."""  # noqa: E501
+    """Column holding a chat (list of role/content), used instead of `prompt`; a last assistant turn is the demonstration. Empty: found, unless `format: columns`."""  # noqa: E501
+    tools: str | None = None
+    """Column with the tools that a chat may call (list of JSON schemas), for the chat template; empty: `tools`."""
     system: str | None = None
     """System message put before the prompt."""
     pairs: PairsConfig = PairsConfig()
@@ -80,10 +97,20 @@ class DataConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
     """New order in every epoch, from the run's seed; false keeps the order of the rows."""
     skip_too_long: bool = False
     """Leave out (and count) rows longer than the context; false stops with an error that names the first."""
+    skip_unanswered: bool = False
+    """Leave out (and count) rows without a demonstration to learn from, or without a reference where a reward needs
+    one; false stops with an error that names the first."""
 
     @model_validator(mode="after")
     def _check(self) -> DataConfig:
         check_range_syntax(self.rows)
+        if self.encoding is not None:
+            try:
+                codecs.lookup(self.encoding)
+            except LookupError:
+                raise ValueError(
+                    f"encoding {self.encoding!r} is not known; for instance utf-8, cp1252, utf-16"
+                ) from None
         for text in (self.prompt, self.reference, self.response):
             Template(text or "")
         if self.template == "chat":

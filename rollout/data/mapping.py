@@ -14,11 +14,13 @@ from datetime import date, time
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from raylign.rollout.data.sources import Row
-from raylign.rollout.data.templates import Message, Template, check_messages, look_up
+from raylign.rollout.data.chats import Message, is_chat, is_message, read_chat, read_tools
+from raylign.rollout.data.templates import MissingValueError, Template, look_up
 
 if TYPE_CHECKING:
     from raylign.rollout.data.config import DataConfig
+
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -30,9 +32,14 @@ class MappedRow:
     messages: list[Message]
     """The chat up to the assistant's turn."""
     references: tuple[str, ...]
+    """Those that say anything."""
     response: str | None
-    """The demonstration; None where the row has none."""
+    """The demonstration; None where the row has none, or it is an `answer`."""
     row: Row
+    tools: list[Any] | None = None
+    """What the chat may call, for the chat template."""
+    answer: Message | None = None
+    """A demonstration that is more than text (tool calls), which the chat template writes."""
 
 
 def map_rows(config: DataConfig, rows: Sequence[Row]) -> list[MappedRow]:
@@ -44,24 +51,67 @@ def map_rows(config: DataConfig, rows: Sequence[Row]) -> list[MappedRow]:
     mapped: list[MappedRow] = []
     for index, row in enumerate(rows):
         try:
-            demonstration = None
+            answer: Message | None = None
             if config.messages is not None:
-                messages = check_messages(look_up(row, config.messages))
+                messages = read_chat(look_up(row, config.messages))
                 if messages[-1]["role"] == "assistant":
-                    demonstration = messages.pop()["content"]
+                    answer = messages.pop()
+                if not messages:
+                    raise ValueError("the chat has nothing before the assistant's message")
             else:
                 messages = [{"role": "user", "content": prompt.render(row)}]
             if config.system is not None:
                 messages.insert(0, {"role": "system", "content": config.system})
-            references = reference.render_each(row) if reference is not None else ()
+            references = _references(reference, row)
             if response is not None:
-                demonstration = response.render(row)
-            elif demonstration is None and references:
-                demonstration = references[0]
+                answer = answer_in(response, row)
+            elif answer is None and references:
+                answer = answer_in(reference, row) if reference else None
+                answer = answer if answer and is_more_than_text(answer) else _said(references[0])
+            tools = read_tools(row.get(config.tools)) if config.tools is not None else None
         except ValueError as error:
             raise ValueError(f"{config.source}, {row_name(index)}: {error}") from error
-        mapped.append(MappedRow(index, messages, references, demonstration, row))
+        is_text = answer is not None and not is_more_than_text(answer)
+        text = answer["content"] if answer is not None and is_text and answer["content"].strip() else None
+        mapped.append(MappedRow(index, messages, references, text, row, tools, None if is_text else answer))
     return mapped
+
+
+def answer_in(template: Template, row: Row) -> Message | None:
+    """What the assistant says in an answer's column: a text, one message, or a chat of one message; None if missing."""
+    column = template.only_column
+    cell = look_up(row, column) if column is not None else None
+    if is_message(cell) or is_chat(cell):
+        chat = read_chat(cell)
+        if len(chat) != 1 or chat[0]["role"] != "assistant":
+            raise ValueError(f"column {column!r} holds a chat of {len(chat)} messages, not one answer of the assistant")
+        return chat[0]
+    try:
+        return _said(template.render(row))
+    except MissingValueError:
+        return None
+
+
+def _said(text: str) -> Message:
+    return {"role": "assistant", "content": text}
+
+
+def is_more_than_text(message: Message) -> bool:
+    """Whether only a chat template can write the message: it calls tools, or thinks."""
+    return bool(message.keys() - {"role", "content", "name"})
+
+
+def _references(template: Template | None, row: Row) -> tuple[str, ...]:
+    if template is None:
+        return ()
+    column = template.only_column
+    cell = look_up(row, column) if column is not None else None
+    if is_message(cell) or is_chat(cell):
+        answer = answer_in(template, row)
+        found: tuple[str, ...] = (answer["content"],) if answer is not None else ()
+    else:
+        found = template.render_each(row)
+    return tuple(text for text in found if text.strip())
 
 
 def row_name(index: int) -> str:
@@ -73,6 +123,8 @@ def fingerprint_rows(config: DataConfig, mapped: Iterable[MappedRow]) -> str:
     """Digest of the chosen rows' content, in order, and of how they are mapped. Where the data lies does not count."""
     keys = ("prompt", "reference", "response", "messages", "system", "template", "shuffle")
     settings = [getattr(config, key) for key in keys]
+    if config.tools is not None:
+        settings.append(config.tools)
     if config.pairs != type(config.pairs)():
         settings.append(config.pairs.model_dump())
     digest = hashlib.sha256(json.dumps(settings).encode())
@@ -101,6 +153,8 @@ def _check_columns(
         prompt.check_columns(known, f"{config.source}: `prompt`")
     else:
         Template("{" + config.messages + "}").check_columns(known, f"{config.source}: `messages`")
+    if config.tools is not None:
+        Template("{" + config.tools + "}").check_columns(known, f"{config.source}: `tools`")
     if reference is not None:
         reference.check_columns(known, f"{config.source}: `reference` (null where there is none)")
     if response is not None:

@@ -1,6 +1,6 @@
 """Formats of preference data sets, turned into columns.
 
-Given rows as they are published; gives rows with `prompt` (text) or `prompt_messages` (chat), `chosen`, `rejected`, and
+Given rows as they are published (chats: `pair_chats.py`); gives rows with `prompt`, `chosen`, `rejected` (texts), and
 what else the row held, but for lists of all answers (`_without`).
 """
 
@@ -13,7 +13,6 @@ from typing import Any
 from raylign.rollout.data.config import PairFormat
 from raylign.rollout.data.mapping import row_name
 from raylign.rollout.data.sources import Row
-from raylign.rollout.data.templates import check_messages
 
 ASSISTANT_TAG = "\n\nAssistant:"
 
@@ -39,17 +38,6 @@ def _dialogues(row: Row) -> list[Row]:
         raise ValueError("the two dialogues share no assistant's turn to answer in")
     end += len(ASSISTANT_TAG)
     return [{**row, "prompt": chosen[:end], "chosen": chosen[end:], "rejected": rejected[end:]}]
-
-
-def _messages(row: Row) -> list[Row]:
-    """Chats that end in the assistant's answer; equal up to it."""
-    chosen, rejected = check_messages(row["chosen"]), check_messages(row["rejected"])
-    if chosen[:-1] != rejected[:-1] or not chosen[:-1]:
-        raise ValueError("the two chats must be the same up to their last message")
-    if {chosen[-1]["role"], rejected[-1]["role"]} != {"assistant"}:
-        raise ValueError("both chats must end in an assistant's message")
-    texts = {"chosen": chosen[-1]["content"], "rejected": rejected[-1]["content"]}
-    return [{**row, "prompt_messages": chosen[:-1], **texts}]
 
 
 def _best_worst(row: Row) -> list[Row]:
@@ -120,7 +108,6 @@ def _without(row: Row, *lists_of_answers: str) -> Row:
 
 _READERS = {
     "dialogues": _dialogues,
-    "messages": _messages,
     "best_worst": _best_worst,
     "pku_better": _pku_better,
     "pku_safer": _pku_safer,

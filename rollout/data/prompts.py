@@ -6,27 +6,34 @@ data cursor is two integers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
+from raylign.rollout.data.chats import Message
 from raylign.rollout.data.config import DataConfig
-from raylign.rollout.data.encoding import EncodedTexts, joint_lengths, render_prompts
-from raylign.rollout.data.mapping import MappedRow, fingerprint_rows, map_rows, row_name
-from raylign.rollout.data.order import epoch_order, select_rows
+from raylign.rollout.data.encoding import EncodedTexts, render_answer, render_prompts
+from raylign.rollout.data.loading import LoadedRows, demonstration_of, keep_answered, keep_short, load_rows
+from raylign.rollout.data.mapping import MappedRow, fingerprint_rows
+from raylign.rollout.data.order import epoch_order
 from raylign.rollout.data.preferences import (
     AnswerPair,
     PairEncoder,
-    expand_rows,
+    answers_of,
     usable_pairs,
 )
-from raylign.rollout.data.sources import is_hugging_face_name, read_rows
+from raylign.rollout.data.template_check import template_warnings
+from raylign.rollout.data.text_checks import text_warnings
 from raylign.rollout.sample import IntArray, PreferencePair, Prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+NUM_LOOKED_AT = 20
+"""First rows whose prompt and answer are held against the chat template."""
 
 
 class PromptSource:
@@ -54,6 +61,14 @@ class PromptSource:
         self._tokenizer = tokenizer
         self.num_unusable = 0
         """Pairs left out because nothing can be learned from them."""
+        self.num_unanswered = 0
+        """Rows left out because they have no demonstration or reference."""
+        self.found = ""
+        """What the rows were found to be, in words; empty where the config says it."""
+        self.notes: list[str] = []
+        """What a user should know of how the rows were read."""
+        self.warnings: list[str] = []
+        """What looks wrong with them."""
         self._answers: list[AnswerPair] = []
         self._pair_encoder: PairEncoder | None = None
 
@@ -65,17 +80,27 @@ class PromptSource:
         seed: int,
         max_prompt_tokens: int,
         max_sequence_tokens: int | None = None,
+        needs_references: bool = False,
     ) -> PromptSource:
         """Read, map, encode and check every row, before anything heavy starts.
 
         `max_sequence_tokens` is for learning from demonstrations: every row must then have one, and prompt,
-        demonstration and end token together are held to it.
+        demonstration and end token together are held to it. `needs_references`: a reward compares with them.
         """
         assert seed >= 0, f"seeds are natural numbers, not {seed}"
-        mapped = load_mapped_rows(config)
+        loaded = load_rows(config)
+        config, learns = loaded.config, max_sequence_tokens is not None
+        mapped = keep_answered(config, loaded.mapped, learns, needs_references and not learns)
         prompts = EncodedTexts(tokenizer, render_prompts(tokenizer, mapped, config))
         kept = keep_short(config, mapped, [prompts], max_prompt_tokens, "prompt")
+        demonstrations: list[str] = []
         if max_sequence_tokens is not None:
+            mapped = [
+                item
+                if item.answer is None
+                else replace(item, response=render_answer(tokenizer, item, item.answer, text, config.source))
+                for item, text in zip(mapped, prompts.texts, strict=True)
+            ]
             demonstrations = [demonstration_of(config, item) for item in mapped]
             parts = [prompts, EncodedTexts(tokenizer, demonstrations, end_token=True)]
             kept &= keep_short(config, mapped, parts, max_sequence_tokens, "prompt with its demonstration")
@@ -83,8 +108,10 @@ class PromptSource:
             raise ValueError(f"{config.source}: all {len(mapped)} rows are too long, so skip_too_long leaves none")
         chosen = np.flatnonzero(kept).tolist()
         texts = [prompts.texts[place] for place in chosen]
-        num_skipped = len(mapped) - len(chosen)
-        return cls(config, tokenizer, seed, [mapped[place] for place in chosen], texts, num_skipped)
+        source = cls(config, tokenizer, seed, [mapped[place] for place in chosen], texts, len(mapped) - len(chosen))
+        source.num_unanswered = len(loaded.mapped) - len(mapped)
+        source._look_at([[demonstrations[place]] if learns else [] for place in chosen], loaded)
+        return source
 
     @classmethod
     def open_pairs(
@@ -98,13 +125,21 @@ class PromptSource:
         """The same for preference pairs: the prompt with the longer answer is held to `max_sequence_tokens`, unless
         `pairs.max_prompt_tokens` says how to cut.
         """
-        all_mapped = load_mapped_rows(config)
-        places, answers = usable_pairs(config.pairs, all_mapped, config.source)
-        mapped = [all_mapped[place] for place in places]
-        if not mapped:
-            raise ValueError(f"{config.source}: none of {len(all_mapped)} pairs is usable (pairs.skip_unusable)")
-        prompts = EncodedTexts(tokenizer, render_prompts(tokenizer, mapped, config))
+        loaded = load_rows(config, as_pairs=True)
+        config = loaded.config
         encoder = PairEncoder(config.pairs, tokenizer, max_prompt_tokens, max_sequence_tokens)
+        all_prompts = EncodedTexts(tokenizer, render_prompts(tokenizer, loaded.mapped, config))
+        prompt_of = {item.index: text for item, text in zip(loaded.mapped, all_prompts.texts, strict=True)}
+
+        def write(item: MappedRow, answer: Message) -> str:
+            return render_answer(tokenizer, item, answer, prompt_of[item.index], config.source)
+
+        all_answers = [answers_of(config.pairs, item, config.source, write) for item in loaded.mapped]
+        usable = usable_pairs(config.pairs, loaded.mapped, all_answers, all_prompts, encoder, config.source)
+        mapped, answers = [loaded.mapped[place] for place in usable.places], usable.answers
+        if not mapped:
+            raise ValueError(f"{config.source}: none of {len(all_answers)} pairs is usable (pairs.skip_unusable)")
+        prompts = EncodedTexts(tokenizer, [all_prompts.texts[place] for place in usable.places])
         if config.pairs.max_prompt_tokens is None:
             kept = keep_short(config, mapped, [prompts], max_prompt_tokens, "prompt")
             for side in ("chosen", "rejected"):
@@ -120,10 +155,42 @@ class PromptSource:
         texts_of_prompts = [prompts.texts[place] for place in chosen]
         num_skipped = len(mapped) - len(chosen)
         source = cls(config, tokenizer, seed, [mapped[place] for place in chosen], texts_of_prompts, num_skipped)
-        source.num_unusable = len(all_mapped) - len(mapped)
+        source.num_unusable = len(loaded.mapped) - len(mapped)
         source._answers = [answers[place] for place in chosen]
         source._pair_encoder = encoder
+        source._look_at([[pair.chosen, pair.rejected] for pair in source._answers], loaded)
+        if usable.num_cut_prompts or usable.num_cut_answers:
+            source.notes.append(
+                f"cut to the context: {usable.num_cut_prompts} prompts to {config.pairs.max_prompt_tokens} tokens, "
+                f"{usable.num_cut_answers} answers"
+            )
         return source
+
+    def _look_at(self, answers: Sequence[Sequence[str]], loaded: LoadedRows) -> None:
+        """Fill the words about the rows. `answers`: of each row, what is learned from."""
+        self.found, self.notes = loaded.found, list(loaded.notes)
+        source, texts = self.config.source, self._prompts.texts
+        self.warnings = text_warnings(self._tokenizer, self._mapped, answers, source)
+        if self.config.template == "chat":
+            plain = [row[0] for row in answers if row] if all(answers) else []
+            checked = [place for place, item in enumerate(self._mapped[:NUM_LOOKED_AT]) if item.answer is None]
+            self.warnings += template_warnings(
+                self._tokenizer,
+                [self._mapped[place] for place in checked],
+                [texts[place] for place in checked],
+                [plain[place] for place in checked] if plain else [],
+                source,
+            )
+
+    def texts(self) -> Iterator[tuple[int, str]]:
+        """Everything that the model will read or learn, with the row's number: prompts, demonstrations, answers."""
+        for place, item in enumerate(self._mapped):
+            yield item.index, self._prompts.texts[place]
+            if self._answers:
+                yield item.index, self._answers[place].chosen
+                yield item.index, self._answers[place].rejected
+            elif item.response is not None:
+                yield item.index, item.response
 
     def __len__(self) -> int:
         """Rows in one epoch."""
@@ -189,7 +256,7 @@ class PromptSource:
             text=self._prompts.texts[place],
             token_ids=token_ids,
             references=item.references,
-            messages=tuple({"role": message["role"], "content": message["content"]} for message in item.messages),
+            messages=tuple(dict(message) for message in item.messages),
             row=item.row,
             fingerprint=self.fingerprint,
         )
@@ -198,46 +265,3 @@ class PromptSource:
         assert ordinal >= 0, f"ordinals are natural numbers, not {ordinal}"
         epoch, position = divmod(ordinal, len(self))
         return int(epoch_order(self.seed, epoch, len(self))[position]) if self.config.shuffle else position
-
-
-def load_mapped_rows(config: DataConfig) -> list[MappedRow]:
-    """The rows that `config.rows` chooses, mapped; in the order of the source, whatever the range."""
-    if config.subset is not None and not is_hugging_face_name(config.source):
-        raise ValueError(f"`subset` {config.subset!r} is for Hugging Face data sets; {config.source!r} is none")
-    rows = read_rows(config.source, config.subset, config.split, config.num_generated, generator_seed=config.split_seed)
-    try:
-        rows = list(expand_rows(config.pairs, rows))
-    except ValueError as error:
-        raise ValueError(f"{config.source}, {error}") from error
-    mapped = map_rows(config, rows)
-    try:
-        chosen = select_rows(config.rows, [str(item.messages) for item in mapped], config.split_seed)
-    except ValueError as error:
-        raise ValueError(f"{config.source}: {error}") from error
-    return [mapped[index] for index in np.sort(chosen)]
-
-
-def keep_short(
-    config: DataConfig, mapped: Sequence[MappedRow], parts: Sequence[EncodedTexts], limit: int, what: str
-) -> NDArray[np.bool_]:
-    """Which rows are within the limit; an error unless the config allows to leave the others out."""
-    lengths = joint_lengths(parts, limit)
-    kept: NDArray[np.bool_] = lengths <= limit
-    if kept.all() or config.skip_too_long:
-        return kept
-    first = int(np.flatnonzero(~kept)[0])
-    raise ValueError(
-        f"{config.source}, {row_name(mapped[first].index)}: the {what} has {lengths[first]} tokens, more than the "
-        f"{limit} that the context leaves for it; so have {np.count_nonzero(~kept)} of {len(kept)} rows (longest "
-        f"{lengths.max()}). Raise the context length, or set skip_too_long: true to leave such rows out"
-    )
-
-
-def demonstration_of(config: DataConfig, item: MappedRow) -> str:
-    """A row's demonstration; an error where it has none."""
-    if item.response is None:
-        raise ValueError(
-            f"{config.source}, {row_name(item.index)}: no demonstration to learn from; set `response` (or "
-            "`reference`) to a template over the columns"
-        )
-    return item.response

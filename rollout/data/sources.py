@@ -1,25 +1,41 @@
 """Reading rows from where they are kept.
 
-Given a source (file, `datasets` folder, Hugging Face id or `reasoning_gym:` task); gives its rows as dicts, in
-their stored order. Whatever is wrong with the source is a ValueError that says where.
+Given a source (file, folder or glob of files, `datasets` folder, Hugging Face id or `reasoning_gym:` task); gives its
+rows as dicts, in their stored order, and notes on how they were read. Whatever is wrong with the source is a ValueError
+that says where.
 """
 
 from __future__ import annotations
 
-import csv
-import gzip
-import json
-import sys
-from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
+from raylign.rollout.data.files import FILE_SUFFIXES, find_files, has_data_card, is_glob, suffix_of
+from raylign.rollout.data.json_files import read_json, read_jsonl
 from raylign.rollout.data.procedural import PREFIX, generate_rows
+from raylign.rollout.data.tables import drop_index_columns, read_table
+from raylign.rollout.data.text_files import GIB, open_text
 from raylign.rollout.hub import hub_is_reachable, looks_like_path, nearest
 
 Row = dict[str, Any]
 
-FILE_SUFFIXES = (".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".parquet", ".json", ".json.gz")
+
+@dataclass(frozen=True)
+class Reading:
+    """How files are to be read; keys of `data`."""
+
+    encoding: str | None = None
+    delimiter: str | None = None
+    max_unpacked_gib: float = 2.0
+
+
+@dataclass
+class RowsRead:
+    """Rows, and what a user should know of how they were read."""
+
+    rows: list[Row]
+    notes: list[str] = field(default_factory=list)
 
 
 def read_rows(
@@ -28,109 +44,95 @@ def read_rows(
     split: str = "train",
     num_generated: int = 10_000,
     generator_seed: int = 0,
+    reading: Reading | None = None,
 ) -> list[Row]:
-    """All rows of a source. `subset` and `split` are for `datasets`, the last two for procedural sources."""
+    """All rows of a source. `subset` and `split` are for `datasets`, the next two for procedural sources."""
+    return read_source(source, subset, split, num_generated, generator_seed, reading or Reading()).rows
+
+
+def read_source(
+    source: str, subset: str | None, split: str, num_generated: int, generator_seed: int, reading: Reading
+) -> RowsRead:
+    """All rows of a source, with notes."""
     if source.startswith(PREFIX):
-        return generate_rows(source, num_generated, generator_seed)
+        return RowsRead(generate_rows(source, num_generated, generator_seed))
     path = Path(source).expanduser().absolute()
     if path.is_file():
-        rows = read_file(path)
-    elif path.is_dir():
-        rows = read_datasets_folder(path, split)
+        found = read_file(path, reading)
+    elif path.is_dir() and is_saved_by_datasets(path):
+        found = RowsRead(read_datasets_folder(path, split))
+    elif path.is_dir() and has_data_card(path):
+        found = RowsRead(read_hugging_face(str(path), subset, split), [f"{path}: read by its data card"])
+    elif path.is_dir() or is_glob(source):
+        files = find_files(path, split)
+        parts = [read_file(file, reading) for file in files]
+        shown = f"{files[0].name} to {files[-1].name}" if len(files) > 1 else files[0].name
+        notes = [f"{len(files)} files in the order of their names: {shown}"]
+        notes += dict.fromkeys(note for part in parts for note in part.notes)
+        found = RowsRead([row for part in parts for row in part.rows], notes)
     elif not is_hugging_face_name(source):
         raise ValueError(f"data source not found: {path}")
     else:
-        rows = read_hugging_face(source, subset, split)
-    if not rows:
+        found = RowsRead(read_hugging_face(source, subset, split))
+    if not found.rows:
         raise ValueError(f"{source}: no rows in it (empty)")
-    return rows
+    return found
 
 
 def is_hugging_face_name(source: str) -> bool:
     """Whether a source is neither generated nor a path."""
-    is_path = Path(source).expanduser().exists() or looks_like_path(source) or source.endswith(FILE_SUFFIXES)
-    return not is_path and not source.startswith(PREFIX)
+    is_path = Path(source).expanduser().exists() or looks_like_path(source) or suffix_of(source) is not None
+    return not is_path and not is_glob(source) and not source.startswith(PREFIX)
 
 
-def read_file(path: Path) -> list[Row]:
-    """Rows of one .jsonl, .json, .csv (each also .gz) or .parquet file."""
-    name = path.name.lower()
+def read_file(path: Path, reading: Reading) -> RowsRead:
+    """Rows of one .jsonl, .json, .csv, .tsv (each also .gz) or .parquet file."""
+    suffix = suffix_of(path.name)
     if path.stat().st_size == 0:
         raise ValueError(f"{path}: the file is empty")
-    if name.endswith(".parquet"):
-        return _read_parquet(path)
-    if not name.endswith(FILE_SUFFIXES):
+    if suffix is None:
         raise ValueError(f"{path}: do not know how to read this file; known endings: {', '.join(FILE_SUFFIXES)}")
-    read = {"jsonl": _read_jsonl, "json": _read_json, "csv": _read_csv}[name.removesuffix(".gz").rsplit(".", 1)[1]]
-    try:
-        # utf-8-sig: spreadsheets put a byte-order mark before the first column's name.
-        if name.endswith(".gz"):
-            with gzip.open(path, "rt", encoding="utf-8-sig", newline="") as file:
-                return list(read(file, path))
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            return list(read(file, path))
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 text ({error})") from error
-    except (gzip.BadGzipFile, EOFError) as error:
-        raise ValueError(f"{path}: broken gzip file ({error})") from error
+    if suffix == ".parquet":
+        rows = _read_parquet(path, reading.max_unpacked_gib)
+        return RowsRead(rows, drop_index_columns(rows, path.name))
+    is_table = suffix.startswith((".csv", ".tsv"))
+    # Tables know several line ends, JSON one.
+    with open_text(path, reading.encoding, reading.max_unpacked_gib, newline="" if is_table else "\n") as file:
+        if is_table:
+            return RowsRead(*read_table(file, path, reading.delimiter))
+        if suffix.startswith(".jsonl"):
+            return RowsRead(read_jsonl(file, path))
+        return RowsRead(*read_json(file, path))
 
 
-def _read_jsonl(file: TextIO, path: Path) -> Iterator[Row]:
-    for number, line in enumerate(file, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            shown = line.strip()[:80]
-            raise ValueError(f"{path}:{number}: not JSON: {error.msg} at column {error.colno}: {shown!r}") from error
-        if not isinstance(row, dict):
-            raise ValueError(f"{path}:{number}: a row must be a JSON object, not {type(row).__name__}")
-        yield row
-
-
-def _read_json(file: TextIO, path: Path) -> Iterator[Row]:
-    try:
-        rows = json.load(file)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}:{error.lineno}: not JSON: {error.msg} at column {error.colno}") from error
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise ValueError(f"{path}: a .json file must hold one list of objects (one object a line is .jsonl)")
-    yield from rows
-
-
-def _read_csv(file: TextIO, path: Path) -> Iterator[Row]:
-    """Values stay text, as written: `007` is not 7."""
-    csv.field_size_limit(sys.maxsize)
-    reader = csv.reader(file, strict=True)
-    try:
-        header = next(reader, [])
-        if len(set(header)) != len(header) or not all(header):
-            raise ValueError(f"{path}:1: the header needs different, non-empty column names, not {header}")
-        for cells in reader:
-            if cells and len(cells) != len(header):
-                raise ValueError(f"{path}:{reader.line_num}: {len(cells)} values for {len(header)} columns {header}")
-            if cells:
-                yield dict(zip(header, cells, strict=True))
-    except csv.Error as error:
-        raise ValueError(f"{path}:{reader.line_num}: broken CSV: {error}") from error
-
-
-def _read_parquet(path: Path) -> list[Row]:
+def _read_parquet(path: Path, max_unpacked_gib: float) -> list[Row]:
     import pyarrow
     import pyarrow.parquet
 
+    rows: list[Row] = []
+    num_bytes = 0
     try:
-        rows: list[Row] = pyarrow.parquet.read_table(path).to_pylist()
+        with pyarrow.parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches():
+                num_bytes += batch.nbytes
+                if num_bytes > max_unpacked_gib * GIB:
+                    raise ValueError(
+                        f"{path}: unpacks to more than {max_unpacked_gib:g} GiB; all rows are held in memory. Raise "
+                        "data.max_unpacked_gib if that is right"
+                    )
+                rows += batch.to_pylist()
     except (pyarrow.ArrowInvalid, OSError) as error:
         raise ValueError(f"{path}: not a readable Parquet file ({error})") from error
     return rows
 
 
+def is_saved_by_datasets(path: Path) -> bool:
+    """Whether `save_to_disk` wrote the folder."""
+    return (path / "dataset_dict.json").is_file() or (path / "state.json").is_file()
+
+
 def read_datasets_folder(path: Path, split: str) -> list[Row]:
     """Rows of a folder written by `datasets`' `save_to_disk`."""
-    if not (path / "dataset_dict.json").is_file() and not (path / "dataset_info.json").is_file():
-        raise ValueError(f"{path}: a folder, but not one that `datasets` saved (save_to_disk); give a file in it")
     import datasets
 
     loaded = datasets.load_from_disk(str(path))
@@ -143,10 +145,10 @@ def read_datasets_folder(path: Path, split: str) -> list[Row]:
 
 
 def read_hugging_face(name: str, subset: str | None, split: str) -> list[Row]:
-    """Rows of a data set on the Hugging Face hub, or in its local cache when the hub does not answer."""
+    """Rows of a data set on the Hugging Face hub, in its local cache when the hub does not answer, or in a folder."""
     import datasets
 
-    online = hub_is_reachable()
+    online = not Path(name).is_dir() and hub_is_reachable()
     offline_before = datasets.config.HF_HUB_OFFLINE
     # Its switch is read at import; set here, it goes to the cache at once instead of retrying for half a minute.
     datasets.config.HF_HUB_OFFLINE = not online
@@ -154,6 +156,8 @@ def read_hugging_face(name: str, subset: str | None, split: str) -> list[Row]:
         loaded = datasets.load_dataset(name, subset, split=split)
     except (OSError, ValueError) as error:
         asked = f"data set {name!r}" + (f", subset {subset!r}" if subset else "") + f", split {split!r}"
+        if Path(name).is_dir():
+            raise ValueError(f"{asked}: the folder's data card (README.md) does not lead to it: {error}") from error
         reason = str(error) if online else f"the Hugging Face hub does not answer from here, and its cache: {error}"
         raise ValueError(f"{asked}: neither a file ({Path(name).absolute()}) nor loaded by name: {reason}") from error
     finally:

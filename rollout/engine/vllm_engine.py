@@ -110,6 +110,7 @@ class VllmEngine:
         auto_dtype: Literal["bfloat16", "float32"] = "bfloat16" if on_gpu else "float32"
         arguments = AsyncEngineArgs(
             model=self._model_path,
+            trust_remote_code=False,
             dtype=auto_dtype if config.dtype == "auto" else config.dtype,
             seed=self._seed,
             max_model_len=config.max_model_len,

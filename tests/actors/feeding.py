@@ -27,6 +27,7 @@ from raylign.rollout.experience.types import START, Appended, ExperienceConfig
 from raylign.rollout.sample import ENGINE_DIED, Failure, Group, Prompt
 from raylign.rollout.sampling import SamplingConfig
 from raylign.rollout.staleness import StalenessBound
+from tests.patience import HANGS_S
 
 SAMPLING = SamplingConfig(max_tokens=4, num_completions=2)
 
@@ -75,8 +76,8 @@ class Fed:
     def fleet(self) -> Fleet:
         return self.pool.fleet
 
-    async def lease(self, count: int, step: int, wait_s: float = 5.0) -> str:
-        lease = await self.host.lease(count, 60.0, step, wait_s)
+    async def lease(self, count: int, step: int) -> str:
+        lease = await self.host.lease(count, HANGS_S, step, HANGS_S)
         assert lease is not None, self.feeder.state()
         self.read += batch_to_groups(message_to_batch(lease.batch))
         return lease.lease_id
@@ -88,10 +89,12 @@ class Fed:
         await self.host.settle([lease_id], step)
 
     async def quiet(self) -> None:
-        """Everything that may happen by itself has happened."""
+        """Everything that may happen by itself has happened: nothing changes while the loop goes round and waits fifty
+        times, which takes the longer the less the machine has left for it."""
         before, now = "", self.feeder.state()
         while before != now:
-            await asyncio.sleep(0.2)
+            for _ in range(50):
+                await asyncio.sleep(0.004)
             before, now = now, self.feeder.state()
 
     async def until_logged(self, count: int) -> None:
@@ -139,7 +142,7 @@ def feed(
     ordered: bool = False,
     aborts_stale: bool = False,
     rewards: object = None,
-    deadline_s: float = 10,
+    deadline_s: float = HANGS_S,
     config: ExperienceConfig | None = None,
     start: StartEngine | None = None,
 ) -> None:
@@ -169,7 +172,7 @@ def feed(
         )
         await feeder.start()
         try:
-            await asyncio.wait_for(work(Fed(feeder, host, pool)), 20)
+            await asyncio.wait_for(work(Fed(feeder, host, pool)), HANGS_S)
         finally:
             await feeder.stop()
             await fleet.stop(5)

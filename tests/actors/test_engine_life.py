@@ -67,5 +67,5 @@ def test_an_engine_that_cannot_be_updated_is_replaced_and_its_groups_are_generat
         assert {span.version for group in fed.read for each in group.completions for span in each.version_spans} == {1}
         await publisher.close()
 
-    slow_and_stubborn = Refuses(lambda prompt, seed: "yes", token_s=60)
+    slow_and_stubborn = Refuses(lambda prompt, seed: "yes", token_s=6000)
     feed(tmp_path / "log", work, [slow_and_stubborn], max_staleness=1, start=another)

@@ -15,6 +15,7 @@ from raylign.actors.experience_host import ExperienceHost
 from raylign.rollout.experience.schema import batch_to_groups, batch_to_message, groups_to_batch, message_to_batch
 from raylign.rollout.experience.types import START, ExperienceConfig, ExperienceFullError, Lease, LeaseExpiredError
 from raylign.rollout.sample import Completion, Group, Prompt, VersionSpan
+from tests.patience import HANGS_S
 
 CONFIG = ExperienceConfig()
 
@@ -41,14 +42,14 @@ def test_a_lease_waits_for_enough_groups_and_never_longer_than_its_deadline(tmp_
         host = ExperienceHost(tmp_path, CONFIG)
         await host.start(START)
         start = time.monotonic()
-        assert await host.lease(1, 60, 0, 0.05) is None
-        assert 0.04 < time.monotonic() - start < 5
-        waiting = asyncio.create_task(host.lease(3, 60, 0, 30))
+        assert await asyncio.wait_for(host.lease(1, HANGS_S, 0, 0.05), HANGS_S / 2) is None
+        assert time.monotonic() - start > 0.04
+        waiting = asyncio.create_task(host.lease(3, HANGS_S, 0, HANGS_S))
         for ordinal in range(3):
             await asyncio.sleep(0.01)
             assert not waiting.done()
             await host.append(message(ordinal))
-        lease = await asyncio.wait_for(waiting, 5)
+        lease = await asyncio.wait_for(waiting, HANGS_S)
         assert ordinals_of(lease) == [0, 1, 2]
         await host.close()
 
@@ -61,7 +62,7 @@ def test_an_expiring_lease_wakes_who_waits_for_its_groups(tmp_path: Path) -> Non
         await host.start(START)
         await host.append(message(0, 1))
         first = await host.lease(2, 0.1, 0, 0)
-        assert ordinals_of(await asyncio.wait_for(host.lease(2, 60, 0, 30), 5)) == [0, 1]
+        assert ordinals_of(await host.lease(2, HANGS_S, 0, HANGS_S)) == [0, 1]
         assert first is not None
         with pytest.raises(LeaseExpiredError):
             await host.settle([first.lease_id], 0)
@@ -93,7 +94,7 @@ def test_producers_and_learner_of_any_speed_finish_with_room_for_one_group(
     async def learn(host: ExperienceHost) -> list[int]:
         trained: list[int] = []
         for step in range(num_producers * num_each // count):
-            lease = await host.lease(count, 60, step, 30)
+            lease = await host.lease(count, HANGS_S, step, HANGS_S)
             assert lease is not None
             trained += ordinals_of(lease)
             await host.settle([lease.lease_id], step)
@@ -105,7 +106,7 @@ def test_producers_and_learner_of_any_speed_finish_with_room_for_one_group(
         await host.start(START)
         producers = [produce(host, number) for number in range(num_producers)]
         learner = asyncio.create_task(learn(host))
-        await asyncio.wait_for(asyncio.gather(learner, *producers), 60)
+        await asyncio.wait_for(asyncio.gather(learner, *producers), HANGS_S)
         trained = learner.result()
         await host.close()
         return trained
@@ -138,7 +139,7 @@ def test_nothing_acknowledged_is_lost_when_the_actor_is_killed_between_many_prod
             ordinals = range(ordinal, ordinal + 4)
             while True:
                 try:
-                    ray.get(host.append.remote(message(*ordinals, num_tokens=10_000)), timeout=30)
+                    ray.get(host.append.remote(message(*ordinals, num_tokens=10_000)), timeout=HANGS_S)
                     break
                 except ray.exceptions.RayActorError:  # killed in the middle: send it again
                     time.sleep(0.05)
@@ -149,25 +150,25 @@ def test_nothing_acknowledged_is_lost_when_the_actor_is_killed_between_many_prod
     import signal
 
     host = ray.remote(ExperienceHost).options(num_cpus=0, max_restarts=1).remote(tmp_path, CONFIG)
-    ray.get(host.start.remote(START), timeout=60)
+    ray.get(host.start.remote(START), timeout=HANGS_S)
     producers = [produce.remote(host, number * 40) for number in range(5)]
-    lease = ray.get(host.lease.remote(30, 60.0, 0, 30.0), timeout=60)
+    lease = ray.get(host.lease.remote(30, HANGS_S, 0, HANGS_S), timeout=HANGS_S)
     trained = ordinals_of(lease)
-    ray.get(host.settle.remote([lease.lease_id], 0), timeout=30)
-    held = ray.get(host.lease.remote(10, 60.0, 1, 30.0), timeout=60)
-    pid = ray.get(host.__ray_call__.remote(lambda _: os.getpid()), timeout=30)
+    ray.get(host.settle.remote([lease.lease_id], 0), timeout=HANGS_S)
+    held = ray.get(host.lease.remote(10, HANGS_S, 1, HANGS_S), timeout=HANGS_S)
+    pid = ray.get(host.__ray_call__.remote(lambda _: os.getpid()), timeout=HANGS_S)
     os.kill(pid, signal.SIGKILL)
-    acknowledged = sorted(ordinal for ordinals in ray.get(producers, timeout=120) for ordinal in ordinals)
+    acknowledged = sorted(ordinal for ordinals in ray.get(producers, timeout=HANGS_S) for ordinal in ordinals)
     assert acknowledged == list(range(200))
     with pytest.raises(LeaseExpiredError):  # leases ended with the process
-        ray.get(host.settle.remote([held.lease_id], 1), timeout=30)
-    rest = ray.get(host.lease.remote(170, 60.0, 1, 30.0), timeout=60)
+        ray.get(host.settle.remote([held.lease_id], 1), timeout=HANGS_S)
+    rest = ray.get(host.lease.remote(170, HANGS_S, 1, HANGS_S), timeout=HANGS_S)
     assert ordinals_of(rest)[:10] == ordinals_of(held)  # in the old order
     assert sorted(trained + ordinals_of(rest)) == list(range(200))
-    ray.get(host.settle.remote([rest.lease_id], 1), timeout=30)
-    position = ray.get(host.position.remote(1), timeout=30)
-    ray.get(host.commit.remote(position), timeout=30)
-    counters, has_room = ray.get(host.state.remote(), timeout=30)
+    ray.get(host.settle.remote([rest.lease_id], 1), timeout=HANGS_S)
+    position = ray.get(host.position.remote(1), timeout=HANGS_S)
+    ray.get(host.commit.remote(position), timeout=HANGS_S)
+    counters, has_room = ray.get(host.state.remote(), timeout=HANGS_S)
     assert (counters.num_trained, counters.num_logged, position.low_water, has_room) == (200, 200, 200, True)
     ray.kill(host)
 
@@ -176,17 +177,17 @@ def test_nothing_acknowledged_is_lost_when_the_actor_is_killed_between_many_prod
 def test_a_full_disk_is_the_same_typed_error_at_the_producer(tmp_path: Path, ray_here: Any) -> None:
     ray = ray_here
     host = ray.remote(ExperienceHost).options(num_cpus=0).remote(tmp_path, CONFIG)
-    ray.get(host.start.remote(START), timeout=60)
+    ray.get(host.start.remote(START), timeout=HANGS_S)
 
     def limit(_: Any, num_bytes: int) -> None:
         import resource
 
         resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, resource.RLIM_INFINITY))
 
-    ray.get(host.append.remote(message(0)), timeout=30)
-    ray.get(host.__ray_call__.remote(limit, 10_000), timeout=30)
+    ray.get(host.append.remote(message(0)), timeout=HANGS_S)
+    ray.get(host.__ray_call__.remote(limit, 10_000), timeout=HANGS_S)
     with pytest.raises(ExperienceFullError, match=r"(?s)segment-000000\.arrows.*make room"):
-        ray.get(host.append.remote(message(1, num_tokens=10_000)), timeout=30)
-    ray.get(host.append.remote(message(2)), timeout=30)
-    assert ordinals_of(ray.get(host.lease.remote(2, 60.0, 0, 10.0), timeout=30)) == [0, 2]
+        ray.get(host.append.remote(message(1, num_tokens=10_000)), timeout=HANGS_S)
+    ray.get(host.append.remote(message(2)), timeout=HANGS_S)
+    assert ordinals_of(ray.get(host.lease.remote(2, HANGS_S, 0, HANGS_S), timeout=HANGS_S)) == [0, 2]
     ray.kill(host)

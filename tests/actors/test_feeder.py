@@ -194,7 +194,7 @@ def test_groups_that_can_no_longer_be_used_are_ended_and_generated_again(tmp_pat
         assert (counts.aborted, counts.reissued) == (8, 8)
         assert {running.since_version for running in fed.feeder.running.by_ordinal.values()} == {2}
 
-    feed(tmp_path, work, [answering("slow", token_s=60.0)], max_staleness=1, aborts_stale=True)
+    feed(tmp_path, work, [answering("slow", token_s=6000)], max_staleness=1, aborts_stale=True)
 
 
 def test_a_group_that_is_always_too_slow_for_the_bound_is_recorded_as_stale_but_not_as_refused(tmp_path: Path) -> None:
@@ -352,7 +352,7 @@ def test_of_engines_with_unequal_work_the_idle_one_gets_the_next_group(tmp_path:
         await fed.until_logged(10)
         assert sorted(fed.feeder.running.by_ordinal) == [0, 2, 4, 6, 8, 10]
 
-    feed(tmp_path, work, [answering(token_s=60), answering()], groups_per_step=4)
+    feed(tmp_path, work, [answering(token_s=6000), answering()], groups_per_step=4)
 
 
 def test_weights_that_arrive_before_a_deterministic_evaluation_start_no_group_until_it_is_over(tmp_path: Path) -> None:
@@ -413,20 +413,23 @@ def test_groups_of_an_engine_that_somebody_else_found_dead_are_generated_again(t
         await fed.until_logged(12)
         assert fed.feeder.take_counts().reissued == 12 and not fed.feeder.running
 
-    feed(tmp_path, work, [answering(token_s=60)], start=another)
+    feed(tmp_path, work, [answering(token_s=6000)], start=another)
 
 
 class HangingRewards:
     """Answers nothing, not even whether it lives."""
 
     async def score_for_log(self, groups: list[Group]) -> None:
-        await asyncio.sleep(60)
+        await asyncio.sleep(6000)
 
     async def ready(self) -> None:
         raise RuntimeError("the process hangs")
 
 
-def test_rewards_that_never_answer_end_the_run_and_are_named(tmp_path: Path) -> None:
+def test_rewards_that_never_answer_end_the_run_and_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # all twelve go together, however slowly they come
+    monkeypatch.setattr("raylign.actors.rollout_worker.GATHER_S", 0.5)
+
     async def work(fed: Fed) -> None:
         with pytest.raises(RewardServerError, match=r"the reward server failed: 12 groups were not scored and logged"):
             await fed.feeder.failure

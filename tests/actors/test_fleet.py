@@ -10,6 +10,7 @@ import pytest
 from raylign.actors.fleet import MAX_REPLACEMENTS, Engine, EngineState, Fleet, FleetObserver
 from raylign.actors.handles import KilledError, LocalHandle, kill
 from raylign.actors.rollout_errors import RolloutError
+from tests.patience import HANGS_S
 
 STARTING, STALE, CURRENT, DEAD = EngineState
 
@@ -83,7 +84,7 @@ def a_fleet(num_engines: int, starts: Starts | None = None, current: bool = True
 
 def run(test: Callable[[], Awaitable[None]]) -> None:
     async def within() -> None:
-        await asyncio.wait_for(test(), 30)
+        await asyncio.wait_for(test(), HANGS_S)
 
     asyncio.run(within())
 
@@ -165,7 +166,7 @@ def test_the_fourth_death_of_one_engine_ends_the_run_with_its_last_words() -> No
         with pytest.raises(RolloutError, match=words):
             fleet.raise_if_failed()
         with pytest.raises(RolloutError, match=words):
-            await fleet.until_serving(60, "a.key")
+            await fleet.until_serving(HANGS_S, "a.key")
         fleet.mark_lost(fleet.engines[0], "death 4")
         assert fleet.failure is notes.failures[0]  # the first stays what ended the run
 
@@ -215,7 +216,7 @@ def test_where_nobody_can_start_another_the_first_death_ends_the_run() -> None:
 def test_work_waits_for_an_engine_that_serves() -> None:
     async def test() -> None:
         fleet, _ = a_fleet(2, current=False)
-        waiting = [asyncio.create_task(fleet.until_serving(60, "a.key")) for _ in range(2)]
+        waiting = [asyncio.create_task(fleet.until_serving(HANGS_S, "a.key")) for _ in range(2)]
         await asyncio.sleep(0.01)
         assert not any(task.done() for task in waiting)
         fleet.mark_current(fleet.engines[1])
@@ -241,7 +242,7 @@ def test_work_that_no_engine_can_do_says_why() -> None:
 def test_an_end_of_the_fleet_is_heard_by_those_who_wait_for_it() -> None:
     async def test() -> None:
         fleet, _ = a_fleet(1, current=False)
-        waiting = asyncio.create_task(fleet.until_serving(60, "a.key"))
+        waiting = asyncio.create_task(fleet.until_serving(HANGS_S, "a.key"))
         await asyncio.sleep(0.01)
         fleet.mark_lost(fleet.engines[0], "it died")
         with pytest.raises(RolloutError, match="it died"):
@@ -282,7 +283,7 @@ def test_a_verb_for_all_reaches_every_engine_that_can_be_asked() -> None:
         fleet.mark_lost(fleet.engines[2], "it died")
         await fleet.call_all("sleep", 60, "a.key")
         assert [worker.verbs for worker in workers] == [["sleep"], ["sleep"], []]
-        workers[0].stop_takes_s = 60
+        workers[0].stop_takes_s = 6000
         with pytest.raises(RolloutError, match=r"no answer within 0.02 s from engines to stop \(a.key\)"):
             await fleet.call_all("stop", 0.02, "a.key")
 
@@ -297,7 +298,7 @@ def test_stopping_asks_every_engine_ends_those_that_do_not_answer_and_gives_up_s
         fleet.mark_lost(fleet.engines[0], "it died")
         await asyncio.sleep(0)
         engines = fleet.engines
-        engines[0].handle._target.stop_takes_s = 60
+        engines[0].handle._target.stop_takes_s = 6000
         kill(engines[1].handle)  # of its own accord
         await fleet.stop(0.02)
         starts.let.set()

@@ -15,6 +15,7 @@ from raylign.jobs.config.train import TrainConfig
 from raylign.jobs.init_model import InitModelConfig, init_model
 from raylign.jobs.run.run import Run
 from raylign.rollout.data.config import DataConfig
+from tests.patience import HANGS_S
 
 SUMS = {
     "source": "reasoning_gym:chain_sum?min_terms=2&max_terms=2&min_digits=1&max_digits=1",
@@ -43,7 +44,7 @@ def start_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def small_config(model: Path, folder: Path, **sections: Any) -> dict[str, Any]:
-    """Values of a synchronous GRPO run of a few steps."""
+    """Values of a synchronous GRPO run of a few steps, which may start as slowly as it likes."""
     values: dict[str, Any] = {
         "name": "test",
         "folder": str(folder),
@@ -58,7 +59,10 @@ def small_config(model: Path, folder: Path, **sections: Any) -> dict[str, Any]:
         "checkpoints": {"every_steps": 0},
         "async": {"max_staleness": 0},
     }
-    return values | sections
+    values |= sections
+    values["learner"] = {"start_deadline_s": HANGS_S, **values["learner"]}
+    values["rollout"] = {**values["rollout"], "engine": {"start_deadline_s": HANGS_S, **values["rollout"]["engine"]}}
+    return values
 
 
 def configured(values: dict[str, Any]) -> TrainConfig:

@@ -17,6 +17,8 @@ from pathlib import Path
 
 import psutil
 
+from tests.patience import Idleness, wait_for_end, wait_until
+
 LOOK_EVERY_S = 0.5
 
 
@@ -55,33 +57,23 @@ class WatchedProcess:
         """Descendants that still run."""
         return [process for process in set(self.seen) if _runs(process)]
 
-    def wait_for(self, condition: Callable[[], bool], what: str, deadline_s: float = 280.0) -> None:
-        """Until the condition holds; an error with the output when the process ends first or the deadline passes."""
-        end = time.monotonic() + deadline_s
-        while not condition():
-            assert self._process.poll() is None, (
-                f"ended with {self._process.returncode} before {what}:\n{self.output()}"
-            )
-            assert time.monotonic() < end, f"no {what} within {deadline_s:g} s:\n{self.output()}"
-            time.sleep(0.2)
+    def wait_for(self, condition: Callable[[], bool], what: str) -> None:
+        """Until the condition holds; an error with the output when the process ends first or all of it idles."""
+        wait_until(condition, what, [self._process], outputs=[self.log], told=self.output)
 
-    def wait(self, deadline_s: float = 280.0) -> int:
+    def wait(self) -> int:
         """Exit code, once it has ended by itself."""
-        try:
-            code = self._process.wait(deadline_s)
-        except subprocess.TimeoutExpired:
-            raise AssertionError(f"still running after {deadline_s:g} s:\n{self.output()}") from None
+        code = wait_for_end(self._process, self.output)
         self._over.set()
         self._watcher.join()
         return code
 
-    def wait_until_none_is_left(self, deadline_s: float, but: Collection[str] = ()) -> float:
-        """Seconds until all descendants are gone, save those with these titles."""
-        start = time.monotonic()
+    def wait_until_none_is_left(self, idle_s: float, but: Collection[str] = ()) -> None:
+        """Until all descendants are gone, save those with these titles; an error when they only idle for so long."""
+        idleness = Idleness([process.pid for process in self.alive()])
         while alive := [process for process in self.alive() if _title(process) not in but]:
-            assert time.monotonic() - start < deadline_s, f"left behind: {[(p.pid, _title(p)) for p in alive]}"
+            assert idleness.look() < idle_s, f"left behind: {[(p.pid, _title(p)) for p in alive]}"
             time.sleep(0.2)
-        return time.monotonic() - start
 
     def output(self) -> str:
         """All that it printed so far."""
@@ -96,7 +88,7 @@ class WatchedProcess:
         for process in self.alive():
             with suppress(psutil.NoSuchProcess):
                 process.kill()
-        self._process.wait(10)
+        self._process.wait()
         self.wait_until_none_is_left(10)
 
 

@@ -17,6 +17,7 @@ import pytest
 
 from raylign.jobs.cli import run_command_line
 from tests.end_to_end.conftest import small_config, write_recipe
+from tests.patience import HANGS_S
 
 Values = dict[str, Any]
 Case = Callable[[Values, Path], str]
@@ -104,7 +105,7 @@ def reward_that_raises(values: Values, folder: Path) -> str:
 
 
 def reward_that_hangs(values: Values, folder: Path) -> str:
-    return spoil_reward(values, folder, reward_body("import time; time.sleep(60)"), "timeout")
+    return spoil_reward(values, folder, reward_body("import time; time.sleep(6000)"), "timeout", 1)
 
 
 def reward_with_the_wrong_count(values: Values, folder: Path) -> str:
@@ -168,10 +169,10 @@ def test_bad_input_is_one_clear_error_and_nothing_is_started_or_lost(
     recipe = write_recipe(values, tmp_path / "recipe.yaml")
     processes = children()
 
-    wall, own = time.monotonic(), time.process_time()
+    own, all_together = time.process_time(), processor_s()
     assert run_command_line(["train", "--config", str(recipe)]) == 2
     assert time.process_time() - own < 5
-    assert time.monotonic() - wall < 20  # 5 s and less on a machine that does nothing else
+    assert processor_s() - all_together < 20
 
     error = capsys.readouterr().err
     assert all(line.startswith("error: ") for line in error.splitlines()), error
@@ -208,10 +209,15 @@ def reward_body(body: str) -> str:
     return f"def reward(completions, **_):\n    {body}\n"
 
 
-def spoil_reward(values: Values, folder: Path, text: str, said: str) -> str:
+def processor_s() -> float:
+    """Of this process and of the ended ones that it started."""
+    return sum(psutil.Process().cpu_times()[:4])
+
+
+def spoil_reward(values: Values, folder: Path, text: str, said: str, deadline_s: float = HANGS_S) -> str:
     file = folder / "mine.py"
     file.write_text(text)
-    values["rewards"] = [{"name": "function", "path": f"{file}:reward", "deadline_s": 1}]
+    values["rewards"] = [{"name": "function", "path": f"{file}:reward", "deadline_s": deadline_s}]
     return f"rewards: |{said}"
 
 

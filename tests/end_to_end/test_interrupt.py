@@ -18,7 +18,7 @@ from raylign.jobs.run.folder import read_metrics
 from tests.end_to_end.conftest import small_config, write_recipe
 from tests.end_to_end.processes import WatchedProcess, interrupt_group, raylign
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
+pytestmark = pytest.mark.ray
 
 
 SLOW_TO_NOTICE = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
@@ -60,7 +60,7 @@ def stop_after_a_step(
         process.wait_for(lambda: len(read_metrics(folder)) > steps_before, "a step")
         titles = process.titles()
         stop(process)
-        exit_code = process.wait(90)
+        exit_code = process.wait()
         process.wait_until_none_is_left(30, but)
         return Stopped(folder, exit_code, titles, process.output())
 

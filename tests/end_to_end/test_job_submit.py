@@ -10,7 +10,6 @@ import os
 import secrets
 import shutil
 import socket
-import subprocess
 import sys
 import tempfile
 import urllib.error
@@ -21,10 +20,12 @@ from pathlib import Path
 
 import pytest
 
+from raylign.actors.node_start import PATIENT_ENVIRONMENT
 from tests.end_to_end.conftest import small_config, write_recipe
 from tests.end_to_end.processes import WatchedProcess
+from tests.patience import finished
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
+pytestmark = pytest.mark.ray
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -39,10 +40,20 @@ PORTS = (
 )
 
 
+RAY = """
+from ray.scripts.scripts import main
+from raylign.actors.node_start import patient_node_start
+with patient_node_start():
+    main()
+"""
+"""The program `ray`, without its limit for the start of a node."""
+
+
 @dataclass(frozen=True)
 class Head:
     """A running head node."""
 
+    pid: int
     address: str
     environment: dict[str, str]
     temporary: Path
@@ -66,20 +77,20 @@ def head(tmp_path: Path) -> Iterator[Head]:
     token.write_text(secrets.token_hex(32))
     ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
     environment = {key: value for key, value in os.environ.items() if key not in ("RAY_ADDRESS", "RAY_AUTH_TOKEN")}
-    environment |= {
+    environment |= PATIENT_ENVIRONMENT | {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
         "RAY_USAGE_STATS_ENABLED": "0",
         "PATH": f"{BIN}:{os.environ['PATH']}",  # the job says `python`
     }
-    words = [str(BIN / "ray"), "start", "--head", "--block", "--num-cpus=2", "--num-gpus=0"]
+    words = [sys.executable, "-c", RAY, "start", "--head", "--block", "--num-cpus=2", "--num-gpus=0"]
     words += ["--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", "--object-store-memory=200000000"]
     words += [f"--temp-dir={temporary}", *(f"--{name}={port}" for name, port in ports.items())]
     address = f"http://127.0.0.1:{ports['dashboard-port']}"
     process = WatchedProcess(words, tmp_path / "head.log", environment)
     try:
-        process.wait_for(lambda: answers(f"{address}/api/version"), "dashboard", 90)
-        yield Head(address, environment, temporary)
+        process.wait_for(lambda: answers(f"{address}/api/version"), "dashboard")
+        yield Head(process.pid, address, environment, temporary)
     finally:
         process.end()
         shutil.rmtree(temporary, ignore_errors=True)
@@ -110,9 +121,7 @@ def test_a_submitted_job_trains_with_the_uploaded_code(head: Head, start_model: 
 
     words = [str(BIN / "ray"), "job", "submit", "--address", head.address, "--working-dir", "src", "--"]
     words += ["python", "-m", "raylign.jobs", "train", "--config", str(recipe)]
-    done = subprocess.run(
-        words, cwd=ROOT, env=head.environment, capture_output=True, text=True, timeout=240, stdin=subprocess.DEVNULL
-    )
+    done = finished(words, ROOT, head.environment, others=[head.pid])
 
     assert done.returncode == 0, done.stdout + done.stderr
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())

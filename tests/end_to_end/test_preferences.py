@@ -22,6 +22,7 @@ from raylign.learners.algorithms.preference.sail_routing import RouteDraws
 from raylign.rewards.base import Item
 from raylign.rewards.reward_model import RewardModel, RewardModelConfig
 from tests.end_to_end.conftest import HELD_OUT, configured, small_config
+from tests.patience import HANGS_S
 
 pytestmark = pytest.mark.ray
 
@@ -177,7 +178,7 @@ def test_a_reward_server_that_is_killed_is_started_again_and_answers(ray_session
         try:
             pid = await server.__ray_call__.remote(lambda self: os.getpid())
             os.kill(pid, signal.SIGKILL)
-            (scored,) = await asyncio.wait_for(server.score.remote([group]), 60)
+            (scored,) = await asyncio.wait_for(server.score.remote([group]), HANGS_S)
             assert scored.total_rewards is not None
             assert scored.total_rewards.tolist() == [1.0]
             assert await server.__ray_call__.remote(lambda self: os.getpid()) != pid

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -103,10 +104,11 @@ def test_a_run_shows_which_rows_were_kept_dropped_and_answered_anew(dynamic_run:
 def test_a_resumed_run_has_the_numbers_of_an_uninterrupted_one(
     dynamic_run: Run, start_model: Path, data: dict[str, Any], tmp_path: Path
 ) -> None:
-    """Selector, its moments, masked rows and answers come from the checkpoint: step 4 stands between two refreshes."""
-    values = values_of(start_model, tmp_path / "run", data, algorithm=DYNAMIC)
-    train(configured(values | {"num_steps": 4}))
-    train(configured(values | {"num_steps": 6, "resume": True}))
+    """Selector, its moments, masked rows and answers come from the checkpoint: step 4 stands between two refreshes.
+    The same run without its last checkpoint is one that ended before it was saved."""
+    shutil.copytree(dynamic_run.folder.path, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-000006")
+    train(configured(values_of(start_model, tmp_path / "run", data, num_steps=6, algorithm=DYNAMIC, resume=True)))
     views = [[deterministic_view(line) for line in step_lines(folder)] for folder in
              (tmp_path / "run", dynamic_run.folder.path)]  # fmt: skip
     assert views[0] == views[1]

@@ -1,4 +1,4 @@
-"""Whole runs on the real vLLM, DeepSpeed and Ray, with a tiny model."""
+"""Whole runs on the real vLLM, DeepSpeed and Ray, with a tiny model; `raylign evaluate` on the folder of one."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from raylign.jobs.cli import run_command_line
 from raylign.jobs.run.checkpoints import CheckpointStore
 from raylign.jobs.run.folder import read_metrics
 from raylign.jobs.run.metrics import undocumented
@@ -55,6 +56,38 @@ def test_the_checkpoint_loads_in_transformers(short_run: Run) -> None:
     assert latest is not None
     model = AutoModelForCausalLM.from_pretrained(latest.path)
     assert AutoTokenizer.from_pretrained(latest.path).eos_token_id == model.generation_config.eos_token_id
+
+
+def test_accuracy_with_an_interval_and_pass_at_k(
+    short_run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the shipped recipe."""
+    folder, num_prompts = tmp_path / "results", 16
+    words = ["evaluate", "--model", str(short_run.folder.path), "--config", "evaluate_arithmetic"]
+    words += ["--folder", str(folder), "--num_prompts", str(num_prompts), "--engine.kv_cache_gib", "0.1"]
+    words += ["--sampling.temperature", "1.0", "--sampling.num_completions", "4", "--pass_at", "[1, 2, 4]"]
+    assert run_command_line(words) == 0
+
+    results = json.loads((folder / "evaluation.json").read_text())
+    latest = CheckpointStore(short_run.folder.checkpoints_path).latest()
+    assert latest is not None
+    assert results["model"] == str(latest.path)
+    assert 0 <= results["evaluation/accuracy_low"] <= results["evaluation/accuracy"] <= 1
+    assert results["evaluation/accuracy"] <= results["evaluation/accuracy_high"] <= 1
+    assert results["evaluation/accuracy_low"] < results["evaluation/accuracy_high"]
+    samples = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
+    assert len(samples) == num_prompts
+    # worked out from the samples: pass@4 of four is whether any is right, pass@1 the mean
+    correct = [[(completion["total"] or 0) >= 1 for completion in sample["completions"]] for sample in samples]
+    assert all(len(each) == 4 for each in correct)
+    assert results["evaluation/pass_at_1"] == pytest.approx(sum(map(sum, correct)) / (4 * num_prompts))
+    assert results["evaluation/pass_at_4"] == pytest.approx(sum(map(any, correct)) / num_prompts)
+    assert "evaluation/accuracy" in capsys.readouterr().out
+
+    before = (folder / "evaluation.json").read_bytes()
+    assert run_command_line(words) == 2  # an evaluation is not overwritten either
+    assert "exists and is not empty" in capsys.readouterr().err
+    assert (folder / "evaluation.json").read_bytes() == before
 
 
 @pytest.fixture(scope="module")

@@ -47,7 +47,6 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.ray
-@pytest.mark.timeout(1800)
 @pytest.mark.skipif(not ON_CPU, reason="the frozen numbers are of the CPU build of vLLM")
 @pytest.mark.parametrize("name", curves.CURVES)
 def test_a_deterministic_run_gives_the_frozen_numbers(name: str, inputs: Path) -> None:

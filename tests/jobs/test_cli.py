@@ -99,3 +99,33 @@ def test_a_value_error_of_a_library_keeps_its_traceback() -> None:
     with pytest.raises(ValueError) as ours:
         load_config(TrainConfig, ["no such recipe"])
     assert _raised_by_raylign(ours.value)
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (PermissionError(13, "Permission denied", "/r/x"), "/r/x: Permission denied; give yourself the right to it"),
+        (OSError(28, "No space left on device"), "No space left on device; make room on the disk"),
+        (OSError(30, "Read-only file system", "/r"), "/r: Read-only file system; the disk is read-only"),
+        (FileNotFoundError(2, "No such file or directory", "/r"), "/r: No such file or directory; check the path"),
+    ],
+)
+def test_what_the_file_system_refuses_is_one_line(
+    error: OSError, line: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("raylign.jobs.cli.report", refuse)
+    assert run_command_line(["report", "--folder", "somewhere"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {line}") and said.count("\n") == 1
+
+
+def test_a_connection_that_fails_is_no_error_of_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: object) -> None:
+        raise ConnectionRefusedError(111, "Connection refused")
+
+    monkeypatch.setattr("raylign.jobs.cli.report", refuse)
+    with pytest.raises(ConnectionRefusedError):
+        run_command_line(["report", "--folder", "somewhere"])

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from raylign.jobs.cli import run_command_line
 from raylign.jobs.config.sweep import SweepConfig
 from raylign.jobs.sweep import expand, run_name, sweep, table
 
@@ -87,3 +88,60 @@ def test_a_dry_run_prints_and_starts_nothing(tmp_path: Path, capsys: pytest.Capt
     assert sweep(SweepConfig.model_validate({**SAIL, "folder": tmp_path / "x", "dry_run": True})) == 0
     assert "26 commands" in capsys.readouterr().out
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    "value", [0.001, 0.0014, 3e-5, 3.4e-5, 1e-3, 0.1, 1 / 3, 123456.789, 2, 5e-324, 1e22, 0, -0.25]
+)
+def test_a_name_gives_its_value_back(value: float) -> None:
+    assert float(run_name("T", "m", "d", {"": value}).removeprefix("T_m_d_")) == value
+
+
+def test_values_that_differ_get_names_that_differ() -> None:
+    rates = [0.0010, 0.0014, 3.0e-5, 3.4e-5, 0.1, 0.1000001]
+    sail = {**SAIL, "sft": None, "tasks": {"T": {"grid": {"learner.learning_rate": rates}}}}
+    runs = list(expand(SweepConfig.model_validate(sail)))
+    assert len({run.folder for run in runs}) == len(runs) == 12
+
+
+@pytest.mark.parametrize(
+    ("tasks", "words"),
+    [
+        ({"T": {"grid": {"seed": [0, 0]}}}, "they are the same run twice"),
+        ({"T": {"grid": {"name": ["a", "a"]}, "labels": {"name": "x"}}}, "they are the same run twice"),
+        ({"T": {"grid": {"a": [1], "b": [2]}}, "T_Q0.5B": {}}, None),
+        ({"../../evil": {}}, "are no paths"),
+        ({"T": {"grid": {"model.path": ["a/b", "a-b"]}}}, "names or labels that differ"),
+    ],
+)
+def test_runs_that_would_share_a_folder_or_leave_it_are_refused(
+    tasks: dict[str, Any], words: str | None, tmp_path: Path
+) -> None:
+    config = SweepConfig.model_validate({**SAIL, "sft": None, "tasks": tasks, "folder": tmp_path, "dry_run": True})
+    if words is None:
+        assert sweep(config) == 0
+        return
+    with pytest.raises(ValueError, match=words):
+        sweep(config)
+
+
+def test_a_finished_folder_counts_as_done_only_with_the_same_config(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = {
+        "folder": tmp_path,
+        "models": {"m": {"model.path": "somewhere"}},
+        "datasets": {"d": {"data.source": "rows.jsonl"}},
+        "tasks": {"T": {"config": ["sft_arithmetic"]}},
+    }
+    config = SweepConfig.model_validate(values)
+    (run,) = expand(config)
+    assert run_command_line([*run.words, "--print-config"]) == 0
+    run.folder.mkdir()
+    (run.folder / "config.yaml").write_text(capsys.readouterr().out)
+    (run.folder / "summary.json").write_text('{"finished": true, "num_steps": 3, "seconds": 1.0}')
+    assert sweep(config) == 0
+    assert "T_m_d: done before" in capsys.readouterr().out
+    values["tasks"] = {"T": {"config": ["sft_arithmetic"], "set": {"learner.learning_rate": 0.5}}}
+    assert sweep(SweepConfig.model_validate(values)) == 1
+    assert "is finished with another config (learner.learning_rate: " in capsys.readouterr().out

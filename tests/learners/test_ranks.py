@@ -19,9 +19,9 @@ from tests.learners.rank_cases import (
     UPDATES,
     splits,
 )
+from tests.patience import wait_for_end
 
 pytestmark = pytest.mark.ray
-DEADLINE_S = 240
 ROOT = Path(__file__).parents[2]
 
 
@@ -39,7 +39,7 @@ def run_ranks(model: Path, out: Path, parts: str, world_size: int) -> None:
             with (out / f"rank{rank}.log").open("w") as log:
                 processes.append(subprocess.Popen(command, cwd=ROOT, env={**common, **ranks}, stdout=log, stderr=log))
         for rank, process in enumerate(processes):
-            code = process.wait(timeout=DEADLINE_S)
+            code = wait_for_end(process, others=[other.pid for other in processes])
             assert code == 0, f"rank {rank}:\n" + (out / f"rank{rank}.log").read_text()[-3000:]
     finally:
         for process in processes:

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import HANGS_S
+
 ROOT = Path(__file__).parents[2]
 FOLDERS = ["actors", "jobs", "learners", "rewards", "rollout"]
 INSTALL = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--no-build-isolation"]
@@ -22,7 +24,7 @@ INSTALL = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no
 
 def run(*command: str | Path, cwd: Path, **variables: str) -> str:
     environment = os.environ | {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_ROOT_USER_ACTION": "ignore"} | variables
-    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=HANGS_S)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout
 

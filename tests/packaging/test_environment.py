@@ -15,6 +15,8 @@ from types import ModuleType
 
 import pytest
 
+from tests.patience import HANGS_S
+
 ROOT = Path(__file__).parents[2]
 REQUIREMENTS = ROOT / "requirements"
 
@@ -109,7 +111,7 @@ def test_a_machine_without_python_3_11_is_told_what_to_install(tmp_path: Path) -
         env={"PATH": "/usr/bin:/bin", "PYTHON": "/bin/false"},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=HANGS_S,
     )
     assert done.returncode == 1
     assert "needs Python 3.11" in done.stderr and "apt-get install python3.11 python3.11-venv" in done.stderr
@@ -127,7 +129,7 @@ def test_make_installs_once_and_again_only_when_the_lock_changes(tmp_path: Path)
     script.chmod(0o755)
 
     def times_installed() -> int:
-        subprocess.run(["make", "-s", "install", "FLAVOUR=cpu"], cwd=tmp_path, check=True, timeout=30)
+        subprocess.run(["make", "-s", "install", "FLAVOUR=cpu"], cwd=tmp_path, check=True, timeout=HANGS_S)
         return len((tmp_path / ".venv" / "log").read_text().splitlines())
 
     assert times_installed() == 1

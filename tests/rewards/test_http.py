@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -13,12 +12,15 @@ import pytest
 
 from raylign.rewards.base import Item, RewardFailure, Score
 from raylign.rewards.endpoint import HttpConfig, HttpReward
+from tests.patience import HANGS_S
 
 
 class Handler(BaseHTTPRequestHandler):
     """What it does is the last part of the address."""
 
     num_requests = 0
+    go_on = threading.Event()
+    """What is slow waits for it."""
 
     def do_POST(self) -> None:
         Handler.num_requests += 1
@@ -32,7 +34,7 @@ class Handler(BaseHTTPRequestHandler):
         elif task == "short":
             scores = scores[1:]
         elif task == "slow":
-            time.sleep(1.5)
+            Handler.go_on.wait()
         answer = b"<html>" if task == "html" else json.dumps({"scores": scores}).encode()
         try:
             self.send_response(status)
@@ -49,16 +51,18 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def address() -> Iterator[str]:
     Handler.num_requests = 0
+    Handler.go_on.clear()
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}"
+    Handler.go_on.set()
     server.shutdown()
     server.server_close()
     thread.join()
 
 
-def score(url: str, deadline_s: float = 5, num_items: int = 1) -> list[list[Score]]:
+def score(url: str, deadline_s: float = HANGS_S, num_items: int = 1) -> list[list[Score]]:
     return HttpReward(HttpConfig(url=url, deadline_s=deadline_s)).score([Item("p", ("a", "b"), ("b",))] * num_items)
 
 
@@ -78,11 +82,11 @@ def test_passing_trouble_is_tried_again(address: str) -> None:
         ("refuses", "exception", "HTTP 422"),
         ("short", "wrong_count", "1 scores for 2"),
         ("html", "exception", '{"scores": […]}'),
-        ("slow", "timeout", "no answer within 0.5 s"),
+        ("slow", "timeout", "no answer within 2 s"),
     ],
 )
 def test_service_that_goes_wrong_is_a_typed_failure(address: str, task: str, kind: str, message: str) -> None:
-    (scores,) = score(f"{address}/{task}", deadline_s=0.5 if task == "slow" else 5)
+    (scores,) = score(f"{address}/{task}", deadline_s=2 if task == "slow" else HANGS_S)
     for failure in scores:
         assert isinstance(failure, RewardFailure) and failure.kind == kind and message in failure.message
     assert Handler.num_requests == (3 if task == "broken" else 1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import subprocess
 import sys
 from typing import Any, get_args
 
@@ -12,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from raylign.rewards.base import KillableConfig
 from raylign.rewards.registry import _REWARD_OF_CONFIG, REWARD_NAMES, AnyRewardConfig, RewardConfig
+from tests.patience import finished
 
 MINIMAL: dict[str, dict[str, Any]] = {
     "regex": {"pattern": "a"},
@@ -74,5 +74,6 @@ def test_import_is_light() -> None:
         "heavy = {'torch', 'ray', 'vllm', 'transformers', 'sympy', 'nltk', 'reasoning_gym', 'httpx', 'sacrebleu'}\n"
         "print(heavy & set(sys.modules))"
     )
-    output = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    output = finished([sys.executable, "-c", program])
+    assert output.returncode == 0, output.stderr
     assert output.stdout.strip() == "set()"

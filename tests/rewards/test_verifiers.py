@@ -59,3 +59,9 @@ def test_row_without_task_is_a_failure_that_says_what_to_set() -> None:
     (failure,) = reward.score([Item("p", ("1",), row={"answer": "1"})])[0]
     reward.close()
     assert isinstance(failure, RewardFailure) and "set `task`" in failure.message
+
+
+def test_the_last_box_decides_unless_a_set_is_asked_for(math_verify: Reward) -> None:
+    text = r"I get \boxed{5}, but \boxed{6} is right."
+    assert math_verify.score([Item("p", (text,), ("6",)), Item("p", (text,), ("5",))]) == [[1], [0]]
+    assert math_verify.score([Item("p", (r"\boxed{1}, \boxed{2}",), (r"\{1,2\}",))]) == [[1]]

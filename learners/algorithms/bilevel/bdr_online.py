@@ -11,7 +11,7 @@ log π_old is what the engine reported for the tokens that it sampled; no text i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
@@ -52,6 +52,14 @@ class BdrOnlineConfig(TwoLevelConfig):
     @property
     def refresh(self) -> RefreshPlan:
         return RefreshPlan(self.dynamic, self.masked_share, self.generation_every_steps, self.online_warmup_steps)
+
+    def idle_settings(self, num_steps: int) -> Iterator[str]:
+        yield from super().idle_settings(num_steps)
+        if self.online_warmup_steps >= num_steps:
+            yield (
+                f"algorithm.online_warmup_steps is {self.online_warmup_steps} and the run has {num_steps} steps: "
+                "engines are held and no answer is ever generated; set it to 0, or use bdr"
+            )
 
     def build_objective(self, max_staleness: int = 0, rows: RunRows | None = None) -> BdrOnline:
         assert rows is not None, "the curriculum tells what there is to weigh"

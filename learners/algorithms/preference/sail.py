@@ -118,6 +118,15 @@ class SailConfig(PairConfig):
     ) -> SailExamples:
         return SailExamples(self, seed, rows_per_step)
 
+    def idle_settings(self, num_steps: int) -> Iterator[str]:
+        for name in ("ddp", "dpp", "dpr"):
+            route: RouteConfig = getattr(self, name)
+            if route.coefficient and not route.share:
+                yield (
+                    f"algorithm.{name}.coefficient is {route.coefficient:g} and algorithm.{name}.share is 0: no row "
+                    "takes this route, so the coefficient does nothing"
+                )
+
     def problems(self, run: RunFacts) -> Iterator[str]:
         if not self.needs_rollouts:
             return

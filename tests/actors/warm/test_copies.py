@@ -18,8 +18,7 @@ import pytest
 
 from raylign.actors.warm.copies import ADDRESS_VARIABLE, FIRST_JOB, WarmContext, fork_script, may_be_copied
 from raylign.actors.warm.process import WarmProcess
-
-pytestmark = pytest.mark.timeout(280)
+from tests.patience import HANGS_S
 
 ABOUT_ITSELF = """
 import json, os, sys
@@ -101,7 +100,7 @@ def test_spawned_children_are_copies_with_variables_of_the_moment(
     code = f"open({str(tmp_path / 'answer')!r}, 'w').write(os.environ['SOME_VARIABLE'] + str(os.getppid()))"
     child = WarmContext().Process(target=exec, args=(f"import os; {code}",))
     child.start()
-    child.join(60)
+    child.join(HANGS_S)
     assert child.exitcode == 0
     assert (tmp_path / "answer").read_text() == f"now{warm.pid}"
 
@@ -109,12 +108,12 @@ def test_spawned_children_are_copies_with_variables_of_the_moment(
 def test_a_child_that_is_killed_tells_its_exit_code(warm: WarmProcess, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(ADDRESS_VARIABLE, warm.address)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    child = WarmContext().Process(target=time.sleep, args=(600,))
+    child = WarmContext().Process(target=time.sleep, args=(6000,))
     child.start()
     assert child.is_alive()
     assert child in multiprocessing.active_children()
     child.kill()
-    child.join(60)
+    child.join(HANGS_S)
     assert child.exitcode == -signal.SIGKILL
 
 
@@ -124,7 +123,7 @@ def test_without_a_warm_process_children_are_started_from_nothing(
     monkeypatch.setenv(ADDRESS_VARIABLE, str(tmp_path / "nobody"))
     child = WarmContext().Process(target=sys.exit, args=(7,))
     child.start()
-    child.join(60)
+    child.join(HANGS_S)
     assert child.exitcode == 7
 
 
@@ -144,5 +143,5 @@ def test_the_warm_process_ends_with_its_owner_even_by_kill() -> None:
     process = psutil.Process(int(owner.stdout.readline()))
     owner.kill()
     owner.communicate()
-    process.wait(200)  # it imports first
+    process.wait(HANGS_S)  # it imports first
     assert not process.is_running()

@@ -15,6 +15,7 @@ import torch
 from raylign.actors.handles import LocalHandle
 from raylign.rollout.engine.fake_engine import FakeEngine
 from raylign.rollout.weights.buckets import BucketInfo, SharedMemorySender
+from tests.patience import HANGS_S
 
 
 class ALearner:
@@ -71,7 +72,7 @@ class Recorded(FakeEngine):
                 self.reasons.append(arguments[0])
             self.before(name)
             if self.hang == name:
-                await asyncio.sleep(60)
+                await asyncio.sleep(6000)
             if self.fail.get(name, 0) > 0:
                 self.fail[name] -= 1
                 raise self.error
@@ -87,13 +88,14 @@ class Recorded(FakeEngine):
 class Replacing:
     """The pool's part: ends an engine, starts another."""
 
-    def __init__(self, takes_s: float = 0.0) -> None:
+    def __init__(self) -> None:
         self.made: dict[int, Recorded] = {}
-        self.takes_s = takes_s
+        self.may_start = asyncio.Event()
+        self.may_start.set()
         self.fail = False
 
     async def __call__(self, number: int) -> LocalHandle:
-        await asyncio.sleep(self.takes_s)
+        await self.may_start.wait()
         if self.fail:
             raise RuntimeError("no place left")
         self.made[number] = Recorded()
@@ -110,6 +112,6 @@ async def until(condition: Callable[[], bool]) -> None:
 
 def run(test: Awaitable[None]) -> None:
     async def within() -> None:
-        await asyncio.wait_for(test, 30)
+        await asyncio.wait_for(test, HANGS_S)
 
     asyncio.run(within())

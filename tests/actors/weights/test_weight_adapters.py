@@ -24,6 +24,7 @@ from raylign.rollout.engine.vllm_engine import VllmEngine, allowed_lora_rank
 from raylign.rollout.sample import Group, Prompt
 from raylign.rollout.sampling import SamplingConfig
 from raylign.rollout.weights.buckets import BucketInfo, SharedMemorySender, read_bucket
+from tests.patience import HANGS_S
 
 PROMPT = Prompt("row-0", 0, "2 + 3 =", np.array([21, 22, 23], dtype=np.int32))
 
@@ -116,7 +117,7 @@ def test_adapters_alone_bring_engines_to_the_learners_policy_also_in_flight(
             await publisher.close()
             await engine.stop()
 
-    group = runner.run(asyncio.wait_for(test(), 400))
+    group = runner.run(asyncio.wait_for(test(), HANGS_S))
     switched = [each for each in group.completions if [span.version for span in each.version_spans] == [0, 1]]
     assert switched
     gap = worst_gap(learner.models, group)

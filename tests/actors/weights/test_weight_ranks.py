@@ -8,7 +8,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -23,9 +22,9 @@ from raylign.actors.weights.publisher import WeightPublisher
 from raylign.rollout.engine.config import EngineConfig
 from raylign.rollout.engine.vllm_engine import VllmEngine
 from raylign.rollout.weights.buckets import BucketInfo
+from tests.patience import HANGS_S, wait_for_end, wait_until
 
 pytestmark = pytest.mark.ray
-DEADLINE_S = 240
 
 
 @contextmanager
@@ -50,20 +49,20 @@ def exported_by_ranks(model: Path, out: Path, world_size: int, zero_stage: int, 
             ranks = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size)}
             with (out / f"rank{rank}.log").open("w") as log:
                 processes.append(subprocess.Popen(command, env={**common, **ranks}, stdout=log, stderr=log))
-        until = time.monotonic() + DEADLINE_S
-        while not (out / "buckets.json").exists():
-            failed = [rank for rank, process in enumerate(processes) if process.poll()]
-            assert not failed, (out / f"rank{failed[0]}.log").read_text()[-3000:]
-            assert time.monotonic() < until, (out / "rank0.log").read_text()[-3000:]
-            time.sleep(0.05)
+        wait_until((out / "buckets.json").exists, "weights", processes, told=lambda: last_words(out))
         yield [BucketInfo(**bucket) for bucket in json.loads((out / "buckets.json").read_text())]
         (out / "done").touch()
         for process in processes:
-            assert process.wait(timeout=60) == 0
+            assert wait_for_end(process) == 0, last_words(out)
     finally:
         for process in processes:
             if process.poll() is None:
                 process.kill()
+
+
+def last_words(out: Path) -> str:
+    """Of each rank."""
+    return "\n".join(f"{log.name}:\n{log.read_text()[-3000:]}" for log in sorted(out.glob("rank*.log")))
 
 
 class Described:
@@ -107,4 +106,4 @@ def test_two_sharded_ranks_feed_two_engines_what_one_rank_would(make_tiny_model,
         finally:
             await asyncio.gather(*(engine.stop() for engine in engines))
 
-    runner.run(asyncio.wait_for(test(), 2 * DEADLINE_S))
+    runner.run(asyncio.wait_for(test(), HANGS_S))

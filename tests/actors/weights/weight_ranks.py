@@ -1,13 +1,14 @@
 """Learner ranks that export their weights; a script, since DeepSpeed ranks are processes of their own.
 
 Given a model folder, an output folder, a ZeRO stage and whether to train first, and RANK/WORLD_SIZE in the environment;
-rank 0 writes buckets.json there and keeps the buckets until a file `done` appears:
+rank 0 writes buckets.json there and keeps the buckets until a file `done` appears, or its owner ends:
     python weight_ranks.py MODEL OUT 3 train
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from dataclasses import asdict
@@ -22,8 +23,6 @@ from raylign.learners.engines.config import LearnerConfig
 from raylign.learners.engines.distributed import rank
 from raylign.learners.examples.example import Example
 from raylign.learners.model import export
-
-DEADLINE_S = 300
 
 
 def examples() -> list[Example]:
@@ -55,8 +54,8 @@ def main(model: str, out: Path, zero_stage: int, train: bool) -> None:
     if rank() == 0:
         (out / "buckets.draft").write_text(json.dumps([asdict(bucket) for bucket in buckets]))
         (out / "buckets.draft").rename(out / "buckets.json")
-    until = time.monotonic() + DEADLINE_S
-    while not (out / "done").exists() and time.monotonic() < until:
+    owner = os.getppid()
+    while not (out / "done").exists() and os.getppid() == owner:
         time.sleep(0.05)
     learner.release_weights()
 

@@ -19,7 +19,10 @@ from raylign.jobs.config.evaluate import EvaluateConfig
 from raylign.jobs.config.loading import config_yaml
 from raylign.jobs.config.train import TrainConfig
 from raylign.jobs.init_model import InitModelConfig, init_model
+from raylign.learners.algorithms.bilevel.bdr_online import BdrOnlineConfig
+from raylign.learners.algorithms.preference.sail import SailConfig
 from raylign.rollout.data.config import DataConfig
+from tests.patience import HANGS_S
 
 TWO_CORES = Machine(2, 16 * GIB, 8 * GIB, 8 * GIB, ())
 TWO_GPUS = Machine(8, 64 * GIB, 64 * GIB, 8 * GIB, (Gpu("a GPU", 80 * GIB, 79 * GIB, "600.1"),) * 2)
@@ -236,7 +239,7 @@ def test_data_that_is_broken_empty_or_lacks_a_column(
         ("return [float('nan')] * len(completions)", "nan"),
         ("return [1.0]", "wrong_count"),
         ("raise RuntimeError('no luck')", "no luck"),
-        ("import time; time.sleep(60)", "timeout"),
+        ("import time; time.sleep(6000)", "timeout"),
         ("import os; os._exit(3)", "crash"),
     ],
 )
@@ -245,7 +248,7 @@ def test_a_reward_function_that_fails_on_every_sample_row(
 ) -> None:
     file = tmp_path / "mine.py"
     file.write_text(f"def reward(completions, **_):\n    {body}\n")
-    rewards = [{"name": "function", "path": f"{file}:reward", "deadline_s": 1}]
+    rewards = [{"name": "function", "path": f"{file}:reward", "deadline_s": 1 if said == "timeout" else HANGS_S}]
     problem = only_problem(examine(values, rewards=rewards))
     assert problem.startswith(f"rewards: function fails on every one of {1 if said == 'timeout' else 4} sample rows")
     assert said in problem
@@ -331,3 +334,86 @@ def test_tokens_in_the_cache(values: dict[str, Any], model: Path) -> None:
 def test_a_replay_of_nothing_is_found_before_the_start(values: dict[str, Any], tmp_path: Path) -> None:
     (problem,) = examine(values | {"replay": str(tmp_path / "gone")}).problems
     assert "holds no experience/ folder, so there is no recorded run to replay" in problem
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ("query_key_value", "'query_key_value' is no module of the model"),
+        ("embed_tokens", "'embed_tokens' is an embedding, which gets no adapter"),
+        ("lm_head", "'lm_head' is the output head, which gets no adapter"),
+        ("self_attn", "'self_attn' is a Qwen3Attention, not a linear layer"),
+        ("input_layernorm", "'input_layernorm' is a Qwen3RMSNorm, not a linear layer"),
+        ("proj", "'proj' is no module of the model"),
+    ],
+)
+def test_adapters_on_what_is_no_linear_layer(values: dict[str, Any], target: str, words: str) -> None:
+    lora = {"target_modules": ["q_proj", target]}
+    problem = only_problem(examine(values, learner={"lora": lora}))
+    assert problem == (
+        f"learner.lora.target_modules: {words}; this model's linear layers are "
+        "q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj"
+    )
+
+
+@pytest.mark.parametrize("targets", ["all-linear", ["q_proj", "v_proj"], ["layers.0.self_attn.q_proj"]])
+def test_adapters_on_linear_layers(values: dict[str, Any], targets: Any) -> None:
+    assert not examine(values, learner={"lora": {"target_modules": targets}}).problems
+
+
+def test_checkpoints_are_held_against_the_free_disk(values: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    size = read_model_size(Path(values["model"]["path"]))
+    assert size is not None
+    one = 16 * size.num_parameters  # float32: the model twice, and Adam's two moments
+    monkeypatch.setattr("raylign.jobs.checks.plan.disk_space", lambda _: (3 * one, 0.5))
+    assert not examine(values, checkpoints={"every_steps": 10, "keep_last": 2}).problems
+    problem = only_problem(examine(values, checkpoints={"every_steps": 10, "keep_last": 3}))
+    assert "4 checkpoints" in problem and "checkpoints.keep_last = 3" in problem
+    assert not examine(values, checkpoints={"every_steps": 0, "keep_last": 9}).problems  # one, at the end
+
+
+def test_a_run_folder_that_cannot_be_written(
+    values: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    assert "is a link to" in only_problem(examine(values, folder=tmp_path / "link" / "run"))
+    (tmp_path / "file").write_text("")
+    assert "is a file" in only_problem(examine(values, folder=tmp_path / "file" / "run"))
+    assert "cannot be written" in only_problem(examine(values, folder=Path("/proc/run")))
+    monkeypatch.setattr("tempfile.NamedTemporaryFile", refuse)
+    assert "cannot be written (Permission denied in" in only_problem(examine(values))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"checkpoints": {"every_steps": 30}}, "checkpoints.every_steps is 30 and the run has 20 steps"),
+        ({"evaluation": {"every_steps": 5}}, "evaluation.every_steps is 5 and nothing is held out"),
+        ({"learner": {"warmup_steps": 20}}, "learner.warmup_steps is 20 and the run has 20 steps"),
+        ({"evaluation": {"rewards": [{"name": "numeric"}]}}, "evaluation.rewards is set and evaluation.data is empty"),
+    ],
+)
+def test_a_setting_that_never_acts_is_a_warning(values: dict[str, Any], changes: dict[str, Any], words: str) -> None:
+    findings = examine(values, num_steps=20, **changes)
+    assert not findings.problems
+    assert [warning for warning in findings.warnings if words in warning]
+
+
+def test_defaults_that_do_nothing_in_a_short_run_are_no_warning(values: dict[str, Any]) -> None:
+    assert not [warning for warning in examine(values, num_steps=20).warnings if "the run has" in warning]
+
+
+def test_engines_that_would_never_generate_are_named() -> None:
+    online = BdrOnlineConfig(online_warmup_steps=5000)
+    assert "no answer is ever generated" in next(online.idle_settings(3500))
+    assert not list(online.idle_settings(5001))
+    sail = SailConfig.model_validate({"ddp": {"share": 0.0, "coefficient": 0.2}})
+    assert "algorithm.ddp.share is 0" in next(sail.idle_settings(10))
+
+
+def test_warnings_are_said_at_the_start_too(values: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    check_before_start(TrainConfig.model_validate(values | {"num_steps": 20, "evaluation": {"every_steps": 5}}))
+    assert "warning: evaluation.every_steps is 5 and nothing is held out" in capsys.readouterr().err

@@ -18,6 +18,7 @@ from raylign.jobs.compare.config import CompareConfig
 from raylign.jobs.compare.sides import scored
 from raylign.jobs.config.loading import ConfigError, load_config
 from raylign.rewards.rules import NumericConfig
+from tests.patience import HANGS_S
 from tests.rewards.judge.judge_server import Handler, judge_server
 
 TWO_CORES = Machine(2, 16 * GIB, 8 * GIB, 8 * GIB, ())
@@ -46,7 +47,7 @@ def address() -> Iterator[str]:
 
 def judge_of(address: str, **values: Any) -> dict[str, Any]:
     endpoint = {"url": address, "api_key_env": None, "requests_per_minute": None}
-    return {"model": "m", "endpoints": [endpoint], "cache": None, "num_attempts": 1, "deadline_s": 5} | values
+    return {"model": "m", "endpoints": [endpoint], "cache": None, "num_attempts": 1, "deadline_s": HANGS_S} | values
 
 
 def test_two_files_are_compared_by_reward_with_lengths(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -75,7 +76,7 @@ def test_samples_of_an_evaluation_are_read_if_they_hold_one_completion(tmp_path:
     (answer,) = read_answers(write(tmp_path / "samples.jsonl", [line]))
     assert (answer.text, answer.num_tokens, answer.finished, answer.references) == ("3", 7, False, ("3",))
     several = write(tmp_path / "several.jsonl", [line, line | {"completions": [completion] * 2}])
-    with pytest.raises(ValueError, match=r"several.jsonl, line 2: 2 answers to one prompt; evaluate with num_compl"):
+    with pytest.raises(ValueError, match=r"several.jsonl:2: 2 answers to one prompt; evaluate with num_compl"):
         read_answers(several)
 
 
@@ -99,7 +100,7 @@ def test_of_a_draw_the_first_answer_is_taken_or_the_best_of_n(tmp_path: Path) ->
     path = write(tmp_path / "draws.jsonl", [draw_line(0, ["a", "bb", "ccc"], [0.1, 0.3, 0.9])])
     assert [read_answers(path, n)[0].text for n in (1, 2, 3)] == ["a", "bb", "ccc"]
     assert read_answers(path, 3)[0].num_tokens == 3
-    with pytest.raises(ValueError, match="line 1: best_of is 4, and the draw has 3 answers"):
+    with pytest.raises(ValueError, match=":1: best_of is 4, and the draw has 3 answers"):
         read_answers(path, 4)
     unscored = write(tmp_path / "unscored.jsonl", [draw_line(0, ["a", "b"], [None, 1.0])])
     with pytest.raises(ValueError, match="one of the first 2 answers has no score"):
@@ -110,11 +111,11 @@ def test_of_a_draw_the_first_answer_is_taken_or_the_best_of_n(tmp_path: Path) ->
     ("text", "words"),
     [
         ("", "bad.jsonl is empty"),
-        ('{"prompt": "q", "response": "a"}\nnonsense\n', "bad.jsonl, line 2: "),
-        ("[1]\n", "line 1: expected an object, found list"),
+        ('{"prompt": "q", "response": "a"}\nnonsense\n', "bad.jsonl:2: "),
+        ("[1]\n", ":1: expected an object, found list"),
         ('{"prompt": "q", "answer": "a"}\n', "found the keys 'prompt', 'answer'"),
-        ('{"q": ["a", "b"]}\n', "line 1: 2 answers to one prompt"),
-        ('{"prompt": "q", "response": 3}\n', "line 1: expected a text, found int"),
+        ('{"q": ["a", "b"]}\n', ":1: 2 answers to one prompt"),
+        ('{"prompt": "q", "response": 3}\n', ":1: expected a text, found int"),
     ],
 )
 def test_a_file_that_does_not_fit_is_refused_with_its_line(tmp_path: Path, text: str, words: str) -> None:

@@ -13,7 +13,6 @@ import pytest
 
 from raylign.jobs.checks.levels import level_warnings
 from raylign.jobs.curricula.selection import read_selection, write_selection
-from raylign.jobs.curricula.two_levels import refuse_empty_responses
 from raylign.jobs.report.selection import selection_html
 from raylign.learners.algorithms.bilevel.bdr import BdrConfig
 from raylign.learners.algorithms.bilevel.bdr_online import BdrOnlineConfig
@@ -128,9 +127,8 @@ def test_swapped_and_overlapping_data_sets_are_warned_about_with_counts(
 
 def test_an_empty_response_is_refused_by_name(tmp_path: Path, make_tiny_model: MakeModel) -> None:
     made = [{"question": "q", "response": "a"}, {"question": "p", "response": "  "}]
-    rows = rows_of(tmp_path / "a", make_tiny_model("llama", tied=True), made)
-    with pytest.raises(ValueError, match=r"rows.jsonl, row 2: the response is empty; so are 1 of 2 rows"):
-        refuse_empty_responses(rows, rows.config)
+    with pytest.raises(ValueError, match=r"rows.jsonl, row 2: no demonstration to learn from; so have 1 of 2 rows"):
+        rows_of(tmp_path / "a", make_tiny_model("llama", tied=True), made)
 
 
 def test_columns_of_any_name_are_honoured(tmp_path: Path, make_tiny_model: MakeModel) -> None:

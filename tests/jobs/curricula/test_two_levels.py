@@ -197,5 +197,5 @@ def test_trusted_rows_that_nobody_reads_are_refused(values: dict[str, Any]) -> N
 
 def test_a_response_without_text_is_refused(values: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "weighed.jsonl").write_text(json.dumps({"ask": "a", "say": " "}))
-    with pytest.raises(ValueError, match=r"weighed.jsonl, row 1: the response is empty; so are 1 of 1 rows"):
+    with pytest.raises(ValueError, match=r"weighed.jsonl, row 1: no demonstration to learn from; so have 1 of 1 rows"):
         opened(values)

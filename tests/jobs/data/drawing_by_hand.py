@@ -24,6 +24,7 @@ from raylign.rollout.engine.config import EngineConfig
 from raylign.rollout.engine.fake_engine import FakeEngine
 from raylign.rollout.sample import Prompt
 from raylign.rollout.sampling import SamplingConfig
+from tests.patience import HANGS_S
 
 NUM_ANSWERS = 4
 IDENTITY = DrawIdentity("fake@1", "fingerprint", NUM_ANSWERS)
@@ -51,8 +52,8 @@ def drawing(**changes: object) -> Drawing:
         "deterministic": True,
         "engine": EngineConfig(),
         "num_engines": 1,
-        "placement_deadline_s": 10.0,
-        "answer_deadline_s": 20.0,
+        "placement_deadline_s": HANGS_S,
+        "answer_deadline_s": HANGS_S,
     }
     return Drawing(**{**values, **changes})  # type: ignore[arg-type]
 
@@ -65,7 +66,9 @@ async def draw_by_hand(
     engine = FakeEngine(answer, token_s)
     await engine.start()
     worker = RolloutWorker.around(engine, seed=settings.seed)
-    pool = RolloutPool(Fleet([LocalHandle(worker)]), LocalHandle(RewardServer(list(settings.rewards))), deadline_s=20)
+    pool = RolloutPool(
+        Fleet([LocalHandle(worker)]), LocalHandle(RewardServer(list(settings.rewards))), deadline_s=HANGS_S
+    )
     report = DrawReport()
     missing = [prompt for prompt in wanted if prompt.ordinal not in log.drawn]
     if missing:

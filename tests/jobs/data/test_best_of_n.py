@@ -30,6 +30,7 @@ from raylign.rollout.data.prompts import PromptSource
 from raylign.rollout.model_folder import load_tokenizer
 from raylign.rollout.sample import Failure
 from tests.jobs.data.drawing_by_hand import IDENTITY, draw_by_hand, drawing, prompts
+from tests.patience import HANGS_S
 
 TWO_CORES = Machine(2, 16 * GIB, 8 * GIB, 8 * GIB, ())
 
@@ -225,5 +226,5 @@ def test_every_key_of_the_jobs_that_draw_has_a_sentence(config_class: type[BaseM
 def test_their_modules_import_no_heavy_library(module: str) -> None:
     heavy = ("torch", "vllm", "deepspeed", "ray", "transformers", "datasets", "plotly", "openai")
     program = f"import sys, raylign.jobs.{module}; print([name for name in {heavy} if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=HANGS_S)
     assert done.stdout.strip() == "[]", done.stderr

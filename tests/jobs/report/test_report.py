@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from raylign.jobs.report.charts import CHARTS, figures, moving_mean
-from raylign.jobs.report.report import write_report
+from raylign.jobs.report.report import try_report, write_report
 from raylign.jobs.run.folder import RunFolder
 from raylign.jobs.run.samples import write_samples
 from raylign.rollout.sample import Completion, Failure, Group, Prompt, VersionSpan
@@ -140,3 +140,11 @@ def test_long_runs_are_thinned_and_smoothed_with_both_ends_kept() -> None:
     assert (points["x"][0], points["x"][-1]) == (1, 5000)
     assert len(smooth["y"]) == 1500
     assert moving_mean([1.0, 2.0, 6.0, 2.0], reach=1) == [1.5, 3.0, 10 / 3, 4.0]
+
+
+def test_a_report_that_fails_is_said_and_ends_nothing(tmp_path: Path) -> None:
+    fill(tmp_path / "run", 2)
+    (tmp_path / "run" / "samples" / "step-000001.jsonl").write_text("no JSON\n")
+    said: list[str] = []
+    try_report(tmp_path / "run", said.append)
+    assert len(said) == 1 and "step-000001.jsonl:1: not JSON" in said[0] and "`raylign report " in said[0]

@@ -2,15 +2,16 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
-from raylign.jobs.run.checkpoints import CheckpointRecord, CheckpointStore
+from raylign.jobs.run.checkpoints import CheckpointRecord, CheckpointStore, DiskFullError
+from tests.patience import wait_until
 
 
 def record(step: int) -> CheckpointRecord:
@@ -106,7 +107,7 @@ def test_a_process_killed_while_saving_leaves_the_last_complete_one(tmp_path: Pa
     program = f"""
 import time
 from pathlib import Path
-from raylign.jobs.run.checkpoints import CheckpointRecord, CheckpointStore
+from raylign.jobs.run.checkpoints import CheckpointRecord, CheckpointStore, DiskFullError
 
 def write(folder):
     (folder / "model.safetensors").write_bytes(b"weights")
@@ -114,18 +115,16 @@ def write(folder):
 def writes_for_ever(folder):
     write(folder)
     Path({str(tmp_path / "half-way")!r}).touch()
-    time.sleep(60)
+    time.sleep(6000)
 
 store = CheckpointStore({str(tmp_path / "checkpoints")!r}, keep_last=1)
 store.save(CheckpointRecord(1, 7, "3f2a"), write)
 store.save(CheckpointRecord(2, 7, "3f2a"), writes_for_ever)
 """
     process = subprocess.Popen([sys.executable, "-c", program])
-    deadline = time.monotonic() + 30
-    while not (tmp_path / "half-way").exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait_until((tmp_path / "half-way").exists, "half of a checkpoint", [process])
     os.kill(process.pid, signal.SIGKILL)
-    process.wait(10)
+    process.wait()
     store = CheckpointStore(tmp_path / "checkpoints", keep_last=1)
     assert [checkpoint.record.step for checkpoint in store.complete()] == [1]
     assert len(store.clean()) == 1
@@ -157,3 +156,21 @@ def test_a_checkpoint_folder_loads_in_transformers_as_it_is(tmp_path: Path) -> N
     loaded = AutoModelForCausalLM.from_pretrained(saved.path)
     expected = model.state_dict()
     assert all(bool((value == expected[name]).all()) for name, value in loaded.state_dict().items())
+
+
+def test_a_full_disk_is_named_with_path_free_and_needed_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = CheckpointStore(tmp_path)
+    store.save(record(1), write)
+    usage = type(shutil.disk_usage(tmp_path))
+
+    def fails(folder: Path) -> None:
+        write(folder)
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 2925952 vs 2925840")
+
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage(6 << 20, 6 << 20, 1000))
+    with pytest.raises(DiskFullError, match=r"the disk is full: 1,016 bytes are free and a checkpoint takes 1,0\d\d,"):
+        store.save(record(2), fails)
+    assert names(tmp_path) == ["step-000001"]
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage(1 << 40, 0, 1 << 40))
+    with pytest.raises(RuntimeError, match="unexpected pos"):
+        store.save(record(2), fails)

@@ -70,3 +70,8 @@ def test_the_next_batch_is_five_functions_in_three_files(tmp_path: Path, monkeyp
     asyncio.run(gathered())
     assert [function for _, function in seen] == ["next", "_gather", "_lease", "lease", "lease"]
     assert len({file for file, _ in seen}) == 3
+
+
+def test_a_run_keeps_its_verbs_only() -> None:
+    """What it puts together lies beside it: opening, recorder, flow, delivery, checkpoints."""
+    assert len((ROOT / "jobs" / "run" / "run.py").read_text().splitlines()) <= 250

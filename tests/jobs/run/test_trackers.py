@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from raylign.actors.node_start import patient_node_start
 from raylign.jobs.config.trackers import TrackersConfig
 from raylign.jobs.run.folder import RunFolder
 from raylign.jobs.run.trackers import Trackers, prometheus_name
+from tests.patience import wait_until
 
 METRICS = {"step": 1.0, "reward/mean": 0.5, "learner/kl": None}
 
@@ -59,10 +61,7 @@ def test_wandb_works_offline_and_goes_on_under_the_same_id(tmp_path: Path, monke
     logs = list((tmp_path / "wandb").glob(f"offline-run-*/run-{run_id}.wandb"))
     assert len(logs) == 2
     # wandb's own process closes the files just after `finish` returns
-    deadline = time.monotonic() + 30
-    while not all(b"reward/mean" in log.read_bytes() for log in logs) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert all(b"reward/mean" in log.read_bytes() for log in logs)
+    wait_until(lambda: all(b"reward/mean" in log.read_bytes() for log in logs), "metrics in wandb's files")
 
 
 def test_a_tracker_that_fails_warns_once_and_the_run_goes_on(tmp_path: Path) -> None:
@@ -94,22 +93,21 @@ def test_ray_serves_the_metrics_to_prometheus(tmp_path: Path) -> None:
     # a short path of its own: sockets lie below it
     ray_folder = tempfile.mkdtemp(prefix="raylign-")
     ray.shutdown()  # that of the end-to-end tests, where they ran before
-    ray.init(
-        address="local",
-        num_cpus=1,
-        include_dashboard=False,
-        _metrics_export_port=port,
-        _temp_dir=ray_folder,
-    )
+    with patient_node_start():
+        ray.init(
+            address="local",
+            num_cpus=1,
+            include_dashboard=False,
+            _metrics_export_port=port,
+            _temp_dir=ray_folder,
+        )
     try:
         with RunFolder.create(tmp_path / "my-run", "name: a\n") as run_folder:
             trackers = Trackers(TrackersConfig(prometheus=True), run_folder)
             trackers.log(1, METRICS)
-            deadline = time.monotonic() + 60
-            page = ""
-            while "ray_raylign_reward_mean{" not in page and time.monotonic() < deadline:
-                time.sleep(0.5)
-                page = _page(f"http://127.0.0.1:{port}/metrics")
+            address = f"http://127.0.0.1:{port}/metrics"
+            wait_until(lambda: "ray_raylign_reward_mean{" in _page(address), "metric on Ray's page")
+            page = _page(address)
         lines = [line for line in page.splitlines() if "ray_raylign_reward_mean{" in line]
         assert len(lines) == 1, page[:2000]
         assert 'run="my-run"' in lines[0] and lines[0].endswith(" 0.5")
@@ -120,7 +118,7 @@ def test_ray_serves_the_metrics_to_prometheus(tmp_path: Path) -> None:
 
 def _page(url: str) -> str:
     try:
-        with urllib.request.urlopen(url, timeout=5) as answer:
+        with urllib.request.urlopen(url, timeout=60) as answer:
             return str(answer.read().decode())
     except OSError:  # the agent is not up yet
         return ""

@@ -157,3 +157,28 @@ def test_rounding_noise_is_a_millionth_of_the_largest_reward_but_at_least_of_one
     assert all_equal(np.array([1000.0, 1000.0005])) and not all_equal(np.array([1000.0, 1000.0015]))
     assert all_equal(np.array([-1000.0, -1000.0005]))
     assert all_equal(np.array([])) and all_equal(np.array([3.0]))
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 1e-6])
+def test_groups_without_spread_get_zero_from_several_rewards_whatever_epsilon_is(epsilon: float) -> None:
+    groups = [{"a": np.array([1.0, 1.0, 1.0]), "b": np.array([0.3, 0.3, 0.3])}] * 2
+    for advantage_G in several_reward_advantages(groups, {"a": 1.0, "b": 2.0}, epsilon=epsilon):
+        assert advantage_G.tolist() == [0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 1e-6])
+@pytest.mark.parametrize("weight", [1e-9, 1.0, 1e6])
+def test_rewards_that_cancel_give_zero_and_no_rounding_noise(epsilon: float, weight: float) -> None:
+    generator = np.random.default_rng(0)
+    rewards = [generator.normal(size=8).astype(np.float32) for _ in range(4)]
+    groups = [{"a": reward_G, "b": 3 - 7 * reward_G} for reward_G in rewards]
+    for advantage_G in several_reward_advantages(groups, {"a": weight, "b": weight}, epsilon=epsilon):
+        assert advantage_G.tolist() == [0.0] * 8
+
+
+def test_a_group_whose_rewards_cancel_does_not_change_the_others() -> None:
+    cancels = {"a": np.array([1.0, 0.0, 2.0]), "b": np.array([-1.0, 0.0, -2.0])}
+    teaches = {"a": np.array([1.0, 0.0, 2.0]), "b": np.array([0.0, 0.0, 0.0])}
+    first, second = several_reward_advantages([cancels, teaches], {"a": 1.0, "b": 1.0}, epsilon=0.0)
+    assert first.tolist() == [0.0, 0.0, 0.0]
+    assert second == pytest.approx(np.array([0.0, -1.0, 1.0]) / np.sqrt(2 / 5))

@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from tests.patience import wait_until
+
 
 class Handler(BaseHTTPRequestHandler):
     """One request."""
@@ -22,6 +24,8 @@ class Handler(BaseHTTPRequestHandler):
     asked: list[dict[str, Any]] = []  # noqa: RUF012
     at_once = most_at_once = 0
     lock = threading.Lock()
+    go_on = threading.Event()
+    """What is slow waits for it."""
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -37,8 +41,9 @@ class Handler(BaseHTTPRequestHandler):
         if task == "nonsense" or (task == "nonsense_once" and number == 1):
             reply = "I cannot say [[good, bad]]."
         elif task == "slow":
-            time.sleep(1.0)
+            Handler.go_on.wait()
         elif task == "busy":
+            wait_until(lambda: Handler.most_at_once >= 2, "second request at once")
             time.sleep(0.1)
         elif task == "limited" or (task == "limited_once" and number == 1):
             status = 429
@@ -72,10 +77,12 @@ class Handler(BaseHTTPRequestHandler):
 def judge_server() -> Iterator[str]:
     """Its address, up to and with /v1; `Handler.asked` holds what it was asked."""
     Handler.asked, Handler.at_once, Handler.most_at_once = [], 0, 0
+    Handler.go_on.clear()
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}/v1"
+    Handler.go_on.set()
     server.shutdown()
     server.server_close()
     thread.join()

@@ -13,6 +13,7 @@ from raylign.rewards.judge.config import JudgeConfig
 from raylign.rewards.judge.judge import AnswerPair, Judge, JudgeFailure, Verdict
 from raylign.rewards.judge.prompt import QUESTION, UnreadableReply, question, read_scores
 from raylign.rewards.judge.rate_limiter import RateLimiter
+from tests.patience import HANGS_S
 from tests.rewards.judge.judge_server import Handler, judge_server
 
 
@@ -25,7 +26,7 @@ def address() -> Iterator[str]:
 def judge(address: str, endpoint: dict[str, Any] | None = None, **values: Any) -> Judge:
     one = {"url": address, "api_key_env": None, "requests_per_minute": None} | (endpoint or {})
     defaults = {"model": "m", "endpoints": [one], "cache": None, "num_attempts": 3, "longest_pause_s": 0.3}
-    return Judge(JudgeConfig.model_validate(defaults | {"deadline_s": 5} | values))
+    return Judge(JudgeConfig.model_validate(defaults | {"deadline_s": HANGS_S} | values))
 
 
 def pair(task: str = "plain", a: int = 7, b: int = 4, number: int = 0) -> AnswerPair:
@@ -99,8 +100,8 @@ def test_a_judge_that_goes_wrong_is_a_typed_failure_and_no_tie(
 
 
 def test_a_judge_that_does_not_answer_in_time_is_a_timeout(address: str) -> None:
-    found = failure(address, "slow", deadline_s=0.2, num_attempts=2)
-    assert (found.kind, found.message) == ("timeout", "no reply within 0.2 s (judge.deadline_s)")
+    found = failure(address, "slow", deadline_s=2, num_attempts=2)
+    assert (found.kind, found.message) == ("timeout", "no reply within 2 s (judge.deadline_s)")
     assert len(Handler.asked) == 2
 
 

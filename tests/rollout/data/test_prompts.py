@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from raylign.jobs.init_model import CHAT_TEMPLATE, END_TOKEN, PAD_TOKEN, train_tokenizer
 from raylign.rollout.data.config import DataConfig
 from raylign.rollout.data.prompts import PromptSource
+from tests.patience import HANGS_S
 
 
 @pytest.fixture(scope="module")
@@ -131,11 +132,11 @@ def test_the_fingerprint_is_the_same_in_another_process_and_another_for_other_ro
     tokenizer: Any, numbers: str, tmp_path: Path
 ) -> None:
     code = (
-        "import sys; from raylign.rollout.data.prompts import *; from raylign.rollout.data.mapping import *;"
+        "import sys; from raylign.rollout.data.loading import *; from raylign.rollout.data.mapping import *;"
         "config = DataConfig(source=sys.argv[1]); print(fingerprint_rows(config, load_mapped_rows(config)))"
     )
     elsewhere = subprocess.run(
-        [sys.executable, "-c", code, numbers], capture_output=True, text=True, check=True, timeout=120
+        [sys.executable, "-c", code, numbers], capture_output=True, text=True, check=True, timeout=HANGS_S
     )
     here = PromptSource.open(DataConfig(source=numbers), tokenizer, 0, 100)
     assert elsewhere.stdout.strip() == here.fingerprint

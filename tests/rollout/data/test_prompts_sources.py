@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from raylign.rollout.data.config import DataConfig
-from raylign.rollout.data.prompts import load_mapped_rows
+from raylign.rollout.data.loading import load_mapped_rows
 from raylign.rollout.data.sources import read_rows
 
 ROWS = [{"question": "é?", "answer": 1.5}, {"question": "b", "answer": 2.0}]
@@ -87,17 +87,18 @@ def test_a_broken_file_is_named_with_what_is_wrong(tmp_path: Path, name: str, co
     assert str(tmp_path / name) in str(caught.value)
 
 
-def test_a_folder_that_datasets_did_not_write_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="not one that `datasets` saved"):
+def test_a_folder_without_data_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="a folder without data files"):
         read_rows(str(tmp_path))
 
 
 def test_a_name_that_the_hub_cannot_serve_is_refused_in_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    start_s = time.monotonic()
+    monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail(f"waits {seconds} s for another try"))
+    own_s = time.process_time()
     with pytest.raises(ValueError, match=r"'nobody/nothing'.*neither a file .* nor loaded by name"):
         read_rows("nobody/nothing")
-    assert time.monotonic() - start_s < 20
+    assert time.process_time() - own_s < 20
 
 
 def test_a_subset_is_only_for_hugging_face_data(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 from raylign.rollout.engine.fake_engine import END_TOKEN, FakeEngine
 from raylign.rollout.sample import Group, Prompt, VersionSpan
 from raylign.rollout.sampling import SamplingConfig
+from tests.patience import HANGS_S
 
 PROMPT = Prompt("row-0", 0, "2 + 3 =", np.array([1, 2], dtype=np.int32), references=("5",))
 
@@ -53,7 +54,7 @@ def test_versions_are_labelled_token_by_token_across_a_pause() -> None:
         assert not running.done()
         await engine.commit_weight_version(4)
         await engine.resume()
-        return await asyncio.wait_for(running, 5)
+        return await asyncio.wait_for(running, HANGS_S)
 
     (completion,) = asyncio.run(answer()).completions
     first, second = completion.version_spans
@@ -68,7 +69,7 @@ def test_a_stopped_engine_gives_failures() -> None:
         running = asyncio.create_task(engine.generate(PROMPT, SamplingConfig(), 0))
         await asyncio.sleep(0.02)
         await engine.stop()
-        return await asyncio.wait_for(running, 5)
+        return await asyncio.wait_for(running, HANGS_S)
 
     group = asyncio.run(answer())
     assert not group.completions and group.failures[0].kind == "engine"

@@ -156,7 +156,7 @@ def test_a_decided_row_is_neither_waiting_nor_leased(mark: str) -> None:
         (0, "it is trained"),
         (1, "it is failed"),
         (2, "it is lost"),
-        (4, "it is waiting"),  # a twin: the row before it is
+        (4, "it is waiting"),  # a duplicate: the row before it is
         (9, "it is not in the log, or long done with"),
     ],
 )

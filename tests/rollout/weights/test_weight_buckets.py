@@ -17,6 +17,7 @@ from raylign.rollout.weights.buckets import (
     read_bucket,
     remove_orphans,
 )
+from tests.patience import HANGS_S
 
 
 def some_weights() -> dict[str, torch.Tensor]:
@@ -123,7 +124,7 @@ os._exit(9)
 def test_what_a_killed_sender_left_is_removed_and_what_a_living_one_holds_is_not(tmp_path: Path) -> None:
     living = SharedMemorySender(1000, tmp_path)
     (held,) = living.export(1, [("a", torch.ones(10))])
-    subprocess.run([sys.executable, "-c", KILLED_SENDER, str(tmp_path)], check=False, timeout=60)
+    subprocess.run([sys.executable, "-c", KILLED_SENDER, str(tmp_path)], check=False, timeout=HANGS_S)
     assert len(list(tmp_path.iterdir())) == 3
     remove_orphans(tmp_path)
     assert [str(path) for path in tmp_path.iterdir()] == [held.path]

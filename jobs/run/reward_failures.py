@@ -1,0 +1,70 @@
+"""Whether the rewards of a run still say anything: a run must not go on over scores that failed.
+
+Given the groups of each step as they come; raises `RewardsFailedError`, with the last failure's words, when every score
+of a step failed, or more of the last groups' scores than the config allows.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+import numpy as np
+
+from raylign.rollout.sample import Group
+
+WINDOW_GROUPS = 20
+KEY = "rollout.max_reward_failures"
+
+
+class RewardsFailedError(RuntimeError):
+    """There is nothing to learn from, because scoring fails."""
+
+
+class RewardFailures:
+    """Counts over the last groups."""
+
+    def __init__(self, allowed_share: float) -> None:
+        self._allowed_share = allowed_share
+        self._counts: deque[tuple[int, int]] = deque(maxlen=WINDOW_GROUPS)
+
+    def add(self, group: Group, step: int) -> None:
+        """A scored group of `step`, counted from 0."""
+        if (count := _failed_and_all(group)) is None:
+            return
+        self._counts.append(count)
+        failed, total = (sum(column) for column in zip(*self._counts, strict=True))
+        if count[0] and len(self._counts) == WINDOW_GROUPS and failed > self._allowed_share * total:
+            words = f"{failed} of {total} scores of the last {WINDOW_GROUPS} groups failed"
+            raise RewardsFailedError(
+                f"step {step + 1}: {words} ({KEY} allows {self._allowed_share:g}); {_last([group])}"
+            )
+
+    def check_step(self, groups: Sequence[Group], step: int) -> None:
+        """All groups that came for `step`."""
+        counts = [count for group in groups if (count := _failed_and_all(group)) is not None]
+        if counts and self._allowed_share < 1 and all(failed == total for failed, total in counts):
+            total = sum(total for _, total in counts)
+            raise RewardsFailedError(f"step {step + 1}: every one of {total} scores failed ({KEY}); {_last(groups)}")
+
+
+def _failed_and_all(group: Group) -> tuple[int, int] | None:
+    """Completions without a score, and all; None where scoring has not failed: not applicable, or no completions."""
+    if group.total_rewards is None or not len(group.total_rewards):
+        return None
+    missing = int(np.sum(~np.isfinite(group.total_rewards)))
+    if missing and not group.failures:
+        return None
+    return missing, len(group.total_rewards)
+
+
+def _last(groups: Sequence[Group]) -> str:
+    return f"the last one: {last_failure(groups) or 'unknown'}"
+
+
+def last_failure(groups: Sequence[Group]) -> str | None:
+    """The words of the last reward that failed."""
+    failures = [failure for group in groups for failure in group.failures]
+    if not failures:
+        return None
+    return f"{failures[-1].where}: {failures[-1].kind}: {failures[-1].message}"
