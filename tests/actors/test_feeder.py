@@ -147,6 +147,23 @@ def test_a_dead_engine_is_reported_with_its_last_words(tmp_path: Path) -> None:
     feed(tmp_path, work, [SickEngine(dies)])
 
 
+def test_a_worker_that_answers_with_an_error_is_dead_with_those_words(tmp_path: Path) -> None:
+    async def work(fed: Fed) -> None:
+        worker = fed.fleet.engines[0].handle._target
+
+        async def fail(deadline_s: float) -> None:
+            raise RuntimeError("the process was killed")
+
+        await fed.quiet()
+        worker.poll_failures = fail
+        worker._delivery._failures_came.set()  # the call under way returns, and the next one fails
+        with pytest.raises(RolloutError) as caught:
+            await fed.feeder.failure
+        assert str(caught.value) == "rollout worker 0 died with 12 groups outstanding: the process was killed"
+
+    feed(tmp_path, work, [answering(token_s=60.0)])
+
+
 def test_a_dead_engine_is_replaced_and_gets_work_again_once_it_has_the_weights(tmp_path: Path) -> None:
     async def another(number: int) -> FakeEngine:
         return answering(token_s=0.01)

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from raylign.actors.fleet import MAX_REPLACEMENTS, Engine, EngineState, Fleet, FleetObserver
-from raylign.actors.handles import KilledError, LocalHandle
+from raylign.actors.handles import KilledError, LocalHandle, kill
 from raylign.actors.rollout_errors import RolloutError
 from tests.patience import HANGS_S
 
@@ -299,10 +299,12 @@ def test_stopping_asks_every_engine_ends_those_that_do_not_answer_and_gives_up_s
         await asyncio.sleep(0)
         engines = fleet.engines
         engines[0].handle._target.stop_takes_s = 6000
+        kill(engines[1].handle)  # of its own accord
         await fleet.stop(0.02)
         starts.let.set()
         await fleet.replacements()
-        assert [engine.handle._target.verbs for engine in engines] == [["stop"], ["stop"]]
+        assert [engine.handle._target.verbs for engine in engines] == [["stop"], []]
+        assert fleet.states == {0: STARTING, 1: DEAD, 2: DEAD}
         assert all(engine.handle.is_killed for engine in engines) and fleet.engines == []
         assert notes.told == [("lost", 0)] and not notes.failures
 

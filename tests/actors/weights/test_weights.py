@@ -407,11 +407,10 @@ def test_a_delivery_that_finds_all_engines_just_starting_waits_for_them(tmp_path
         replacing.may_start.clear()
         publisher.fleet.mark_lost(publisher.fleet.engines[0], "it died")
         learner.weights = a_model(1)
-        delivering = asyncio.create_task(publisher.publish(2))
-        await asyncio.sleep(0.05)
-        assert not delivering.done() and publisher.fleet.engines == []
+        publishing = asyncio.create_task(publisher.publish(2))
+        await until(lambda: publisher._exported is not None and publisher._exported.version == 2)
         replacing.may_start.set()
-        await delivering
+        await publishing
         assert replacing.made[0].version == 2 and len(publisher.fleet.serving) == 1
         assert all(torch.equal(replacing.made[0].weights[name], tensor) for name, tensor in a_model(1).items())
 
