@@ -84,10 +84,6 @@ FORMS = [
     ("a group", "def reward(completions, answer=None): return [float(c == a) for c, a in zip(completions, answer)]"),
     ("a group", "def reward(completions, **kw): return [float(c == a) for c, a in zip(completions, kw['answer'])]"),
     ("a group", "def reward(completions, /, **kw): return [float(c == '4') for c in completions]"),
-    (
-        "a group",
-        "class R:\n    def score(self, completions): return [float(c == '4') for c in completions]\nreward = R.score",
-    ),
     ("a group", "async def reward(completions, **kw):\n    for c in completions: yield float(c == '4')"),
     ("one completion", "def reward(pred, answer, /): return float(pred == answer)"),
     (
@@ -208,6 +204,11 @@ def test_relative_imports_and_module_paths_are_found(tmp_path: Path, monkeypatch
     assert by_file.score([ITEM]) == by_module.score([ITEM]) == [[7.0, 7.0]]
     with pytest.raises(ValueError, match=r"no module brought_rewards\.nothing"):
         FunctionReward(FunctionConfig(path="brought_rewards.nothing:reward"))
+
+
+def test_a_method_that_is_named_by_its_class_gets_an_object(tmp_path: Path) -> None:
+    source = "class R:\n    def score(self, completions): return [float(c == '4') for c in completions]"
+    assert loaded(tmp_path, source, "mine.py:R.score").score([ITEM]) == [[1.0, 0.0]]
 
 
 def test_what_rewards_do_not_get_is_refused_at_once_or_named(tmp_path: Path) -> None:
