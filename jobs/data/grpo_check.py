@@ -16,6 +16,8 @@ from raylign.jobs.run.checkpoints import model_folder
 from raylign.jobs.run.output_folder import check_can_write
 from raylign.rewards.base import Item
 from raylign.rewards.scoring import Scorer
+from raylign.rollout.hub import hub_is_reachable
+from raylign.rollout.model_folder import find_model_folder
 
 
 def examine_grpo_data(config: GrpoDataConfig, pool: Pool | None, machine: Machine, findings: Findings) -> None:
@@ -44,7 +46,11 @@ def examine_grpo_data(config: GrpoDataConfig, pool: Pool | None, machine: Machin
 
 def _try_scorer(config: GrpoDataConfig) -> None:
     """A library or a model that is missing shows before answers are drawn."""
-    scorer = Scorer(scorer_of(config)[1])
+    rewards = scorer_of(config)[1]
+    for reward in rewards:
+        if isinstance(model := getattr(reward, "model", None), str):
+            _check_known(reward.name, model)
+    scorer = Scorer(rewards)
     try:
         item = Item("a prompt", ("an answer",), ("a reference",), num_tokens=(2,), finished=(True,))
         if failures := scorer.score([item])[0].failures:
@@ -53,3 +59,18 @@ def _try_scorer(config: GrpoDataConfig) -> None:
                 raise ValueError(f"{name}: {failure.message}")
     finally:
         scorer.close()
+
+
+def _check_known(name: str, model: str) -> None:
+    """Raise at once where a model cannot be had; the hub's own client would retry for a minute."""
+    from transformers import AutoConfig
+
+    if find_model_folder(model) is not None or hub_is_reachable():
+        return
+    try:
+        AutoConfig.from_pretrained(model, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError):
+        raise ValueError(
+            f"{name}: the model {model!r} is neither a folder here nor in the cache, and the Hugging Face hub does not "
+            "answer; give a folder by rewards"
+        ) from None
