@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-import yaml
+from raylign.rollout.data.yaml_text import yaml_value
 
 PLACE = ("resume", "folder", "cluster")
 """Config sections that say where a job lives, not what it computes."""
@@ -32,7 +32,7 @@ def check_output_folder(
     before = path / "config.yaml"
     if not before.is_file():
         raise ValueError(f"{path} has no config.yaml, so it is not a folder to resume; choose a new name")
-    differences = config_differences(before.read_text(), config_yaml, may_change, may_grow)
+    differences = config_differences(before.read_text("utf-8"), config_yaml, may_change, may_grow, str(before))
     if differences:
         lines = "\n".join(f"  {difference}" for difference in differences)
         allowed = [f"only {', '.join(sorted(keys))} may {what} on resume" for keys, what in
@@ -65,10 +65,14 @@ def check_can_write(path: Path) -> None:
 
 
 def config_differences(
-    old_yaml: str, new_yaml: str, may_change: Collection[str] = (), may_grow: Collection[str] = ()
+    old_yaml: str,
+    new_yaml: str,
+    may_change: Collection[str] = (),
+    may_grow: Collection[str] = (),
+    name: str = "config.yaml",
 ) -> list[str]:
-    """`key: old -> new` for every key that may not change when a job is resumed."""
-    old, new = dict(_leaves(yaml.safe_load(old_yaml), "")), dict(_leaves(yaml.safe_load(new_yaml), ""))
+    """`key: old -> new` for every key that may not change when a job is resumed. `name`: where the old one stands."""
+    old, new = (dict(_leaves(yaml_value(text, name), "")) for text, name in ((old_yaml, name), (new_yaml, "config")))
     differences = []
     for key in sorted(old.keys() | new.keys()):
         before, after = old.get(key, "absent"), new.get(key, "absent")
