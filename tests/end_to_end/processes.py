@@ -6,6 +6,7 @@ Given the words of a command line; gives its output and all processes ever seen 
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -52,6 +53,22 @@ class WatchedProcess:
     def titles(self) -> set[str]:
         """Command lines of the descendants that run, `ray::` and `VLLM::` titles included."""
         return {title for process in self.alive() if (title := _title(process))}
+
+    def listening(self) -> set[str]:
+        """Addresses at which it or a descendant waits for connections."""
+        found = set()
+        for process in [psutil.Process(self.pid), *self.alive()]:
+            with suppress(psutil.NoSuchProcess):
+                found |= {each.laddr.ip for each in process.net_connections("inet") if each.status == "LISTEN"}
+        return found
+
+    def modes_of_folders(self) -> dict[str, int]:
+        """Rights on each folder `/tmp/raylign-…` that a descendant's command line names."""
+        named: set[str] = set()
+        for process in self.alive():
+            with suppress(psutil.NoSuchProcess):
+                named |= set(re.findall(r"/tmp/raylign-[\w-]+", " ".join(process.cmdline())))
+        return {folder: os.stat(folder).st_mode & 0o777 for folder in named}
 
     def alive(self) -> list[psutil.Process]:
         """Descendants that still run."""
