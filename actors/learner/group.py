@@ -62,16 +62,15 @@ class LearnerGroup:
 
     def _run_trainer(self) -> None:
         from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
-        from ray.train.torch import TorchConfig
 
-        from raylign.actors.learner.quiet_trainer import QuietTorchTrainer
+        from raylign.actors.learner.quiet_trainer import QuietTorchConfig, QuietTorchTrainer
 
         assert self._mailbox is not None, "start() has made it"
         arguments: RankArguments = {"spec": self._spec, "mailbox": self._mailbox}
         QuietTorchTrainer(
             serve_rank,
             train_loop_config=arguments,
-            torch_config=TorchConfig(backend="nccl" if self._gpus_per_rank else "gloo"),
+            torch_config=QuietTorchConfig(backend="nccl" if self._gpus_per_rank else "gloo"),
             scaling_config=ScalingConfig(
                 num_workers=self._spec.config.num_ranks,
                 use_gpu=self._gpus_per_rank > 0,

@@ -125,8 +125,9 @@ def read_metrics(path: Path | str, damaged: list[tuple[int, str]] | None = None)
 def write_atomically(path: Path, text: str) -> None:
     """All of the text or the old file, never half of it."""
     temporary = path.with_name(f".tmp-{path.name}")
+    temporary.unlink(missing_ok=True)  # of a crash; a link in its place would lead the text elsewhere
     # Half a surrogate pair in somebody's message is written as its escape, which JSON reads: no text ends a run.
-    with temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
+    with temporary.open("x", encoding="utf-8", errors="backslashreplace") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

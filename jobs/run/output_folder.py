@@ -7,6 +7,7 @@ does. Runs, drawing jobs and the plan of both ask here.
 from __future__ import annotations
 
 import fcntl
+import os
 import tempfile
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -29,6 +30,7 @@ def check_output_folder(
         return
     if not resume:
         raise ValueError(f"{path} exists and is not empty: go on with it by --resume, or choose a new name")
+    refuse_links_out(path)
     before = path / "config.yaml"
     if not before.is_file():
         raise ValueError(f"{path} has no config.yaml, so it is not a folder to resume; choose a new name")
@@ -41,6 +43,20 @@ def check_output_folder(
             f"the config differs from the one that {path} was started with:\n{lines}\n"
             f"undo the changes, or choose a new name ({'; '.join(allowed)})"
         )
+
+
+def refuse_links_out(path: Path) -> None:
+    """Raise where something in the folder is a link to a place outside it: going on would write and delete there. The
+    folder itself may be a link."""
+    inside = path.resolve()
+    for root, folders, files in os.walk(path):
+        for place in (Path(root, name) for name in (*folders, *files)):
+            if place.is_symlink() and not place.resolve().is_relative_to(inside):
+                raise ValueError(
+                    f"{place} is a link to {place.readlink()}, out of the folder: what is written or removed there would "
+                    f"be changed elsewhere. Put the files themselves in its place; to use another disk, let {path} itself "
+                    "be a link"
+                )
 
 
 def check_can_write(path: Path) -> None:

@@ -54,12 +54,13 @@ class WatchedProcess:
         """Command lines of the descendants that run, `ray::` and `VLLM::` titles included."""
         return {title for process in self.alive() if (title := _title(process))}
 
-    def listening(self) -> set[str]:
-        """Addresses at which it or a descendant waits for connections."""
-        found = set()
+    def listening(self) -> dict[str, str]:
+        """Addresses at which it or a descendant waits for connections, and whose they are."""
+        found: dict[str, str] = {}
         for process in [psutil.Process(self.pid), *self.alive()]:
             with suppress(psutil.NoSuchProcess):
-                found |= {each.laddr.ip for each in process.net_connections("inet") if each.status == "LISTEN"}
+                sockets = [each for each in process.net_connections("inet") if each.status == psutil.CONN_LISTEN]
+                found |= {f"{each.laddr.ip} port {each.laddr.port}": _title(process) for each in sockets}
         return found
 
     def modes_of_folders(self) -> dict[str, int]:
