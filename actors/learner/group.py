@@ -13,8 +13,6 @@ the deadline passes, or the worker group ends, whichever is first.
 from __future__ import annotations
 
 import asyncio
-import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, cast
@@ -25,6 +23,7 @@ from raylign.actors.learner.serve import RankArguments, serve_rank
 from raylign.actors.learner.spec import LearnerSpec
 from raylign.actors.learner.verbs import RankVerbs
 from raylign.learners.examples.example import Example
+from raylign.rollout.owned_folders import OwnedFolder
 from raylign.rollout.weights.buckets import BucketInfo
 
 if TYPE_CHECKING:
@@ -57,22 +56,21 @@ class LearnerGroup:
 
         actor = ray.remote(Mailbox).options(num_cpus=0, max_concurrency=64)
         self._mailbox = cast(MailboxHandle, actor.remote(self._spec.config.num_ranks))
-        self._storage = tempfile.mkdtemp(prefix="raylign-train-")
+        self._storage = OwnedFolder("raylign-train-")
         self._fit = in_daemon_thread(self._run_trainer)
         await self._call(RankVerbs.ready)
 
     def _run_trainer(self) -> None:
         from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
-        from ray.train.torch import TorchConfig
 
-        from raylign.actors.learner.quiet_trainer import QuietTorchTrainer
+        from raylign.actors.learner.quiet_trainer import QuietTorchConfig, QuietTorchTrainer
 
         assert self._mailbox is not None, "start() has made it"
         arguments: RankArguments = {"spec": self._spec, "mailbox": self._mailbox}
         QuietTorchTrainer(
             serve_rank,
             train_loop_config=arguments,
-            torch_config=TorchConfig(backend="nccl" if self._gpus_per_rank else "gloo"),
+            torch_config=QuietTorchConfig(backend="nccl" if self._gpus_per_rank else "gloo"),
             scaling_config=ScalingConfig(
                 num_workers=self._spec.config.num_ranks,
                 use_gpu=self._gpus_per_rank > 0,
@@ -83,7 +81,7 @@ class LearnerGroup:
             ),
             run_config=RunConfig(
                 name="learner",
-                storage_path=self._storage,
+                storage_path=str(self._storage.path),
                 failure_config=FailureConfig(max_failures=0),
                 logging_config=LoggingConfig(log_level="WARNING"),
                 worker_runtime_env={"env_vars": RANK_ENVIRONMENT},
@@ -156,7 +154,7 @@ class LearnerGroup:
         if self._fit.done():
             self._fit.exception()  # whoever called a verb has seen it
         ray.kill(cast("ActorHandle[Mailbox]", self._mailbox))
-        shutil.rmtree(self._storage, ignore_errors=True)
+        self._storage.remove()
 
 
 def answer_of(call: asyncio.Future[Any]) -> Any:
