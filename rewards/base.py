@@ -155,7 +155,8 @@ class PointwiseReward(Reward):
 
     def _guarded(self, completion: str, item: Item, index: int) -> Score:
         try:
-            return float(self.score_one(completion, item, index))
+            score = self.score_one(completion, item, index)
+            return score if isinstance(score, Graded) else float(score)
         except Exception as error:  # a reward may never end a run
             return failure_of(error)
 
