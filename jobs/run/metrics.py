@@ -14,7 +14,7 @@ import numpy as np
 
 from raylign.actors.feeder import FeederCounts
 from raylign.jobs.run.statistics import clustered_interval, pass_at_k
-from raylign.learners.losses.advantages import all_equal
+from raylign.rewards.z_scores import all_equal
 from raylign.rollout.sample import Group
 
 

@@ -19,6 +19,7 @@ MINIMAL: dict[str, dict[str, Any]] = {
     "function": {"path": "a.py:b"},
     "http": {"url": "http://localhost:1/"},
     "reward_model": {"model": "some/model"},
+    "bleu_rm": {"model": "some/model"},
 }
 
 

@@ -17,7 +17,7 @@ from raylign.learners.algorithms.facts import RunRows
 from raylign.learners.algorithms.policy_gradient.group_relative import GroupRelativeConfig, GroupRelativeExamples
 from raylign.learners.algorithms.policy_gradient.policy import ClippedConfig, PolicyObjective
 from raylign.learners.examples.from_groups import total_rewards
-from raylign.learners.losses.advantages import all_equal
+from raylign.rewards.z_scores import all_equal
 from raylign.rollout.sample import Group
 
 
