@@ -114,6 +114,11 @@ class KillableConfig(WeightedConfig):
     max_cpu_s: float | None = Field(600.0, gt=0, allow_inf_nan=False)
     """CPU seconds for one completion (`function`: for one group), of all threads; null: no limit."""
 
+    @property
+    def needs_process(self) -> bool:
+        """Whether this very reward needs the process; a `task` does only where its code is a user's."""
+        return True
+
 
 class Reward(ABC):
     """Scores groups. `can_hang` rewards run in killable processes (rewards/sandbox/sandbox.py)."""
