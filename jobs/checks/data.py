@@ -135,8 +135,8 @@ def _check_rewards(rewards: Sequence[RewardConfig], prompts: list[Prompt], findi
     """Reference answers and empty ones through the real rewards. One that always fails is a problem."""
     from raylign.rewards.scoring import Scored, Scorer
 
-    # A reward model takes longer to load than all the rest; it is loaded when the run starts.
-    quick = [reward for reward in rewards if reward.name != "reward_model"]
+    # A model takes longer to load than all the rest; it is loaded when the run starts.
+    quick = [reward for reward in rewards if not hasattr(reward, "model")]
     if not quick:
         return
     scorer = Scorer(quick)
