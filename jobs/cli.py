@@ -70,6 +70,22 @@ COMMANDS = {
         "raylign.jobs.evaluate:evaluate",
         "accuracy and pass@k of a model or checkpoint",
     ),
+    "sample": Command(
+        "raylign.jobs.sample.config:SampleConfig",
+        "raylign.jobs.sample.sample:sample",
+        "answers of a model or checkpoint to any prompts, without a reward",
+        starts_ray=True,
+    ),
+    "chat": Command(
+        "raylign.jobs.chat.config:ChatConfig",
+        "raylign.jobs.chat.chat:chat",
+        "talk to a model or checkpoint in the terminal",
+    ),
+    "export": Command(
+        "raylign.jobs.export.config:ExportConfig",
+        "raylign.jobs.export.export:export",
+        "a model folder to give away: weights, tokenizer, a card with data, settings, numbers and curves",
+    ),
     "data best-of-n": Command(
         "raylign.jobs.data.best_of_n_config:BestOfNConfig",
         "raylign.jobs.data.best_of_n:best_of_n",

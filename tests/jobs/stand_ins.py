@@ -28,6 +28,8 @@ from raylign.jobs.config.train import TrainConfig
 from raylign.jobs.data.best_of_n import examine_best_of_n
 from raylign.jobs.data.best_of_n_config import BestOfNConfig
 from raylign.jobs.init_model import InitModelConfig, init_model
+from raylign.jobs.sample.config import SampleConfig
+from raylign.jobs.sample.sample import examine_sample
 from raylign.jobs.sweep import expand
 from raylign.rollout.data.config import DataConfig
 from raylign.rollout.data.templates import Template
@@ -89,6 +91,11 @@ class StandIns:
         self._answers.write_text("".join(json.dumps(line) + "\n" for line in lines))
         self._files: dict[Any, Path] = {}
 
+    @property
+    def model(self) -> str:
+        """Folder of the tiny model."""
+        return str(self._model)
+
     def examine(self, words: Sequence[str]) -> Findings:
         """The checks of `raylign <words>` before its start; ConfigError where a key or a value is refused."""
         name, rest = _command_name(list(words))
@@ -102,6 +109,8 @@ class StandIns:
             return plan.examine_evaluation(config, TWO_CORES)
         if isinstance(config, BestOfNConfig):
             return examine_best_of_n(config, TWO_CORES)
+        if isinstance(config, SampleConfig):
+            return examine_sample(config, TWO_CORES)
         if isinstance(config, CompareConfig):
             return examine_compare(config, TWO_CORES)
         if isinstance(config, SweepConfig):
@@ -126,7 +135,7 @@ class StandIns:
             values |= {"model": {"path": str(self._model)}}
             if config.learner.reference_path is not None:
                 values["learner"] = {"reference_path": str(self._model)}
-        elif isinstance(config, EvaluateConfig | BestOfNConfig):
+        elif isinstance(config, EvaluateConfig | BestOfNConfig | SampleConfig):
             values |= {"model": str(self._model)}
         elif isinstance(config, CompareConfig):
             for key, side in config.sides.items():

@@ -28,6 +28,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "compare": REWARDS | {"new": {"model": "a"}, "reference": {"model": "b"}},
     "sweep": {"tasks": {"one": {}}},
     "report": {"folder": "runs/a"},
+    "export": {"model": "runs/a", "output": "given"},
 }
 """Without which a command's config is refused."""
 
