@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pydantic import BaseModel, Field, model_validator
 
 from raylign.jobs.config.shared_checks import no_room_words, raise_together
-from raylign.jobs.sample.config import AnswerSamplingConfig
+from raylign.jobs.sample.config import OneAnswerConfig
 from raylign.rollout.engine.config import EngineConfig
 
 
@@ -26,7 +26,7 @@ class ChatConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
     """System message. Empty: what the run was trained with (`data.system`), else none."""
     seed: int = Field(0, ge=0, lt=2**31)
     """Decides the sampling."""
-    sampling: AnswerSamplingConfig = AnswerSamplingConfig()
+    sampling: OneAnswerConfig = OneAnswerConfig()
     engine: EngineConfig = EngineConfig()
 
     @model_validator(mode="after")

@@ -14,22 +14,24 @@ from raylign.actors.cluster import ClusterConfig
 from raylign.jobs.config.shared_checks import filled_folder, no_room_words, raise_together
 from raylign.rollout.data.config import DataConfig
 from raylign.rollout.engine.config import EngineConfig
-from raylign.rollout.sampling import SamplingConfig
+from raylign.rollout.sampling import AnswerSamplingConfig
 
 
-class AnswerSamplingConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
-    """How answers are drawn: from the whole distribution, without top-p or top-k."""
+class OneAnswerConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
+    """How an answer is drawn; nothing is trained on it."""
 
     temperature: float = Field(1.0, ge=0.0)
     """Logits are divided by this before the softmax; 0 means greedy, which gives one answer."""
+    top_p: float = Field(1.0, gt=0.0, le=1.0)
+    """Draw from the most probable tokens that hold this share together; 1: from all."""
     max_tokens: int = Field(256, ge=1)
     """Longest answer, in tokens."""
     stop: list[str] = []
     """Strings that end an answer, besides the tokenizer's end token."""
 
-    def of(self, num_answers: int) -> SamplingConfig:
+    def of(self, num_answers: int) -> AnswerSamplingConfig:
         """So many answers for each prompt."""
-        return SamplingConfig(**self.model_dump(), num_completions=num_answers)
+        return AnswerSamplingConfig(**self.model_dump(), num_completions=num_answers)
 
 
 class SampleConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
@@ -51,7 +53,7 @@ class SampleConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
     """Prompts to answer; empty, or more than there are: all."""
     num_completions: int = Field(1, ge=1)
     """Answers to each prompt."""
-    sampling: AnswerSamplingConfig = AnswerSamplingConfig()
+    sampling: OneAnswerConfig = OneAnswerConfig()
     deterministic: bool = False
     """A seed for every answer: the same answers again, however often the job was interrupted. A little slower."""
     answer_deadline_s: float = Field(1800, gt=0)
