@@ -35,6 +35,10 @@ setup(
     install_requires=["pydantic>=2.12", "pydantic-settings", "pyyaml", "rich"],
     package_dir={"": "src"},
     packages=find_packages("src"),
-    package_data={"raylign": ["py.typed"], "raylign.jobs": ["recipes/*.yaml"]},
+    package_data={
+        "raylign": ["py.typed"],
+        "raylign.jobs": ["recipes/*.yaml"],
+        "raylign.jobs.originals": ["pages/*.md"],
+    },
     entry_points={"console_scripts": ["raylign = raylign.jobs.__main__:main"]},
 )
