@@ -37,6 +37,10 @@ setup(
     extras_require={"bertscore": ["bert-score"]},
     package_dir={"": "src"},
     packages=find_packages("src"),
-    package_data={"raylign": ["py.typed"], "raylign.jobs": ["recipes/*.yaml"]},
+    package_data={
+        "raylign": ["py.typed"],
+        "raylign.jobs": ["recipes/*.yaml"],
+        "raylign.jobs.originals": ["pages/*.md"],
+    },
     entry_points={"console_scripts": ["raylign = raylign.jobs.__main__:main"]},
 )

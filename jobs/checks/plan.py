@@ -30,6 +30,7 @@ from raylign.jobs.checks.memory_estimate import (
     learner_bytes,
     read_model_size,
 )
+from raylign.jobs.checks.unused_rows import unused_rows
 from raylign.jobs.config.evaluate import EvaluateConfig
 from raylign.jobs.config.loading import config_yaml
 from raylign.jobs.config.references import compare_with_references
@@ -64,6 +65,8 @@ def plan(config: TrainConfig) -> int:
 def check_before_start(config: TrainConfig) -> None:
     """Raise with all problems of a training run; warnings are said and do not hold it up."""
     findings = examine_training(config, this_machine())
+    for note in findings.notes:
+        print(f"note: {note}", file=sys.stderr)
     for warning in findings.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     findings.raise_problems()
@@ -147,6 +150,7 @@ def examine_training(config: TrainConfig, machine: Machine) -> Findings:
                 f"evaluation.pairs.rows {evaluation.pairs.rows} and data.rows {config.data.rows} of "
                 f"{config.data.source} overlap: the run is evaluated on pairs that it trains on"
             )
+    findings.notes += unused_rows(findings.read)
     return findings
 
 

@@ -23,6 +23,7 @@ from raylign.jobs.config.defaults import merged, with_defaults
 from raylign.jobs.config.help import describe_item_keys, help_of_keys
 from raylign.jobs.config.keys import KeyPath, dotted_keys, nearest, readable_problems
 from raylign.jobs.config.word_lists import WordList, word_list_keys
+from raylign.jobs.originals.hints import original_words_hint
 from raylign.rollout.data.yaml_text import read_yaml
 
 Config = TypeVar("Config", bound=BaseModel)
@@ -154,7 +155,7 @@ def parse_words(config_class: type[BaseModel], words: list[str], program: str) -
     )
     namespace, unknown = parser.parse_known_args(words)
     if unknown:
-        raise ConfigError("\n".join(_unknown_options(config_class, unknown)))
+        raise ConfigError("\n".join(_unknown_options(config_class, unknown, words, program)))
     given = vars(namespace)
     files, print_config = given.pop("config"), given.pop("print_config")
     try:
@@ -181,15 +182,19 @@ def _add_argument(
     return parser.add_argument(*names, **options)
 
 
-def _unknown_options(config_class: type[BaseModel], unknown: list[str]) -> list[str]:
-    known = dotted_keys(config_class)
+def _unknown_options(
+    config_class: type[BaseModel], unknown: Sequence[str], words: Sequence[str], program: str
+) -> list[str]:
+    """Words of the published programs are answered with our whole command line, others with the nearest key."""
+    known = [*dotted_keys(config_class), "config", "print-config", "help"]
+    hint = original_words_hint(program.removeprefix("raylign "), words, known)
     problems = []
     for word in unknown:
-        if word.startswith("--"):
+        if word.startswith("--") and word not in hint.explained:
             key = word[2:].split("=")[0]
-            hint = nearest(key, [*known, "config", "print-config", "help"])
-            problems.append(f"--{key}: unknown option" + (f"; did you mean --{hint}?" if hint else ""))
-    return problems or [f"{unknown[0]}: unexpected; options are written --section.key value"]
+            near = nearest(key, known)
+            problems.append(f"--{key}: unknown option" + (f"; did you mean --{near}?" if near else ""))
+    return [*problems, *hint.lines] or [f"{unknown[0]}: unexpected; options are written --section.key value"]
 
 
 def _note_flags(values: dict[str, Any], path: KeyPath, places: dict[KeyPath, str]) -> None:

@@ -31,6 +31,8 @@ class LoadedRows:
     """With the keys that the found format sets."""
     found: str
     notes: list[str]
+    num_in_source: int
+    """Before `config.rows` chose among them."""
 
 
 def load_mapped_rows(config: DataConfig) -> list[MappedRow]:
@@ -61,7 +63,7 @@ def load_rows(config: DataConfig, as_pairs: bool = False) -> LoadedRows:
         chosen = select_rows(config.rows, [str(item.messages) for item in mapped], config.split_seed)
     except ValueError as error:
         raise ValueError(f"{config.source}: {error}") from error
-    return LoadedRows([mapped[index] for index in np.sort(chosen)], found.config, found.words, read.notes)
+    return LoadedRows([mapped[index] for index in np.sort(chosen)], found.config, found.words, read.notes, len(mapped))
 
 
 def keep_answered(

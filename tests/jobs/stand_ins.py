@@ -30,6 +30,8 @@ from raylign.jobs.data.best_of_n_config import BestOfNConfig
 from raylign.jobs.data.grpo import examine as examine_grpo_data
 from raylign.jobs.data.grpo_config import GrpoDataConfig
 from raylign.jobs.init_model import InitModelConfig, init_model
+from raylign.jobs.sample.config import SampleConfig
+from raylign.jobs.sample.sample import examine_sample
 from raylign.jobs.sweep import expand
 from raylign.rollout.data.config import DataConfig
 from raylign.rollout.data.templates import Template
@@ -100,6 +102,11 @@ class StandIns:
         self._answers.write_text("".join(json.dumps(line) + "\n" for line in lines))
         self._files: dict[Any, Path] = {}
 
+    @property
+    def model(self) -> str:
+        """Folder of the tiny model."""
+        return str(self._model)
+
     def examine(self, words: Sequence[str]) -> Findings:
         """The checks of `raylign <words>` before its start; ConfigError where a key or a value is refused."""
         name, rest = _command_name(list(words))
@@ -115,6 +122,8 @@ class StandIns:
             return examine_best_of_n(config, TWO_CORES)
         if isinstance(config, GrpoDataConfig):
             return examine_grpo_data(config, TWO_CORES)
+        if isinstance(config, SampleConfig):
+            return examine_sample(config, TWO_CORES)
         if isinstance(config, CompareConfig):
             return examine_compare(config, TWO_CORES)
         if isinstance(config, SweepConfig):
@@ -139,7 +148,7 @@ class StandIns:
             values |= {"model": {"path": str(self._model)}}
             if config.learner.reference_path is not None:
                 values["learner"] = {"reference_path": str(self._model)}
-        elif isinstance(config, EvaluateConfig | BestOfNConfig):
+        elif isinstance(config, EvaluateConfig | BestOfNConfig | SampleConfig):
             values |= {"model": str(self._model)}
         elif isinstance(config, GrpoDataConfig):
             values = self._pool(config)
