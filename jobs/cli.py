@@ -50,6 +50,8 @@ class Command:
     function: str
     summary: str
     starts_ray: bool = False
+    examine: str | None = None
+    """Its checks before a start: takes config and machine, gives findings. None: it checks only its config."""
 
 
 COMMANDS = {
@@ -64,16 +66,19 @@ COMMANDS = {
         "raylign.jobs.train:train",
         "train a model with any algorithm",
         starts_ray=True,
+        examine="raylign.jobs.checks.plan:examine_training",
     ),
     "evaluate": Command(
         "raylign.jobs.config.evaluate:EvaluateConfig",
         "raylign.jobs.evaluate:evaluate",
         "accuracy and pass@k of a model or checkpoint",
+        examine="raylign.jobs.checks.plan:examine_evaluation",
     ),
     "data best-of-n": Command(
         "raylign.jobs.data.best_of_n_config:BestOfNConfig",
         "raylign.jobs.data.best_of_n:best_of_n",
         "preference pairs: best and worst of n answers, scored by rewards",
+        examine="raylign.jobs.data.best_of_n:examine_best_of_n",
     ),
     "data score-pairs": Command(
         "raylign.jobs.data.score_pairs:ScorePairsConfig",
@@ -84,11 +89,27 @@ COMMANDS = {
         "raylign.jobs.compare.config:CompareConfig",
         "raylign.jobs.compare.compare:compare",
         "win rate of a model or file of answers against another, by rewards or a judge",
+        examine="raylign.jobs.compare.compare:examine_compare",
     ),
     "sweep": Command(
         "raylign.jobs.config.sweep:SweepConfig",
-        "raylign.jobs.sweep:sweep",
-        "a grid of training runs from one file, and a table of what they found",
+        "raylign.jobs.sweep.run:sweep",
+        "a grid of training runs from one file, and a table of what they found: prep, then execute",
+    ),
+    "sweep prep": Command(
+        "raylign.jobs.config.sweep:SweepConfig",
+        "raylign.jobs.sweep.run:sweep_prep",
+        "check every command of a sweep and write sweep.json; starts nothing",
+    ),
+    "sweep execute": Command(
+        "raylign.jobs.config.sweep:PreparedSweepConfig",
+        "raylign.jobs.sweep.run:sweep_execute",
+        "run what sweep.json lists and is not done yet, as much at once as there is room for",
+    ),
+    "sweep status": Command(
+        "raylign.jobs.config.sweep:PreparedSweepConfig",
+        "raylign.jobs.sweep.run:sweep_status",
+        "what of a sweep is done, under way, left out or failed",
     ),
     "plan": Command(
         "raylign.jobs.simulation.config:PlanConfig",
@@ -152,8 +173,9 @@ def _dispatch(words: list[str]) -> int:
     if words[0] == "--version":
         print(f"raylign {raylign.__version__}")
         return 0
-    name, words = _command_name(words)
-    if members := [command for command in COMMANDS if command.startswith(f"{name} ")]:
+    name, words = command_name(words)
+    members = [command for command in COMMANDS if command.startswith(f"{name} ")]
+    if members and name not in COMMANDS:
         print(_overview(members))  # `data` alone
         return 0
     if name not in COMMANDS:
@@ -186,7 +208,7 @@ def _run(command: Command, config: BaseModel) -> Any:
         cool_down()  # where a check said no, no cluster has ended it
 
 
-def _command_name(words: list[str]) -> tuple[str, list[str]]:
+def command_name(words: list[str]) -> tuple[str, list[str]]:
     """The command, of one word or two (`data best-of-n`), and the words after it."""
     is_group = any(command.startswith(f"{words[0]} ") for command in COMMANDS)
     length = 2 if is_group and len(words) > 1 and not words[1].startswith("-") else 1
