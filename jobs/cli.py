@@ -52,6 +52,8 @@ class Command:
     starts_ray: bool = False
     examine: str | None = None
     """Its checks before a start: takes config and machine, gives findings. None: it checks only its config."""
+    plain_words: str | None = None
+    """The key that plain words right after the command fill."""
 
 
 COMMANDS = {
@@ -124,6 +126,12 @@ COMMANDS = {
     "report": Command(
         "raylign.jobs.cli:ReportConfig", "raylign.jobs.cli:report", "write report.html of a run folder again"
     ),
+    "view": Command(
+        "raylign.jobs.view.view:ViewConfig",
+        "raylign.jobs.view.view:view",
+        "a page in the browser over runs, comparisons, sweeps and data: view [FOLDER …]",
+        plain_words="folders",
+    ),
     "doctor": Command(
         "raylign.jobs.checks.doctor:DoctorConfig",
         "raylign.jobs.checks.doctor:doctor",
@@ -186,6 +194,9 @@ def _dispatch(words: list[str]) -> int:
             + f" Commands: {', '.join(COMMANDS)}"
         )
     config_class = _import(COMMANDS[name].config_class)
+    plain_words = COMMANDS[name].plain_words
+    if plain_words is not None and words and not words[0].startswith("-"):
+        words = [f"--{plain_words}", *words]
     parsed = parse_words(config_class, words, f"raylign {name}")
     config = resolve(config_class, parsed.layers)
     if parsed.print_config:

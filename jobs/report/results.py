@@ -50,7 +50,8 @@ def result_numbers(found: Mapping[str, Any]) -> dict[str, Number]:
         return _of_comparison(found)
     flat: dict[str, float] = {}
     evaluation = found.get("evaluation")
-    for part in (found, evaluation if isinstance(evaluation, Mapping) else {}):
+    # an evaluation has seconds and a step of its own: those of the run come last
+    for part in (evaluation if isinstance(evaluation, Mapping) else {}, found):
         for key, value in part.items():
             if _is_number(value):
                 flat[key.removeprefix("evaluation/")] = float(value)

@@ -39,7 +39,8 @@ def results(runs: Sequence[SweepRun]) -> dict[str, dict[str, Number]]:
         if run.follows is None:
             own = {OF_A_RUN[key]: number for key, number in result_numbers(result).items() if key in OF_A_RUN}
             evaluation = result.get("evaluation")
-            rows[run.name] = own | (result_numbers(evaluation) if isinstance(evaluation, Mapping) else {})
+            found = result_numbers(evaluation) if isinstance(evaluation, Mapping) else {}
+            rows[run.name] = own | {key: number for key, number in found.items() if key not in ("step", *OF_A_RUN)}
         elif run.follows in rows:
             rows[run.follows] |= {f"{run.follow_up}/{key}": number for key, number in result_numbers(result).items()}
     return rows
