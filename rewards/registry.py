@@ -7,7 +7,7 @@ killable processes. An unknown name is reported with the nearest known one.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, cast, get_args
 
 from pydantic import BeforeValidator, Field, TypeAdapter
@@ -138,6 +138,11 @@ def build_here(config: AnyRewardConfig) -> Reward:
     # Every class here is built from its own config alone; the table pairs them.
     make = cast(Callable[[Any], Reward], _REWARD_OF_CONFIG[type(config)])
     return make(config)
+
+
+def config_from_dict(values: Mapping[str, Any]) -> AnyRewardConfig:
+    config: AnyRewardConfig = TypeAdapter(RewardConfig).validate_python(values)
+    return config
 
 
 def config_from_json(text: str) -> AnyRewardConfig:
