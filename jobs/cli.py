@@ -83,9 +83,10 @@ COMMANDS = {
         examine="raylign.jobs.data.best_of_n:examine_best_of_n",
     ),
     "data score-pairs": Command(
-        "raylign.jobs.data.score_pairs:ScorePairsConfig",
+        "raylign.jobs.data.score_pairs_config:ScorePairsConfig",
         "raylign.jobs.data.score_pairs:score_pairs",
         "soft labels: both answers of preference pairs scored by rewards",
+        examine="raylign.jobs.data.score_pairs:examine_score_pairs",
     ),
     "data grpo": Command(
         "raylign.jobs.data.grpo_config:GrpoDataConfig",

@@ -102,9 +102,11 @@ class SweepConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
         if self.sft is not None and self.sft.grid:
             raise ValueError("sft.grid is set: sft is trained once for each model and data set; make it a task instead")
         for name, task in {"sft": self.sft, **self.tasks}.items():
-            for part in () if task is None else (task, *task.then):
-                if unknown := part.datasets.keys() - self.datasets.keys():
-                    raise ValueError(f"{name}: datasets names {', '.join(sorted(unknown))}, which `datasets` has not")
+            named: set[str] = set() if task is None else set(task.datasets)
+            for follow_up in () if task is None else task.then:
+                named |= set(follow_up.datasets)
+            if unknown := named - self.datasets.keys():
+                raise ValueError(f"{name}: datasets names {', '.join(sorted(unknown))}, which `datasets` has not")
         return self
 
     @classmethod

@@ -32,18 +32,17 @@ def show_curves(found: Sequence[Found], rows: Sequence[RunRow]) -> None:
         st.text("Choose a run.")
         return
     keys = sorted({key for place in chosen for key in metric_keys(rows[place].path)})
+    if not keys:
+        st.text("No step has finished yet.")
+        return
     charts = {chart.title: chart for chart in charts_with_data(keys)}
     left, middle, right = st.columns(3)
     title = left.selectbox("Chart", [*charts, ONE_METRIC], key="chart")
-    if title == ONE_METRIC or title is None:
-        key = left.selectbox("Metric", keys, key="metric")
-        if key is None:
-            st.text("No step has finished yet.")
-            return
-        chart = chart_of_metric(key)
+    if title == ONE_METRIC:
+        chart = chart_of_metric(left.selectbox("Metric", keys, key="metric"))
     else:
         chart = charts[title]
-    axis = middle.selectbox("Over", AXES, key="axis") or "steps"
+    axis = middle.selectbox("Over", AXES, key="axis")
     smoothed = right.slider("Smoothed over so many points on both sides", 0, 50, 0, key="smoothed")
     drawn = figure(chart, {names[place]: metric_lines(rows[place].path) for place in chosen}, axis, smoothed)
     if drawn is None:

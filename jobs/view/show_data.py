@@ -42,8 +42,6 @@ def show_data(found: Sequence[Found], rows: Sequence[RunRow]) -> None:
         st.text("No data job here, and no run with a selection of rows.")
         return
     folder = st.selectbox("Folder", folders, format_func=lambda path: "/".join(path.parts[-2:]), key="data folder")
-    if folder is None:
-        return
     if (folder / SELECTION_FILE).is_file():
         _selection(folder)
         return

@@ -52,11 +52,11 @@ def show_samples(found: Sequence[Found], rows: Sequence[RunRow]) -> None:
 def _side(label: str, folders: Sequence[Path], first_folder: int, first_file: int) -> tuple[str, dict[str, Answer]]:
     """What one side shows: a folder and one of its files. At first two of one folder where it has two, else of two."""
     index = min(first_folder, len(folders) - 1)
-    folder = st.selectbox(label, folders, index=index, format_func=_short, key=f"{label} folder") or folders[0]
+    folder = st.selectbox(label, folders, index=index, format_func=_short, key=f"{label} folder")
     files = answer_files(folder)
     names = list(files)
     name = st.selectbox("answers", names, index=min(first_file, len(names) - 1), key=f"{label} file")
-    if name is None or name not in files:
+    if name not in files:  # written anew meanwhile
         return _short(folder), {}
     return f"{_short(folder)}: {name}", read_answers(*files[name])
 

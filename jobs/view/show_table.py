@@ -57,7 +57,7 @@ def show_parameters(found: Sequence[Found], rows: Sequence[RunRow]) -> None:
     if not tasks:
         st.text("No parameters: no sweep here, and no runs of one folder whose configs differ.")
         return
-    tag, task = st.selectbox("Runs", tasks, format_func=" · ".join, key="task") or tasks[0]
+    tag, task = st.selectbox("Runs", tasks, format_func=" · ".join, key="task")
     chosen = [row for row in rows if (row.tag, row.task) == (tag, task)]
     labels = swept(chosen) or sorted({label for row in chosen for label in row.parameters})
     across_place, down_place, number_place = st.columns(3)
@@ -66,10 +66,11 @@ def show_parameters(found: Sequence[Found], rows: Sequence[RunRow]) -> None:
     down = down_place.selectbox("Down", others, key="down")
     own = [name for name in NUMBERS if any(row.column(name) is not None for row in chosen)]
     others_found = sorted({name for row in chosen for name in row.numbers})
+    if not own and not others_found:
+        st.text("None of these runs has a number yet.")
+        return
     first = own.index("win rate") if "win rate" in own else 0
     number = number_place.selectbox("Number", [*own, *others_found], index=first, key="number")
-    if across is None or down is None or number is None:
-        return
     unstretch = False
     if number == "duration (s)" and any(plain_share(row) < 1 for row in chosen):
         unstretch = st.checkbox("undo the stretch of epochs by rows that routes take", key="unstretch")

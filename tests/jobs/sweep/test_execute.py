@@ -84,10 +84,10 @@ def test_two_sweeps_on_one_folder_are_refused(tmp_path: Path) -> None:
     values = {"folder": tmp_path, "models": {"m": {}}, "tasks": {"T": {}}}
     write_manifest(tmp_path, "sweep", [])
     with hold(tmp_path):
-        for start in (sweep, sweep_execute):
-            config = SweepConfig if start is sweep else PreparedSweepConfig
-            with pytest.raises(ValueError, match="another process is writing the folder"):
-                start(config.model_validate(values if start is sweep else {"folder": tmp_path}))
+        with pytest.raises(ValueError, match="another process is writing the folder"):
+            sweep(SweepConfig.model_validate(values))
+        with pytest.raises(ValueError, match="another process is writing the folder"):
+            sweep_execute(PreparedSweepConfig(folder=tmp_path))
 
 
 @pytest.mark.parametrize(
