@@ -166,11 +166,17 @@ async def start_pool(
     return RolloutPool(fleet, reward_server, answer_deadline_s, scores_apart=not all(map(is_quick, rewards)))
 
 
-async def start_reward_server(rewards: Sequence[RewardConfig]) -> Any:
-    """Handle of a reward server whose rewards are loaded."""
+async def start_reward_server(rewards: Sequence[RewardConfig], num_gpus: float = 0) -> Any:
+    """Handle of a reward server whose rewards are loaded. `num_gpus`: that it has for itself."""
     import ray
 
-    options = {"num_cpus": 0, "max_concurrency": 1000, "max_restarts": RESTARTS, "max_task_retries": RESTARTS}
+    options = {
+        "num_cpus": 0,
+        "num_gpus": num_gpus,
+        "max_concurrency": 1000,
+        "max_restarts": RESTARTS,
+        "max_task_retries": RESTARTS,
+    }
     server: Any = ray.remote(RewardServer).options(**options).remote(list(rewards))
     names = ", ".join(reward.name for reward in rewards)
     try:

@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from raylign.jobs.checks import plan
 from raylign.jobs.checks.findings import Findings
 from raylign.jobs.checks.machine import GIB, Gpu, Machine
-from raylign.jobs.cli import COMMANDS, _command_name
+from raylign.jobs.cli import COMMANDS, command_name
 from raylign.jobs.compare.compare import examine_compare
 from raylign.jobs.compare.config import CompareConfig
 from raylign.jobs.config.evaluate import EvaluateConfig
@@ -33,6 +33,7 @@ from raylign.jobs.init_model import InitModelConfig, init_model
 from raylign.jobs.sample.config import SampleConfig
 from raylign.jobs.sample.sample import examine_sample
 from raylign.jobs.sweep import expand
+from raylign.jobs.sweep.commands import expand
 from raylign.rollout.data.config import DataConfig
 from raylign.rollout.data.templates import Template
 
@@ -109,7 +110,7 @@ class StandIns:
 
     def examine(self, words: Sequence[str]) -> Findings:
         """The checks of `raylign <words>` before its start; ConfigError where a key or a value is refused."""
-        name, rest = _command_name(list(words))
+        name, rest = command_name(list(words))
         config_class = config_class_of(name)
         layers = parse_words(config_class, rest, f"raylign {name}").layers
         config = resolve(config_class, [*layers, Layer(self._values(resolve(config_class, layers)))])
