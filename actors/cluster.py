@@ -103,9 +103,14 @@ def _few_processes() -> Iterator[None]:
         rays_parameters.RayParams, rays_services.start_api_server = of_ray
 
 
+def is_private(config: ClusterConfig) -> bool:
+    """Whether the cluster is one node, started by us and for us alone."""
+    return _address(config) == "local"
+
+
 def warm_up_for(config: ClusterConfig) -> None:
     """Begin what takes longest, importing, where the cluster will be a private one; `ray_cluster` ends it."""
-    if _address(config) == "local":
+    if is_private(config):
         _set_environment()
         warm_up()
 
