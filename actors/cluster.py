@@ -130,9 +130,14 @@ def _token_of_the_user() -> Iterator[None]:
         rays_setup.generate_and_save_token = of_ray
 
 
+def is_private(config: ClusterConfig) -> bool:
+    """Whether the cluster is one node, started by us and for us alone."""
+    return _address(config) == "local"
+
+
 def warm_up_for(config: ClusterConfig) -> None:
     """Begin what takes longest, importing, where the cluster will be a private one; `ray_cluster` ends it."""
-    if _address(config) == "local":
+    if is_private(config):
         _set_environment()
         warm_up()
 
