@@ -78,7 +78,7 @@ def load_function(path: str) -> tuple[Callable[..., Any], Path]:
     """Import the file or module and find the function; ValueError says what is wrong with either."""
     place, _, function_name = path.rpartition(":")
     with _without_our_words(place):
-        module, file = _import_file(place) if place.endswith(".py") else _import_module(place)
+        module, file = import_file(place) if place.endswith(".py") else _import_module(place)
     function: Any = module
     for part in function_name.split("."):
         is_of_object = inspect.isclass(function) and inspect.isfunction(inspect.getattr_static(function, part, None))
@@ -109,7 +109,7 @@ def _without_our_words(place: str) -> Iterator[None]:
         sys.argv = words
 
 
-def _import_file(place: str) -> tuple[ModuleType, Path]:
+def import_file(place: str) -> tuple[ModuleType, Path]:
     file = Path(place).expanduser().resolve()
     if not file.is_file():
         raise ValueError(f"no file {place} (looked for {file})")
