@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.resources
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -67,8 +68,21 @@ def resolve(config_class: type[Config], layers: Sequence[Layer]) -> Config:
     try:
         return config_class.model_validate(with_defaults(config_class, values))
     except ValidationError as error:
-        places = [layer.places for layer in reversed(layers)]
-        raise ConfigError("\n".join(readable_problems(config_class, error, places))) from None
+        raise ConfigError("\n".join(readable_problems(config_class, error, [_places(layers)]))) from None
+
+
+def _places(layers: Sequence[Layer]) -> dict[KeyPath, str]:
+    """Where the values stand that won: what a later layer replaces as a whole takes the places inside with it."""
+    places: dict[KeyPath, str] = {}
+    for layer in layers:
+        for path, place in layer.places.items():
+            value: Any = layer.values
+            for step in path:
+                value = value[step] if isinstance(value, dict | list) else None
+            if not isinstance(value, dict):
+                places = {old: where for old, where in places.items() if old[: len(path)] != path}
+            places[path] = place
+    return places
 
 
 def config_yaml(config: BaseModel) -> str:
@@ -91,12 +105,13 @@ def find_recipe(name: str) -> Path:
     word = Path(name).name.removesuffix(".yaml")  # a name may hold a point: qwen2.5
     if Path(name).parent == Path() and word in shipped:
         return shipped[word]
-    hint = nearest(word, shipped)
-    raise ConfigError(
-        f"--config {name}: no such file"
-        + (f"; did you mean the recipe {hint}?" if hint else ".")
-        + (f" Recipes that come with raylign: {', '.join(sorted(shipped))}" if shipped else "")
-    )
+    if Path(name).is_dir():
+        files = ", ".join(sorted(path.name for path in Path(name).glob("*.yaml"))[:5])
+        raise ConfigError(f"--config {name}: a folder; name a file in it: {files or 'it has no .yaml'}")
+    if hint := nearest(word, shipped):
+        raise ConfigError(f"--config {name}: no such file; did you mean the recipe {hint}?")
+    names = textwrap.fill(", ".join(sorted(shipped)), 100)
+    raise ConfigError(f"--config {name}: no such file. Recipes that come with raylign:\n{names}")
 
 
 def read_recipe(path: Path) -> Layer:

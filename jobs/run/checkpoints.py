@@ -12,7 +12,7 @@ import importlib.metadata
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -186,6 +186,13 @@ def _flush_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def checkpoint_of(run_folder: Path, summary: Mapping[str, Any]) -> str:
+    """The one that summary.json names: inside the run folder; older summaries say it from the folder of the start."""
+    named = str(summary["checkpoint"])
+    inside = run_folder / named
+    return str(inside) if inside.is_dir() else named
 
 
 def model_folder(model: str) -> str:
