@@ -80,6 +80,16 @@ COMMANDS = {
         "raylign.jobs.data.score_pairs:score_pairs",
         "soft labels: both answers of preference pairs scored by rewards",
     ),
+    "data grpo": Command(
+        "raylign.jobs.data.grpo_config:GrpoDataConfig",
+        "raylign.jobs.data.grpo:grpo_data",
+        "training rows by how a model's answers score against references (BLEUBERI)",
+    ),
+    "data sft": Command(
+        "raylign.jobs.data.sft:SftDataConfig",
+        "raylign.jobs.data.sft:sft_data",
+        "demonstrations from the references of such rows",
+    ),
     "compare": Command(
         "raylign.jobs.compare.config:CompareConfig",
         "raylign.jobs.compare.compare:compare",

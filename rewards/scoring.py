@@ -61,7 +61,8 @@ class Scorer:
         configs: Sequence[AnyRewardConfig],
         build: Callable[[AnyRewardConfig], Reward] = build_reward,
     ) -> None:
-        self._weights = [config.weight for config in configs]
+        self.weights = [config.weight for config in configs]
+        """In the order of the configs."""
         self.names = distinct_names(configs)
         self._rewards: list[Reward] = []
         try:
@@ -100,7 +101,7 @@ class Scorer:
         parts: dict[str, NDArray[np.float32]] = {}
         applies = np.full(num_completions, not self._rewards)
         num_not_applicable = 0
-        for name, weight, scores_G in zip(self.names, self._weights, scores_R, strict=True):
+        for name, weight, scores_G in zip(self.names, self.weights, scores_R, strict=True):
             left_out = np.array([_is_left_out(score) for score in scores_G], bool)
             failures += [
                 (name, replace(score, message=without_secrets(score.message)))  # it will be written to files

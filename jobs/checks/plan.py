@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
+from raylign.actors.cluster import ClusterConfig
 from raylign.jobs.checks.data import Samples, check_data, may_share_rows
 from raylign.jobs.checks.findings import Findings, print_findings
 from raylign.jobs.checks.idle_settings import idle_settings
@@ -151,22 +152,30 @@ def examine_training(config: TrainConfig, machine: Machine) -> Findings:
 
 def examine_evaluation(config: EvaluateConfig, machine: Machine) -> Findings:
     """All checks of an evaluation."""
-    from raylign.jobs.run.checkpoints import model_folder
-
     findings = Findings()
     findings.attempt("folder", lambda: _check_folder(config.folder, config, False, findings))
-    if _runs_here(config.cluster.address):
-        _check_count("num_engines", config.num_engines, config.engine.tensor_parallel_size, machine, findings)
-    path = findings.attempt("model", lambda: model_folder(config.model))
-    if path is None:
-        return findings
-    size, tokenizer = _check_model("model", path, findings)
-    if size is not None:
-        _check_context(size, config.engine, "engine", machine, findings)
+    tokenizer = examine_answering(config.model, config.engine, config.num_engines, config.cluster, machine, findings)
     if tokenizer is not None:
         room = config.engine.max_model_len - config.sampling.max_tokens
         check_data(Samples("data", config.data, config.rewards, room), tokenizer, config.seed, findings)
     return findings
+
+
+def examine_answering(
+    model: str, engine: EngineConfig, num_engines: int, cluster: ClusterConfig, machine: Machine, findings: Findings
+) -> PreTrainedTokenizerBase | None:
+    """Engines, model and context of a job that answers prompts; gives the tokenizer where it loads."""
+    from raylign.jobs.run.checkpoints import model_folder
+
+    if _runs_here(cluster.address):
+        _check_count("num_engines", num_engines, engine.tensor_parallel_size, machine, findings)
+    path = findings.attempt("model", lambda: model_folder(model))
+    if path is None:
+        return None
+    size, tokenizer = _check_model("model", path, findings)
+    if size is not None:
+        _check_context(size, engine, "engine", machine, findings)
+    return tokenizer
 
 
 def _check_folder(folder: Path, config: BaseModel, resume: bool, findings: Findings) -> None:

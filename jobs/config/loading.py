@@ -22,6 +22,7 @@ from pydantic_settings import BaseSettings, CliSettingsSource, SettingsError
 from raylign.jobs.config.defaults import merged, with_defaults
 from raylign.jobs.config.help import describe_item_keys, help_of_keys
 from raylign.jobs.config.keys import KeyPath, dotted_keys, nearest, readable_problems
+from raylign.jobs.config.word_lists import WordList, word_list_keys
 from raylign.rollout.data.yaml_text import read_yaml
 
 Config = TypeVar("Config", bound=BaseModel)
@@ -144,7 +145,7 @@ def parse_words(config_class: type[BaseModel], words: list[str], program: str) -
     source: CliSettingsSource[Any] = CliSettingsSource(
         settings_class,
         root_parser=parser,
-        add_argument_method=partial(_add_argument, help_of_keys(config_class)),
+        add_argument_method=partial(_add_argument, help_of_keys(config_class), word_list_keys(config_class)),
         cli_parse_none_str="null",
         cli_hide_none_type=True,
         cli_avoid_json=True,
@@ -163,11 +164,17 @@ def parse_words(config_class: type[BaseModel], words: list[str], program: str) -
     return ParsedWords([*(read_recipe(find_recipe(file)) for file in files), flags], print_config)
 
 
-def _add_argument(help_texts: Mapping[str, str], parser: Any, *names: str, **options: Any) -> Any:
-    """As argparse's, but a switch may be `--resume`, `--resume true` or `--resume false`, and the default that help
-    tells is the one that is used: pydantic-settings tells that of the class, in a union that of the last member."""
-    if help_text := help_texts.get(names[-1].removeprefix("--")):
+def _add_argument(
+    help_texts: Mapping[str, str], word_lists: Mapping[str, type[WordList]], parser: Any, *names: str, **options: Any
+) -> Any:
+    """As argparse's, but a switch may be `--resume`, `--resume true` or `--resume false`, a list of words may be given
+    word by word, and the default that help tells is the one that is used: pydantic-settings tells that of the class,
+    in a union that of the last member."""
+    key = names[-1].removeprefix("--")
+    if help_text := help_texts.get(key):
         options["help"] = help_text.replace("%", "%%")
+    if key in word_lists:
+        options |= {"nargs": "+", "action": word_lists[key]}
     if options.get("metavar") == "bool":
         options |= {"nargs": "?", "const": "true", "metavar": "true|false"}
     return parser.add_argument(*names, **options)

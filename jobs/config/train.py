@@ -29,7 +29,7 @@ from raylign.learners.engines.config import LearnerConfig
 from raylign.rewards.registry import RewardConfig
 from raylign.rollout.data.config import DataConfig
 from raylign.rollout.experience.types import ExperienceConfig
-from raylign.rollout.sampling import SamplingConfig
+from raylign.rollout.sampling import SamplingConfig, why_untrainable
 
 BYTES_PER_TOKEN = 8
 """Of a completion in the experience log: its id and its log-prob."""
@@ -81,6 +81,8 @@ def _train_problems(config: TrainConfig) -> Iterator[str]:
     engine, sampling, learner, algorithm = config.rollout.engine, config.sampling, config.learner, config.algorithm
     yield from algorithm.problems(facts_of(config))
     yield from _trusted_problems(config)
+    if why := why_untrainable(sampling):
+        yield why
     if algorithm.needs_rollouts:
         yield from _rollout_problems(config)
     elif config.replay:

@@ -58,28 +58,44 @@ def several_reward_advantages(
     epsilon: float = 1e-6,
 ) -> list[FloatArray]:
     """Σ_k weight_k · A_k, each reward k normalised in its groups alone, then divided by the batch's std (GDPO,
-    arXiv 2601.05242): one reward's spread does not drown the others. Its batch mean is 0 by construction.
+    arXiv 2601.05242): one reward's spread does not drown the others. Its batch mean is 0 by construction. A reward that
+    is NaN on a completion which others score does not apply to it, and adds nothing; NaN in all: scoring failed.
 
     Groups where the rewards cancel have no spread either and get exactly 0: without that a batch of them would be what
     rounding and ε leave over, divided by its own std. Whether they cancel is looked at without ε.
     """
-    largest = max((abs(weight) for weight in weights.values()), default=0.0) or 1.0
-    sums = [np.zeros(len(next(iter(group.values()))), np.float64) for group in rewards]
-    failed = [~np.isfinite(np.sum(list(group.values()), axis=0)) for group in rewards]
-    without_epsilon = [total.copy() for total in sums]
-    for name, weight in weights.items():
-        columns = [np.where(bad, np.nan, group[name]) for group, bad in zip(rewards, failed, strict=True)]
-        for totals, each_epsilon in ((sums, epsilon), (without_epsilon, 0.0)):
-            for total, advantage_G in zip(totals, group_advantages(columns, scale, each_epsilon), strict=True):
-                total += weight * advantage_G
-    for total, pure, bad in zip(sums, without_epsilon, failed, strict=True):
-        if all_equal(pure[~bad] / largest):
+    sums, failed = _weighed_sums(rewards, weights, scale, epsilon)
+    for total, differs in zip(sums, several_reward_spread(rewards, weights, scale), strict=True):
+        if not differs:
             total[:] = 0.0
     scored = [total[~bad] for total, bad in zip(sums, failed, strict=True)]
     std = _unbiased_std(np.concatenate(scored)) if scored else 0.0
     if std == 0.0:
         return [total.astype(np.float32) for total in sums]
     return [(total / (std + epsilon)).astype(np.float32) for total in sums]
+
+
+def several_reward_spread(
+    rewards: Sequence[Mapping[str, FloatArray]], weights: Mapping[str, float], scale: AdvantageScale = "group"
+) -> list[bool]:
+    """Whether each group gets advantages there: false where every reward is all equal, and where they cancel. The scale
+    `batch` compares with the other groups, so ask for all of them at once."""
+    largest = max((abs(weight) for weight in weights.values()), default=0.0) or 1.0
+    sums, failed = _weighed_sums(rewards, weights, scale, 0.0)
+    return [not all_equal(total[~bad] / largest) for total, bad in zip(sums, failed, strict=True)]
+
+
+def _weighed_sums(
+    rewards: Sequence[Mapping[str, FloatArray]], weights: Mapping[str, float], scale: AdvantageScale, epsilon: float
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """(G,) Σ_k weight_k · A_k of each group, and which of its completions have no score."""
+    sums = [np.zeros(len(next(iter(group.values()))), np.float64) for group in rewards]
+    failed = [~np.isfinite(list(group.values())).any(axis=0) for group in rewards]
+    for name, weight in weights.items():
+        columns = [group[name] for group in rewards]
+        for total, advantage_G in zip(sums, group_advantages(columns, scale, epsilon), strict=True):
+            total += weight * advantage_G
+    return sums, failed
 
 
 def returns_with_kl(

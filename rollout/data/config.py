@@ -5,7 +5,7 @@ Given nothing but templates and ranges to check; gives `DataConfig` with its sec
 
 from __future__ import annotations
 
-import codecs
+import io
 from typing import Literal
 
 from pydantic import BaseModel, Field, model_validator
@@ -67,7 +67,8 @@ class DataConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
     delimiter: str | None = Field(None, min_length=1, max_length=1)
     """What stands between the columns of .csv and .tsv files; empty: found (comma, tab, semicolon or bar)."""
     max_unpacked_gib: float = Field(2.0, gt=0, allow_inf_nan=False)
-    """A packed file (.gz, .parquet) that holds more than this is refused; all rows are held in memory."""
+    """A packed file (.gz, .parquet) that holds more than this is refused; all rows are held in memory. A plain file is
+    as large as it looks, and is read whatever its size."""
     format: RowFormat = "auto"
     """What the rows are. auto: found by their columns and said by `plan`. columns: texts, as `prompt`, `reference` and
     `response` say. messages: chats of role and content. sharegpt: chats of from and value. alpaca: `instruction`,
@@ -106,7 +107,7 @@ class DataConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
         check_range_syntax(self.rows)
         if self.encoding is not None:
             try:
-                codecs.lookup(self.encoding)
+                io.TextIOWrapper(io.BytesIO(), encoding=self.encoding)  # base64 is a codec too, and no text's
             except LookupError:
                 raise ValueError(
                     f"encoding {self.encoding!r} is not known; for instance utf-8, cp1252, utf-16"

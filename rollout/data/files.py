@@ -12,7 +12,7 @@ from pathlib import Path
 
 from raylign.rollout.hub import nearest
 
-TEXT_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv")
+TEXT_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
 FILE_SUFFIXES = (*TEXT_SUFFIXES, ".parquet", *(f"{suffix}.gz" for suffix in TEXT_SUFFIXES))
 NOT_DATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "metadata.json")
 SPLIT_WORDS = {

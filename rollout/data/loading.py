@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from raylign.rollout.data.config import DataConfig
+from raylign.rollout.data.config import DataConfig, PairsConfig
 from raylign.rollout.data.encoding import EncodedTexts, joint_lengths
 from raylign.rollout.data.mapping import MappedRow, map_rows, row_name
 from raylign.rollout.data.order import select_rows
+from raylign.rollout.data.pair_formats import likely_format
 from raylign.rollout.data.preferences import expand_rows
 from raylign.rollout.data.row_formats import find_format
 from raylign.rollout.data.sources import Reading, is_hugging_face_name, read_source
@@ -48,6 +49,12 @@ def load_rows(config: DataConfig, as_pairs: bool = False) -> LoadedRows:
         rows = list(expand_rows(config.pairs, read.rows))
     except ValueError as error:
         raise ValueError(f"{config.source}, {error}") from error
+    format = likely_format(rows[0]) if rows and config.pairs == PairsConfig() else None
+    if format is not None and (as_pairs or format == "dialogues"):
+        raise ValueError(
+            f"{config.source}, {row_name(0)}: these look like rows of the format `{format}`: set data.pairs.format to "
+            "it, or name the columns of a pair by data.prompt, data.pairs.chosen and data.pairs.rejected"
+        )
     found = find_format(config, rows, as_pairs)
     mapped = map_rows(found.config, found.rows)
     try:

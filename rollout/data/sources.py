@@ -20,6 +20,8 @@ from raylign.rollout.hub import hub_is_reachable, looks_like_path, nearest
 
 Row = dict[str, Any]
 
+LFS_POINTER = b"version https://git-lfs"
+
 
 @dataclass(frozen=True)
 class Reading:
@@ -86,12 +88,18 @@ def is_hugging_face_name(source: str) -> bool:
 
 
 def read_file(path: Path, reading: Reading) -> RowsRead:
-    """Rows of one .jsonl, .json, .csv, .tsv (each also .gz) or .parquet file."""
+    """Rows of one .jsonl (.ndjson), .json, .csv, .tsv (each also .gz) or .parquet file."""
     suffix = suffix_of(path.name)
     if path.stat().st_size == 0:
         raise ValueError(f"{path}: the file is empty")
     if suffix is None:
         raise ValueError(f"{path}: do not know how to read this file; known endings: {', '.join(FILE_SUFFIXES)}")
+    if not suffix.endswith(".gz"):
+        with path.open("rb") as head:
+            if head.read(len(LFS_POINTER)) == LFS_POINTER:
+                raise ValueError(
+                    f"{path}: a pointer of Git LFS stands in the place of the data; fetch it: git lfs pull"
+                )
     if suffix == ".parquet":
         rows = _read_parquet(path, reading.max_unpacked_gib)
         return RowsRead(rows, drop_index_columns(rows, path.name))
@@ -100,7 +108,7 @@ def read_file(path: Path, reading: Reading) -> RowsRead:
     with open_text(path, reading.encoding, reading.max_unpacked_gib, newline="" if is_table else "\n") as file:
         if is_table:
             return RowsRead(*read_table(file, path, reading.delimiter))
-        if suffix.startswith(".jsonl"):
+        if suffix.startswith((".jsonl", ".ndjson")):
             return RowsRead(read_jsonl(file, path))
         return RowsRead(*read_json(file, path))
 
@@ -121,6 +129,8 @@ def _read_parquet(path: Path, max_unpacked_gib: float) -> list[Row]:
                         "data.max_unpacked_gib if that is right"
                     )
                 rows += batch.to_pylist()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: a column of strings is not UTF-8 text ({error}); write it again") from error
     except (pyarrow.ArrowInvalid, OSError) as error:
         raise ValueError(f"{path}: not a readable Parquet file ({error})") from error
     return rows

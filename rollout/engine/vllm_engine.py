@@ -19,7 +19,7 @@ from raylign.rollout.engine.config import EngineConfig
 from raylign.rollout.engine.evidence import EvidenceError, to_completion
 from raylign.rollout.engine.process import set_environment
 from raylign.rollout.sample import ENGINE_DIED, Completion, Failure, Group, Prompt
-from raylign.rollout.sampling import SamplingConfig
+from raylign.rollout.sampling import AnswerSamplingConfig, SamplingConfig
 from raylign.rollout.weights.buckets import AdapterFolder, BucketError, BucketInfo, check_buckets
 
 if TYPE_CHECKING:
@@ -322,7 +322,8 @@ def one_digest(of_workers: Sequence[dict[str, str]]) -> str:
 
 
 def sampling_params(sampling: SamplingConfig, seed: int | None) -> SamplingParams:
-    """vLLM's request parameters: no truncation of the distribution, one log-prob a token, everything in one output."""
+    """vLLM's request parameters: one log-prob a token, everything in one output, and no truncation of the distribution
+    except for answers that nothing is trained on."""
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
@@ -334,6 +335,7 @@ def sampling_params(sampling: SamplingConfig, seed: int | None) -> SamplingParam
     return SamplingParams(
         n=sampling.num_completions,
         temperature=sampling.temperature,
+        top_p=sampling.top_p if isinstance(sampling, AnswerSamplingConfig) else 1.0,
         max_tokens=sampling.max_tokens,
         stop=list(sampling.stop),
         seed=seed,
