@@ -53,9 +53,9 @@ def refuse_links_out(path: Path) -> None:
         for place in (Path(root, name) for name in (*folders, *files)):
             if place.is_symlink() and not place.resolve().is_relative_to(inside):
                 raise ValueError(
-                    f"{place} is a link to {place.readlink()}, out of the folder: what is written or removed there would "
-                    f"be changed elsewhere. Put the files themselves in its place; to use another disk, let {path} itself "
-                    "be a link"
+                    f"{place} is a link to {place.readlink()}, out of the folder: what is written or removed there "
+                    "would be changed elsewhere. Put the files themselves in its place; to use another disk, let "
+                    f"{path} itself be a link"
                 )
 
 
