@@ -68,7 +68,11 @@ class RewardModel(Reward):
         default_dtype = "bfloat16" if self._device == "cuda" else "float32"
         dtype = default_dtype if config.dtype == "auto" else config.dtype
         model, loading = AutoModelForSequenceClassification.from_pretrained(
-            config.model, dtype=getattr(torch, dtype), output_loading_info=True, trust_remote_code=False
+            config.model,
+            dtype=getattr(torch, dtype),
+            output_loading_info=True,
+            trust_remote_code=False,
+            use_safetensors=True,
         )
         if loading["missing_keys"]:
             # transformers would fill them with noise and go on

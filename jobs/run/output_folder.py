@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
+from raylign.rewards.addresses import without_secrets
 from raylign.rollout.data.yaml_text import yaml_value
 
 PLACE = ("resume", "folder", "cluster")
@@ -94,7 +95,7 @@ def config_differences(
         before, after = old.get(key, "absent"), new.get(key, "absent")
         grows = key in may_grow and isinstance(before, int) and isinstance(after, int) and after > before
         if before != after and not grows and key.split(".")[0] not in (*PLACE, *may_change):
-            differences.append(f"{key}: {before} -> {after}")
+            differences.append(without_secrets(f"{key}: {before} -> {after}"))
     return differences
 
 
