@@ -114,6 +114,11 @@ class KillableConfig(WeightedConfig):
     max_cpu_s: float | None = Field(600.0, gt=0, allow_inf_nan=False)
     """CPU seconds for one completion (`function`: for one group), of all threads; null: no limit."""
 
+    @property
+    def needs_process(self) -> bool:
+        """Whether this very reward needs the process; a `task` does only where its code is a user's."""
+        return True
+
 
 class Reward(ABC):
     """Scores groups. `can_hang` rewards run in killable processes (rewards/sandbox/sandbox.py)."""
@@ -155,7 +160,8 @@ class PointwiseReward(Reward):
 
     def _guarded(self, completion: str, item: Item, index: int) -> Score:
         try:
-            return float(self.score_one(completion, item, index))
+            score = self.score_one(completion, item, index)
+            return score if isinstance(score, Graded) else float(score)
         except Exception as error:  # a reward may never end a run
             return failure_of(error)
 

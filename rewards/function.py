@@ -72,7 +72,7 @@ class FunctionConfig(KillableConfig):
 def load_function(path: str) -> tuple[Callable[..., Any], Path]:
     """Import the file or module and find the function; ValueError says what is wrong with either."""
     place, _, function_name = path.rpartition(":")
-    module, file = _import_file(place) if place.endswith(".py") else _import_module(place)
+    module, file = import_file(place) if place.endswith(".py") else _import_module(place)
     function: Any = module
     for part in function_name.split("."):
         function = getattr(function, part, None)
@@ -87,7 +87,7 @@ def load_function(path: str) -> tuple[Callable[..., Any], Path]:
     return function, file
 
 
-def _import_file(place: str) -> tuple[ModuleType, Path]:
+def import_file(place: str) -> tuple[ModuleType, Path]:
     file = Path(place).expanduser().resolve()
     if not file.is_file():
         raise ValueError(f"no file {place} (looked for {file})")

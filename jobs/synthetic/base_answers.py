@@ -56,6 +56,10 @@ class BaseReport:
 class BaseModelAnswers(Protocol):
     """Where verdicts come from."""
 
+    @property
+    def policy(self) -> str:
+        """Which model answers: name and fingerprint of its weights."""
+
     async def answers(self, stage: str, rows: Sequence[Row], sampling: AnswerSamplingConfig) -> BaseReport:
         """Of every row."""
 
@@ -86,6 +90,10 @@ class EngineAnswers:
         self._config = config
         self._task = task
 
+    @property
+    def policy(self) -> str:
+        return policy_identity(model_folder(self._config.model))
+
     async def answers(self, stage: str, rows: Sequence[Row], sampling: AnswerSamplingConfig) -> BaseReport:
         config, found = self._config, BaseReport()
         if not rows:
@@ -98,7 +106,7 @@ class EngineAnswers:
         data = prompt_data(file, config.template)
         source = PromptSource.open(data, load_tokenizer(model_path), config.seed, room, needs_references=True)
         prompts = source.take(0, len(source))
-        identity = DrawIdentity(policy_identity(model_path), source.fingerprint, sampling.num_completions)
+        identity = DrawIdentity(self.policy, source.fingerprint, sampling.num_completions)
         report = DrawReport()
         with DrawLog(config.folder / f"{stage}.draws.jsonl", identity) as log:
             if any(prompt.ordinal not in log.drawn for prompt in prompts):

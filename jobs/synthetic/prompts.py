@@ -129,7 +129,7 @@ def read_terms(reply: str) -> list[str]:
     values = _parsed(reply[start : end + 1]) if 0 <= start < end else None
     if isinstance(values, list | tuple):
         return [str(value).strip() for value in values if isinstance(value, str) and value.strip()]
-    return [word for word in re.split(r"[,\n]", reply) if (word := word.strip(" -*\t"))]
+    return [term for word in re.split(r"[,\n]", reply) if (term := word.strip(" -*\t"))]
 
 
 def _objects(reply: str) -> list[str]:

@@ -23,9 +23,7 @@ from typing import Any
 
 from raylign.jobs.checks.findings import Findings, print_findings
 from raylign.jobs.data.job_folder import check_job_folder, job_folder
-from raylign.jobs.data.policy_identity import policy_identity
 from raylign.jobs.data.row_journal import key_of
-from raylign.jobs.run.checkpoints import model_folder
 from raylign.jobs.run.folder import write_atomically
 from raylign.jobs.synthetic.adapt import adapt, solve
 from raylign.jobs.synthetic.base_answers import BaseModelAnswers, EngineAnswers
@@ -132,7 +130,7 @@ class Pipeline:
         written = done["generate"].rows
         await self._stage("verify", key, lambda: verify_rows(teacher, task, written, rows, seed), done)
         initial = done["verify"].rows
-        key = key_of(key, policy_identity(model_folder(config.model)), config.template, config.scoring.max_tokens)
+        key = key_of(key, self._base.policy, config.template, config.scoring.max_tokens)
         key = key_of(key, config.engine.dtype, config.engine.max_model_len, config.deterministic)
         await self._stage("solve", key, lambda: solve(self._base, initial, config.scoring.greedy()), done)
         solved = done["solve"].rows
