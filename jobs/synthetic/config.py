@@ -104,7 +104,8 @@ class SynthesizeConfig(BaseModel, extra="forbid", use_attribute_docstrings=True)
     """How the base model is fed, here and in training: `chat`, or a plain template with `{prompt}`."""
     task: AnyTask = "gsm8k"
     """What answers look like: a built-in name, a Python file, a folder of the original's files, or a form."""
-    task_instruction: str = Field("", description="What the task is, in a sentence or more.")
+    task_instruction: str | list[str] = ""
+    """What the task is, in a sentence or more; several words are joined."""
     dataset_path: Path | None = None
     """Saved `datasets` folder with `train` and `test`, columns `Input` and `Output` or in lower case: demonstrations
     come from `train`, and `test` is passed on for the evaluation."""
@@ -116,6 +117,8 @@ class SynthesizeConfig(BaseModel, extra="forbid", use_attribute_docstrings=True)
     """Field of knowledge, for the search in the library; empty: the teacher is asked."""
     passage_paths: list[Path] = []
     """Files or folders of JSONL or Parquet with passages; empty: rows are written without."""
+    index_folder: Path = Path("runs/passage-index")
+    """Folder of the library's index, which other jobs share."""
     rows: RowsConfig = RowsConfig()
     scoring: ScoringConfig = ScoringConfig()
     selection: SelectionConfig = SelectionConfig()
@@ -132,11 +135,19 @@ class SynthesizeConfig(BaseModel, extra="forbid", use_attribute_docstrings=True)
     @model_validator(mode="after")
     def _check(self) -> Self:
         self.folder = filled_folder(self.folder, self.name, self.seed)
+        if isinstance(self.task_instruction, list):
+            self.task_instruction = " ".join(self.task_instruction)
         raise_together(self._problems())
         return self
 
+    @property
+    def instruction(self) -> str:
+        """The task's, as one text."""
+        assert isinstance(self.task_instruction, str)
+        return self.task_instruction
+
     def _problems(self) -> Iterator[str]:
-        if not self.task_instruction.strip():
+        if not self.instruction.strip():
             yield "task_instruction is empty: say in a sentence what the task is"
         if self.scoring.max_tokens >= self.engine.max_model_len:
             yield (

@@ -84,13 +84,21 @@ def print_estimate(config: SynthesizeConfig, stages: Sequence[StageEstimate]) ->
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
     for line in lines:
         first, *others = line
-        print("  ".join([first.ljust(widths[0]), *(text.rjust(width) for text, width in zip(others, widths[1:], strict=True))]))
+        print(
+            "  ".join(
+                [first.ljust(widths[0]), *(text.rjust(width) for text, width in zip(others, widths[1:], strict=True))]
+            )
+        )
     for stage, count in base_model_answers(config).items():
         print(f"base model, {stage}: {count:,} answers of at most {config.scoring.max_tokens:,} tokens")
     print(
         f"replies are counted with {EXPECTED_REPLY_TOKENS} tokens, at most with {config.teacher.max_tokens:,}; every row "
         "is taken to be kept; several replies come in one call where the endpoint allows n"
-        + ("" if config.teacher.prompt_price or config.teacher.reply_price else "; both prices are 0, so no cost is shown")
+        + (
+            ""
+            if config.teacher.prompt_price or config.teacher.reply_price
+            else "; both prices are 0, so no cost is shown"
+        )
     )
 
 
@@ -103,5 +111,3 @@ def _stage(config: SynthesizeConfig, name: str, prompts: Sequence[str], replies:
     count = len(prompts) * replies
     expected = min(EXPECTED_REPLY_TOKENS, config.teacher.max_tokens)
     return StageEstimate(name, len(prompts), count, prompt_tokens, count * expected, count * config.teacher.max_tokens)
-
-

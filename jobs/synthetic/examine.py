@@ -54,4 +54,6 @@ def _check_task(config: SynthesizeConfig, given: Given, findings: Findings) -> N
             )
         labels = task.read_labels([demo.output for demo in given.demos]) if given.demos else []
         if unreadable := sum(label is None for label in labels):
-            findings.warnings.append(f"{unreadable} of {len(labels)} demonstrations have no label that {task.name} reads")
+            findings.warnings.append(
+                f"{unreadable} of {len(labels)} demonstrations have no label that {task.name} reads"
+            )

@@ -81,9 +81,7 @@ def write_data(folder: Path, rows: Sequence[Row], selection: Selection, test: Se
         tests = [test_record(number, row, task) for number, row in enumerate(test)]
         splits["test"] = _dataset(tests, _row_columns())
     _save(folder / SELECTED, splits)
-    temporary = folder / f".tmp-{PARQUET}"
-    _dataset(list(records.values()), _row_columns()).to_parquet(str(temporary))
-    temporary.replace(folder / PARQUET)
+    _save_parquet(folder / PARQUET, _dataset(list(records.values()), _row_columns()))
     chosen = [by_id[row_id] for row_id in dict.fromkeys(selection.row_ids)]
     imitation = {
         "teacher": [_pair(task, row, text) for row in chosen for text in dict.fromkeys(row.targets)],
@@ -107,8 +105,8 @@ def _dataset(records: Sequence[Mapping[str, Any]], columns: Mapping[str, Any]) -
     import datasets
 
     features = datasets.Features(dict(columns))
-    table = datasets.Dataset.from_list([{name: _whole(record.get(name)) for name in columns} for record in records],
-                                       features=features)  # fmt: skip
+    by_column = {name: [_whole(record.get(name)) for record in records] for name in columns}
+    table = datasets.Dataset.from_dict(by_column, features=features)
     digest = hashlib.blake2b(json.dumps(list(records), default=str).encode(), digest_size=8).hexdigest()
     return datasets.Dataset(table.data, info=datasets.DatasetInfo(features=features), fingerprint=digest)
 
@@ -138,6 +136,14 @@ def _whole(value: Any) -> Any:
     if isinstance(value, str):
         return value.encode("utf-8", "backslashreplace").decode()
     return [_whole(each) for each in value] if isinstance(value, list) else value
+
+
+def _save_parquet(path: Path, table: datasets.Dataset) -> None:
+    import pyarrow.parquet
+
+    temporary = path.with_name(f".tmp-{path.name}")
+    pyarrow.parquet.write_table(table.data.table, temporary)
+    temporary.replace(path)
 
 
 def _save(path: Path, splits: Mapping[str, datasets.Dataset]) -> None:

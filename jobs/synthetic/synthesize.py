@@ -35,7 +35,7 @@ from raylign.jobs.synthetic.given import Given, read_given
 from raylign.jobs.synthetic.keywords import keywords
 from raylign.jobs.synthetic.outputs import write_data, write_dropped
 from raylign.jobs.synthetic.page import job_page
-from raylign.jobs.synthetic.passages import find_passages, library_key
+from raylign.jobs.synthetic.passages import library_key, passages_for
 from raylign.jobs.synthetic.prompts import PROMPTS_VERSION, TaskTexts
 from raylign.jobs.synthetic.rows import Dropped, Row, StageResult, stage_result
 from raylign.jobs.synthetic.score import score, scored_rows
@@ -48,6 +48,8 @@ from raylign.rewards.tasks.task import Task
 
 MAY_CHANGE_ON_RESUME = ("dry_run", "num_engines", "answer_deadline_s", "selection", "teacher")
 """None of them changes a row that is there: replies of another teacher are refused by their key."""
+NEEDS_ROWS = ("generate", "verify", "solve", "score")
+"""Stages without whose rows there is nothing to go on with."""
 
 
 def synthesize(config: SynthesizeConfig) -> dict[str, Any] | None:
@@ -60,7 +62,10 @@ def synthesize(config: SynthesizeConfig) -> dict[str, Any] | None:
     findings.raise_problems()
     for warning in findings.warnings:
         print(f"warning: {warning}", flush=True)
-    with job_folder(config.folder, config, config.resume, MAY_CHANGE_ON_RESUME), closing(open_task(config.task)) as task:
+    with (
+        job_folder(config.folder, config, config.resume, MAY_CHANGE_ON_RESUME),
+        closing(open_task(config.task)) as task,
+    ):
         return asyncio.run(make_data(config, given, task, EngineAnswers(config, task)))
 
 
@@ -105,7 +110,7 @@ class Pipeline:
     async def run(self) -> dict[str, StageResult]:
         """By name, in order."""
         config, task, teacher = self._config, self._task, self._teacher
-        texts = TaskTexts(config.task_instruction, task.input_instruction, task.output_instruction)
+        texts = TaskTexts(config.instruction, task.input_instruction, task.output_instruction)
         demos, seed, rows = self._given.demos, config.seed, config.rows
         done: dict[str, StageResult] = {}
         key = self._first_key(texts)
@@ -114,7 +119,7 @@ class Pipeline:
             key = key_of(key, config.domain, library_key(config.passage_paths), rows.num_passages)
             material = Material(texts, demos, seed=seed)
             words = await self._stage("keywords", key, lambda: keywords(teacher, material, config.domain), done)
-            found = await self._stage("passages", key, lambda: find_passages(config, words.facts["query"]), done)
+            found = await self._stage("passages", key, lambda: passages_for(config, words.facts["query"]), done)
             passages = found.facts["passages"]
         material = Material(texts, demos, passages, seed)
         key = key_of(key, rows.num_rows, rows.pattern_demos, rows.demos_shown, rows.passage_characters)
@@ -150,7 +155,7 @@ class Pipeline:
         before = [asdict(row) for result in done.values() for row in result.rows]
         done[name] = await stage_result(self._config.folder, name, key_of(name, key, before), make, self.resumed)
         result = done[name]
-        if name not in ("keywords", "passages") and not result.rows and name != "adapt" and name != "verify_rewrites":
+        if name in NEEDS_ROWS and not result.rows:
             reasons = sorted({each.reason for each in result.dropped}) or ["there were none"]
             raise ValueError(
                 f"no row is left after the stage {name}: {'; '.join(reasons)}; see {self._config.folder / name}.json"
@@ -190,7 +195,7 @@ def readable_test(task: Task, given: Given) -> list[Any]:
 def _dry_run(config: SynthesizeConfig, given: Given, findings: Findings) -> None:
     print_findings(findings)
     with closing(open_task(config.task)) as task:
-        texts = TaskTexts(config.task_instruction, task.input_instruction, task.output_instruction)
+        texts = TaskTexts(config.instruction, task.input_instruction, task.output_instruction)
     print_estimate(config, estimate(config, Material(texts, given.demos), bool(config.passage_paths)))
 
 
@@ -226,7 +231,7 @@ def _summary(
         "num_answers_each": config.scoring.num_answers,
         "stages": {
             name: {"rows": len(result.rows), "dropped": len(result.dropped)}
-            | {fact: value for fact, value in result.facts.items() if fact != "passages"}
+            | {fact: value for fact, value in result.facts.items() if fact not in ("passages", "numbers")}
             for name, result in stages.items()
         },
         "dropped_by_reason": reasons,

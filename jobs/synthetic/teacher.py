@@ -121,16 +121,21 @@ class Teacher:
     async def _ask_one(self, stage: str, question: Question, journal: RowJournal) -> list[str] | ChatFailure:
         config, key = self._config, self.key(question)
         journal.begin(question.row_id, key)
-        answer = await self.client.ask(
-            [{"role": "user", "content": self._cut(question.prompt)}],
-            num_replies=question.num_replies,
-            temperature=config.temperature,
-            max_tokens=config.max_tokens,
-            sample=question.sample,
-            stage=stage,
-        )
+        try:
+            answer = await self.client.ask(
+                [{"role": "user", "content": self._cut(question.prompt)}],
+                num_replies=question.num_replies,
+                temperature=config.temperature,
+                max_tokens=config.max_tokens,
+                sample=question.sample,
+                stage=stage,
+            )
+        except Exception:
+            journal.withdraw(question.row_id, key)
+            raise
         if isinstance(answer, ChatFailure):
             if answer.kind in PASSING:
+                journal.withdraw(question.row_id, key)
                 self._failures_in_a_row += 1
                 if self._failures_in_a_row >= FAILURES_IN_A_ROW:
                     raise TeacherDown(
@@ -152,7 +157,9 @@ class Teacher:
 
 
 def _from_line(result: Any) -> list[str] | ChatFailure:
-    return ChatFailure(result["kind"], result["message"]) if isinstance(result, dict) else [str(text) for text in result]
+    return (
+        ChatFailure(result["kind"], result["message"]) if isinstance(result, dict) else [str(text) for text in result]
+    )
 
 
 def failure_words(failure: ChatFailure) -> str:

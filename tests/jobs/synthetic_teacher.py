@@ -9,6 +9,7 @@ program it serves until it is ended: `python -m tests.jobs.synthetic_teacher [po
 from __future__ import annotations
 
 import ast
+import contextlib
 import hashlib
 import json
 import operator
@@ -41,6 +42,8 @@ class SumTeacher:
     template: str = "{answer}"
     """How it writes an answer."""
     misbehave: Callable[[str, int], Scripted | None] = lambda text, number: None
+    counts_repetitions: bool = True
+    """False: equal calls get equal replies, however often they are made."""
     delay_s: float = 0.0
     calls: Counter[str] = field(default_factory=Counter)
     """By kind: keyword, synonyms, pattern, generate, harder, easier, solve."""
@@ -55,7 +58,7 @@ class SumTeacher:
         with self.lock:
             self.calls[kind := kind_of(text)] += 1
             number = sum(self.calls.values())
-            first = self.asked[text]
+            first = self.asked[text] if self.counts_repetitions else 0
             self.asked[text] += body.get("n", 1)
         if (other := self.misbehave(text, number)) is not None:
             return other
@@ -125,9 +128,11 @@ def value_of(question: str) -> int:
 
 
 def main() -> None:
-    with chat_server(SumTeacher()) as server:
-        print(server.address, flush=True)
-        sys.stdin.read()
+    port = int(sys.argv[1]) if len(sys.argv) > 1 else 0
+    with chat_server(SumTeacher(), port) as server:
+        print(f"a scripted teacher serves {server.address}; Ctrl-C ends it", flush=True)
+        with contextlib.suppress(KeyboardInterrupt):
+            threading.Event().wait()
 
 
 if __name__ == "__main__":
