@@ -25,7 +25,7 @@ from raylign.jobs.synthetic.base_answers import prompt_data
 from raylign.jobs.synthetic.config import RowsConfig, ScoringConfig, SynthesizeConfig, TeacherConfig
 from raylign.jobs.synthetic.outputs import SELECTED
 from raylign.jobs.synthetic.selection import SelectionConfig
-from raylign.learners.algorithms.policy_gradient.grpo import GrpoConfig
+from raylign.learners.algorithms.registry import AlgorithmConfig, default_algorithm
 from raylign.learners.engines.config import LearnerConfig
 from raylign.rewards.tasks.config import AnyTask, TaskConfig
 from raylign.rewards.tasks.forms import AnswerForm
@@ -83,7 +83,7 @@ class SyntheticRLConfig(BaseModel, extra="forbid", use_attribute_docstrings=True
     sampling: SamplingConfig = SamplingConfig(temperature=1.2, max_tokens=2048, num_completions=16)
     rollout: RolloutConfig = RolloutConfig(prompts_per_step=4, engine=EngineConfig(max_model_len=4096))
     asynchrony: AsyncConfig = Field(AsyncConfig(), alias="async")  # `async` is a word of Python
-    algorithm: GrpoConfig = GrpoConfig(kl_coef=0.01, clip_high=0.2)
+    algorithm: AlgorithmConfig = default_algorithm(kl_coef=0.01, clip_high=0.2)
     learner: LearnerConfig = LearnerConfig(learning_rate=1e-6)
     weights: WeightsConfig = WeightsConfig()
     checkpoints: CheckpointConfig = CheckpointConfig()
