@@ -83,13 +83,14 @@ def find_recipe(name: str) -> Path:
     if Path(name).is_file():
         return Path(name)
     shipped = {
-        Path(str(entry)).stem: Path(str(entry))
+        entry.name.removesuffix(".yaml"): Path(str(entry))
         for entry in (importlib.resources.files("raylign.jobs") / "recipes").iterdir()
         if entry.name.endswith(".yaml")
     }
-    if Path(name).parent == Path() and Path(name).stem in shipped:
-        return shipped[Path(name).stem]
-    hint = nearest(Path(name).stem, shipped)
+    word = Path(name).name.removesuffix(".yaml")  # a name may hold a point: qwen2.5
+    if Path(name).parent == Path() and word in shipped:
+        return shipped[word]
+    hint = nearest(word, shipped)
     raise ConfigError(
         f"--config {name}: no such file"
         + (f"; did you mean the recipe {hint}?" if hint else ".")
