@@ -24,6 +24,7 @@ from raylign.jobs.config.help import describe_item_keys, help_of_keys
 from raylign.jobs.config.keys import KeyPath, dotted_keys, nearest, readable_problems
 from raylign.jobs.config.word_lists import WordList, word_list_keys
 from raylign.jobs.originals.hints import original_words_hint
+from raylign.rollout.data.yaml_text import read_yaml
 
 Config = TypeVar("Config", bound=BaseModel)
 
@@ -101,36 +102,16 @@ def find_recipe(name: str) -> Path:
 def read_recipe(path: Path) -> Layer:
     """A YAML file with the line of every key."""
     try:
-        loader = yaml.SafeLoader(path.read_text(encoding="utf-8"))
-        node = loader.get_single_node()
-        if node is None:
-            return Layer()
-        layer = Layer()
-        _note_places(node, (), str(path), layer.places)
-        layer.values = loader.construct_document(node)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else "?"
-        raise ConfigError(f"{path}:{line}: not valid YAML: {error.problem}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        values, places = read_yaml(path.read_text(encoding="utf-8"), str(path))
+    except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not a YAML text file: {error}") from None
-    if not isinstance(layer.values, dict):
-        raise ConfigError(f"{path}: expected `key: value` lines, found {type(layer.values).__name__}")
-    return layer
-
-
-def _note_places(node: yaml.Node, path: KeyPath, file: str, places: dict[KeyPath, str]) -> None:
-    if isinstance(node, yaml.MappingNode):
-        for key_node, value_node in node.value:
-            key_path = (*path, key_node.value if isinstance(key_node, yaml.ScalarNode) else "?")
-            place = f"{file}:{key_node.start_mark.line + 1}"
-            if key_path in places:
-                raise ConfigError(f"{place}: {key_path[-1]} is given twice, first in {places[key_path]}")
-            places[key_path] = place
-            _note_places(value_node, key_path, file, places)
-    elif isinstance(node, yaml.SequenceNode):
-        for index, item in enumerate(node.value):
-            places[(*path, index)] = f"{file}:{item.start_mark.line + 1}"
-            _note_places(item, (*path, index), file, places)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    if values is None and not places:
+        return Layer()
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected `key: value` lines, found {type(values).__name__}")
+    return Layer(values, places)
 
 
 # command line

@@ -78,7 +78,7 @@ def _histogram(weights: np.ndarray) -> str:
 
 def _rows(rows: Sequence[dict[str, Any]]) -> str:
     lines = "".join(
-        f'<tr><td class="number">{row["row"]}</td><td class="number">{row["weight"]:.4g}</td>'
+        f'<tr><td class="number">{escape(str(row["row"]))}</td><td class="number">{row["weight"]:.4g}</td>'
         f'<td><span class="tag">{escape(row["state"])}</span></td>'
         f"<td><pre>{_text(row['prompt'])}</pre></td><td><pre>{_text(row['response'])}</pre>{_answers(row)}</td></tr>\n"
         for row in rows
@@ -89,7 +89,7 @@ def _rows(rows: Sequence[dict[str, Any]]) -> str:
 
 def _answers(row: dict[str, Any]) -> str:
     return "".join(
-        f'<p class="soft small">answer of the policy, weight version {answer["version"]}</p>'
+        f'<p class="soft small">answer of the policy, weight version {escape(str(answer["version"]))}</p>'
         f"<pre>{_text(answer['text'])}</pre>"
         for answer in row["answers"] or ()
     )

@@ -60,18 +60,6 @@ class RolloutEngine(Protocol):
     async def weight_checksum(self) -> str:
         """One digest over the weights that the engine holds."""
 
-    async def init_weight_transfer(self, init_info: dict[str, Any]) -> None:
-        """nccl, ipc: connect to the trainer's side of the transport. It makes the next three calls."""
-
-    async def start_weight_update(self) -> None:
-        """Make ready to receive all weights."""
-
-    async def update_weights(self, update_info: dict[str, Any]) -> None:
-        """Receive one piece."""
-
-    async def finish_weight_update(self) -> None:
-        """Put the received weights to use."""
-
     async def sleep(self) -> None:
         """Give the GPU's memory to somebody else: weights, keys and values are gone."""
 

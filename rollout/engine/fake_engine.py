@@ -127,9 +127,6 @@ class FakeEngine:
             digest.update(name.encode() + tensor.numpy().tobytes())
         return digest.hexdigest()[:32]
 
-    async def init_weight_transfer(self, init_info: dict[str, Any]) -> None:
-        pass
-
     async def start_weight_update(self) -> None:
         if self._update is not None:
             raise RuntimeError("a weight update is open already")

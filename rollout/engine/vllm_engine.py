@@ -49,12 +49,12 @@ class VllmEngine:
         sleeps: bool = False,
         lora_rank: int = 0,
     ) -> None:
-        """`weight_backend`: shared_memory (also `auto`), nccl, ipc, or None when weights never change. `sleeps`: shares
+        """`weight_backend`: shared_memory, or None when weights never change. `sleeps`: shares
         its GPU by turns (`sleep`, `wake`). `lora_rank`: of the adapter that updates bring, on top of the model's own
         weights; 0: they bring all weights."""
         self._model_path = model_path
         self._config = config
-        self._weight_backend = "shared_memory" if weight_backend == "auto" else weight_backend
+        self._weight_backend = weight_backend
         self._seed = seed
         self._sleeps = sleeps
         self._lora_rank = lora_rank
@@ -286,22 +286,6 @@ class VllmEngine:
 
     async def weight_checksum(self) -> str:
         return one_digest(await self._answer(self._llm.collective_rpc("compute_digests")))
-
-    async def init_weight_transfer(self, init_info: dict[str, Any]) -> None:
-        from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
-
-        await self._answer(self._llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info=init_info)))
-
-    async def start_weight_update(self) -> None:
-        await self._answer(self._llm.start_weight_update())
-
-    async def update_weights(self, update_info: dict[str, Any]) -> None:
-        from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
-
-        await self._answer(self._llm.update_weights(WeightTransferUpdateRequest(update_info=update_info)))
-
-    async def finish_weight_update(self) -> None:
-        await self._answer(self._llm.finish_weight_update())
 
     async def sleep(self) -> None:
         # level 2 forgets the weights, which the next update brings anyway; level 1 would copy them to the host

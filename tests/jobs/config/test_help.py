@@ -25,6 +25,8 @@ NEEDED: dict[str, dict[str, Any]] = {
     "evaluate": REWARDS,
     "data best-of-n": REWARDS,
     "data score-pairs": REWARDS,
+    "data grpo": {"metric": "bleu", "model": "a"},
+    "data sft": {"input_data_path": "a"},
     "compare": REWARDS | {"new": {"model": "a"}, "reference": {"model": "b"}},
     "sweep": {"tasks": {"one": {}}},
     "report": {"folder": "runs/a"},
