@@ -36,6 +36,14 @@ async def reserve(role: str, resources: dict[str, float], deadline_s: float) -> 
     return group
 
 
+def node_of(group: Any) -> str:
+    """Where the one bundle of a ready placement group lies."""
+    from ray.util import placement_group_table
+
+    node: str = placement_group_table(group)["bundles_to_node_id"][0]
+    return node
+
+
 def missing_resources(wanted: dict[str, float], available: dict[str, float]) -> str:
     """`CPU (wants 2, free 0.5)` for each resource that is short."""
     short = [

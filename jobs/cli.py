@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import importlib
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Sequence
@@ -75,6 +76,27 @@ COMMANDS = {
         "raylign.jobs.evaluate:evaluate",
         "accuracy and pass@k of a model or checkpoint",
         examine="raylign.jobs.checks.plan:examine_evaluation",
+    ),
+    "sample": Command(
+        "raylign.jobs.sample.config:SampleConfig",
+        "raylign.jobs.sample.sample:sample",
+        "answers of a model or checkpoint to any prompts, without a reward",
+        starts_ray=True,
+    ),
+    "chat": Command(
+        "raylign.jobs.chat.config:ChatConfig",
+        "raylign.jobs.chat.chat:chat",
+        "talk to a model or checkpoint in the terminal",
+    ),
+    "export": Command(
+        "raylign.jobs.export.config:ExportConfig",
+        "raylign.jobs.export.export:export",
+        "a model folder to give away: weights, tokenizer, a card with data, settings, numbers and curves",
+    ),
+    "from": Command(
+        "raylign.jobs.originals.from_command:FromConfig",
+        "raylign.jobs.originals.from_command:print_ours",
+        "our command for one of the programs that the algorithms were published with",
     ),
     "data best-of-n": Command(
         "raylign.jobs.data.best_of_n_config:BestOfNConfig",
@@ -198,12 +220,18 @@ def _dispatch(words: list[str]) -> int:
         print(_overview(members))  # `data` alone
         return 0
     if name not in COMMANDS:
+        from raylign.jobs.originals.hints import original_command_lines
+
+        if lines := original_command_lines([name, *words]):
+            raise ConfigError("\n".join(lines))
         hint = nearest(name, COMMANDS)
         raise ConfigError(
             f"{name}: unknown command"
             + (f"; did you mean {hint}?" if hint else "")
             + f" Commands: {', '.join(COMMANDS)}"
         )
+    if name == "from" and words and words[0] not in ("-h", "--help", "--command"):
+        words = ["--command", words[0] if len(words) == 1 else shlex.join(words)]  # the words are not options of ours
     config_class = _import(COMMANDS[name].config_class)
     plain_words = COMMANDS[name].plain_words
     if plain_words is not None and words and not words[0].startswith("-"):
@@ -274,4 +302,5 @@ def _file_words(error: OSError) -> str:
 
 def _print_errors(message: str) -> None:
     for line in message.split("\n"):
-        print(f"error: {line}", file=sys.stderr)
+        # a command line of ours stands alone, to be copied
+        print(line if line.startswith("raylign ") else f"error: {line}", file=sys.stderr)

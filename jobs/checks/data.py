@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from raylign.jobs.checks.findings import Findings
+from raylign.jobs.checks.unused_rows import SectionRead
 from raylign.jobs.config.references import compare_with_references
 from raylign.rewards.base import Item
 from raylign.rewards.registry import RewardConfig
@@ -104,7 +105,10 @@ def _check_rows(samples: Samples, tokenizer: PreTrainedTokenizerBase, seed: int,
         findings.warnings.append(
             f"{samples.key}: {source.num_unanswered} rows left out: no demonstration, or no reference"
         )
-    findings.fact(samples.key, f"{samples.data.source}: {len(source)} rows{skipped}")
+    findings.read.append(SectionRead(samples.key, samples.data, source.num_in_source))
+    num_chosen = len(source) + source.num_skipped + source.num_unusable + source.num_unanswered
+    of_all = f" of {source.num_in_source} ({samples.data.rows})" if num_chosen < source.num_in_source else ""
+    findings.fact(samples.key, f"{samples.data.source}: {len(source)} rows{of_all}{skipped}")
     if source.found:
         findings.fact("  found", f"{source.found} (data.format says it by hand)")
     for note in source.notes:
@@ -166,8 +170,8 @@ def _check_rewards(rewards: Sequence[RewardConfig], prompts: list[Prompt], findi
     """Reference answers and empty ones through the real rewards. One that always fails is a problem."""
     from raylign.rewards.scoring import Scored, Scorer
 
-    # A reward model takes longer to load than all the rest; it is loaded when the run starts.
-    quick = [reward for reward in rewards if reward.name != "reward_model"]
+    # A model takes longer to load than all the rest; it is loaded when the run starts.
+    quick = [reward for reward in rewards if not hasattr(reward, "model")]
     if not quick:
         return
     scorer = Scorer(quick)

@@ -30,6 +30,7 @@ from raylign.jobs.checks.memory_estimate import (
     learner_bytes,
     read_model_size,
 )
+from raylign.jobs.checks.unused_rows import unused_rows
 from raylign.jobs.config.evaluate import EvaluateConfig
 from raylign.jobs.config.loading import config_yaml
 from raylign.jobs.config.references import compare_with_references
@@ -64,6 +65,8 @@ def plan(config: TrainConfig) -> int:
 def check_before_start(config: TrainConfig) -> None:
     """Raise with all problems of a training run; warnings are said and do not hold it up."""
     findings = examine_training(config, this_machine())
+    for note in findings.notes:
+        print(f"note: {note}", file=sys.stderr)
     for warning in findings.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     findings.raise_problems()
@@ -147,6 +150,7 @@ def examine_training(config: TrainConfig, machine: Machine) -> Findings:
                 f"evaluation.pairs.rows {evaluation.pairs.rows} and data.rows {config.data.rows} of "
                 f"{config.data.source} overlap: the run is evaluated on pairs that it trains on"
             )
+    findings.notes += unused_rows(findings.read)
     return findings
 
 
@@ -292,27 +296,19 @@ def _check_resources(config: TrainConfig, num_engines: int, machine: Machine, fi
 
 def _check_gpus(config: TrainConfig, num_engines: int, num_gpus: int, findings: Findings) -> None:
     """All roles together, and the transport between them."""
-    transport, engine = config.weights.transport, config.rollout.engine
+    engine = config.rollout.engine
     if num_gpus == 0:
-        if transport in ("ipc", "nccl"):
-            findings.problems.append(
-                f"weights.transport is {transport}: it needs GPUs, and this machine has none; use auto"
-            )
+        if config.weights.transport == "nccl":
+            findings.problems.append("weights.transport is nccl: it needs GPUs, and this machine has none; use auto")
         return
     num_wanted = config.learner.num_ranks + num_engines * engine.tensor_parallel_size
     if shares_gpu(num_gpus, config.learner.num_ranks, num_engines, engine.tensor_parallel_size):
         share = beside_a_learner(engine).gpu_memory_utilization
         findings.fact("GPU", f"the engine (at most {share:.0%} of its memory) and the learner rank take turns on it")
-        wrong_transport, why = "nccl", "NCCL cannot connect two processes on one GPU"
-    else:
-        if num_wanted > num_gpus and not findings.problems:
-            findings.problems.append(
-                f"learner.num_ranks and rollout.num_engines take {num_wanted} GPUs together: "
-                f"this machine has {num_gpus}"
-            )
-        wrong_transport, why = "ipc", "engines and learner ranks do not share GPUs here"
-    if num_engines and transport == wrong_transport:
-        findings.problems.append(f"weights.transport is {transport}: {why}; use auto")
+    elif num_wanted > num_gpus and not findings.problems:
+        findings.problems.append(
+            f"learner.num_ranks and rollout.num_engines take {num_wanted} GPUs together: this machine has {num_gpus}"
+        )
 
 
 def _check_count(key: str, count: int, gpus_each: int, machine: Machine, findings: Findings) -> None:

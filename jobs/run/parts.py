@@ -13,21 +13,25 @@ from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
 
+from raylign.actors.cluster import is_private
 from raylign.actors.cores import split_cores
 from raylign.actors.learner.group import LearnerGroup
 from raylign.actors.learner.spec import LearnerSpec
 from raylign.actors.rollout_pool import RolloutPool
+from raylign.actors.weights.node_copies import NodeCopies
 from raylign.actors.weights.publisher import WeightPublisher
 from raylign.jobs.config.train import TrainConfig, answers_rows
 from raylign.jobs.run.checkpoints import Checkpoint
 from raylign.jobs.run.roles import (
     SHARED_GPU,
     cpus_for_each_role,
+    gpus_of_engine,
     num_cluster_gpus,
+    place_engines,
     shares_gpu,
     start_pool,
     start_reward_server,
-    transport_between_nodes,
+    way_between_nodes,
 )
 from raylign.learners.algorithms.facts import RunRows
 from raylign.learners.examples.example import Example
@@ -81,9 +85,19 @@ class RunParts:
             gpus_per_rank=SHARED_GPU if share_gpu else float(num_gpus > 0),
         )
         self._started.push_async_callback(self.learner.stop)
-        starting: list[Coroutine[Any, Any, Any]] = [self.learner.start()]
+        placements: list[Any] = []
+        copies, deadline_s = None, config.cluster.placement_deadline_s
+        if is_private(config.cluster):
+            learner_starts = self.learner.start(deadline_s)
+        else:  # ranks are placed before engines, and weights must be able to travel before anybody loads a model
+            learner_node = await self.learner.place(deadline_s)
+            learner_starts = self.learner.load()
+            num_gpus = gpus_of_engine(config.rollout.engine, share_gpu)
+            placements = await place_engines(self.num_engines, cpus, num_gpus, deadline_s)
+            copies = await way_between_nodes(config.weights, learner_node, placements)
+        starting: list[Coroutine[Any, Any, Any]] = [learner_starts]
         if self.num_engines:
-            starting.append(self._start_engines(checkpoint, cpus, share_gpu, engine_cores))
+            starting.append(self._start_engines(checkpoint, cpus, share_gpu, engine_cores, placements, copies))
         await asyncio.gather(*starting)
         if self.num_engines and self._lora:
             await self.publisher.catch_up()
@@ -112,8 +126,6 @@ class RunParts:
             reference_cache=str(run_folder / "reference") if learns_from_rows else "",
             cpu_cores=tuple(cores),
             ships_adapters=self._lora is not None,
-            gpus_per_engine=config.rollout.engine.tensor_parallel_size,
-            weights_deadline_s=config.weights.deadline_s,
         )
 
     async def _start_engines(
@@ -122,10 +134,11 @@ class RunParts:
         cpus: float,
         share_gpu: bool,
         cores: list[int] | None,
+        placements: list[Any],
+        copies: NodeCopies | None,
     ) -> None:
-        config, weights = self._config, self._config.weights
-        if weights.transport == "auto":
-            weights = weights.model_copy(update={"transport": transport_between_nodes(share_gpu)})
+        """`copies`: how weights come to them from another node."""
+        config = self._config
         version = checkpoint.record.step if checkpoint else 0
         # engines that are sent adapters hold the model under them; a checkpoint has them folded in
         model_path = str(checkpoint.path) if checkpoint and self._lora is None else config.model.path
@@ -134,7 +147,7 @@ class RunParts:
             config.rollout.engine,
             self.num_engines,
             config.rewards or config.evaluation.rewards,
-            weight_backend=weights.transport,
+            weight_backend="shared_memory",
             weight_version=version,
             seed=config.seed,
             cpus=cpus,
@@ -143,6 +156,7 @@ class RunParts:
             share_gpu=share_gpu,
             lora_rank=self._lora.rank if self._lora else 0,
             cores=cores,
+            placements=placements,
         )
         self._started.push_async_callback(self.rollouts.stop)
         self.evaluation_pool = self.rollouts
@@ -151,7 +165,7 @@ class RunParts:
                 await start_reward_server(config.evaluation.rewards),
                 scores_apart=not all(map(is_quick, config.evaluation.rewards)),
             )
-        self.publisher = WeightPublisher(self.rollouts.fleet, self.learner, weights, version)
+        self.publisher = WeightPublisher(self.rollouts.fleet, self.learner, config.weights, version, copies)
         self._started.push_async_callback(self._close_publisher)
 
     async def update(self, examples: list[Example], version: int | None) -> dict[str, float]:

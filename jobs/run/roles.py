@@ -15,13 +15,15 @@ from typing import Any
 
 from raylign.actors.cores import share_of
 from raylign.actors.fleet import Fleet
-from raylign.actors.placement import reserve
+from raylign.actors.placement import node_of, reserve
 from raylign.actors.reward_server import RESTARTS, RewardServer
 from raylign.actors.rollout_errors import RewardServerError, RolloutError
 from raylign.actors.rollout_pool import RolloutPool
 from raylign.actors.rollout_worker import RolloutWorker
 from raylign.actors.waiting import wait_for
-from raylign.actors.weights.transport import choose_transport
+from raylign.actors.weights.config import WeightsConfig
+from raylign.actors.weights.node_copies import NodeCopies, start_courier
+from raylign.actors.weights.transport import way_of_weights
 from raylign.rewards.registry import RewardConfig, is_quick
 from raylign.rollout.engine.config import EngineConfig
 
@@ -53,13 +55,22 @@ def shares_gpu(num_gpus: int, num_ranks: int, num_engines: int, gpus_per_engine:
     return num_gpus == num_ranks == num_engines == gpus_per_engine == 1
 
 
-def transport_between_nodes(share_gpu: bool) -> str:
-    """What `weights.transport: auto` means in this cluster, whichever of its nodes roles will be placed on."""
+async def way_between_nodes(config: WeightsConfig, learner_node: str, placements: Sequence[Any]) -> NodeCopies | None:
+    """How weights come from the learner's node to those where engines were placed, tried once; None where it is one."""
     import ray
 
-    here = ray.get_runtime_context().get_node_id()
-    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
-    return choose_transport(here, nodes, num_cluster_gpus(), share_gpu)
+    nodes = [node_of(placement) for placement in placements]
+    num_gpus = {node["NodeID"]: int(node["Resources"].get("GPU", 0)) for node in ray.nodes()}
+    transport = way_of_weights(config.transport, learner_node, nodes, num_gpus)
+    if transport == "shared_memory":
+        return None
+    copies = NodeCopies(transport, learner_node, start_courier, config.deadline_s)
+    try:
+        await copies.preflight(nodes)
+    except BaseException:
+        await copies.close()
+        raise
+    return copies
 
 
 def beside_a_learner(engine: EngineConfig) -> EngineConfig:
@@ -85,6 +96,21 @@ def engine_seed(run_seed: int, index: int, weight_version: int) -> int:
     return int(np.random.SeedSequence([run_seed, index, weight_version]).generate_state(1)[0] >> 1)
 
 
+def gpus_of_engine(engine: EngineConfig, share_gpu: bool) -> float:
+    """What one engine asks Ray for."""
+    if not num_cluster_gpus():
+        return 0.0
+    return SHARED_GPU if share_gpu else float(engine.tensor_parallel_size)
+
+
+async def place_engines(num_engines: int, cpus: float, num_gpus: float, deadline_s: float) -> list[Any]:
+    """Room for each engine."""
+    resources = {"CPU": cpus} | ({"GPU": num_gpus} if num_gpus else {})
+    return await asyncio.gather(
+        *(reserve(f"rollout worker {index}", resources, deadline_s) for index in range(num_engines))
+    )
+
+
 async def start_pool(
     model_path: str,
     engine: EngineConfig,
@@ -100,21 +126,18 @@ async def start_pool(
     share_gpu: bool = False,
     lora_rank: int = 0,
     cores: Sequence[int] | None = None,
+    placements: Sequence[Any] = (),
 ) -> RolloutPool:
     """Rollout workers and a reward server, started side by side. `share_gpu`: with the learner (`shares_gpu`).
     `lora_rank`: of the adapters that weight updates bring; 0: they bring all weights. `cores`: of all engines on a CPU
-    machine, where a learner computes beside them."""
+    machine, where a learner computes beside them. `placements`: what `place_engines` gave, where it came first."""
     import ray
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-    resources = {"CPU": cpus}
-    if num_cluster_gpus():
-        resources["GPU"] = SHARED_GPU if share_gpu else float(engine.tensor_parallel_size)
+    num_gpus = gpus_of_engine(engine, share_gpu)
+    placements = placements or await place_engines(num_engines, cpus, num_gpus, placement_deadline_s)
     if share_gpu:
         engine = beside_a_learner(engine)
-    placements = await asyncio.gather(
-        *(reserve(f"rollout worker {index}", resources, placement_deadline_s) for index in range(num_engines))
-    )
 
     async def start_worker(index: int) -> Any:
         """A worker that holds the weights of `model_path`, under the label `weight_version`."""
@@ -122,7 +145,7 @@ async def start_pool(
             ray.remote(RolloutWorker)
             .options(
                 num_cpus=cpus,
-                num_gpus=resources.get("GPU", 0),
+                num_gpus=num_gpus,
                 max_concurrency=1000,
                 scheduling_strategy=PlacementGroupSchedulingStrategy(placements[index]),
             )

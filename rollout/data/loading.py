@@ -31,6 +31,8 @@ class LoadedRows:
     """With the keys that the found format sets."""
     found: str
     notes: list[str]
+    num_in_source: int
+    """Before `config.rows` chose among them."""
 
 
 def load_mapped_rows(config: DataConfig) -> list[MappedRow]:
@@ -66,7 +68,7 @@ def map_read_rows(config: DataConfig, read: RowsRead, as_pairs: bool) -> LoadedR
         chosen = select_rows(config.rows, [str(item.messages) for item in mapped], config.split_seed)
     except ValueError as error:
         raise ValueError(f"{config.source}: {error}") from error
-    return LoadedRows([mapped[index] for index in np.sort(chosen)], found.config, found.words, read.notes)
+    return LoadedRows([mapped[index] for index in np.sort(chosen)], found.config, found.words, read.notes, len(mapped))
 
 
 def keep_answered(
