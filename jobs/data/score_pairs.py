@@ -117,9 +117,9 @@ async def _servers(config: ScorePairsConfig, has_models: bool) -> AsyncIterator[
         return
     import ray
 
-    num_gpus = num_cluster_gpus()
-    starting = [start_reward_server(config.rewards, min(1, num_gpus)) for _ in range(max(1, num_gpus))]
-    servers = await asyncio.gather(*starting)
+    needed = gpus_of_rewards(config.rewards)
+    num_servers = max(1, int(num_cluster_gpus() // needed)) if needed else 1
+    servers = await asyncio.gather(*[start_reward_server(config.rewards, config.cluster) for _ in range(num_servers)])
 
     def asking(server: Any) -> Ask:
         async def ask(groups: Any) -> Any:

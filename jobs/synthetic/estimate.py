@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from raylign.jobs.synthetic.config import SynthesizeConfig
 from raylign.jobs.synthetic.generate import Material
 from raylign.jobs.synthetic.prompts import (
-    Demo,
     generation_prompt,
     keyword_prompt,
     pattern_prompt,
