@@ -32,7 +32,7 @@ from raylign.jobs.data.score_pairs_config import ALL_SPLITS, ScorePairsConfig
 from raylign.jobs.data.scored_rows import ScoredRow, check_new_columns, write_scored
 from raylign.jobs.run.folder import write_atomically
 from raylign.jobs.run.progress import Progress
-from raylign.jobs.run.roles import num_cluster_gpus, start_reward_server
+from raylign.jobs.run.roles import gpus_of_rewards, num_cluster_gpus, start_reward_server
 from raylign.rewards.scoring import weights_by_name
 from raylign.rollout.data.sources import split_names
 
