@@ -26,7 +26,8 @@ from raylign.jobs.data.grpo_config import GrpoDataConfig
 from raylign.jobs.data.sft import SftDataConfig, sft_data
 from raylign.jobs.init_model import InitModelConfig, init_model
 from raylign.jobs.train import train
-from raylign.rewards.overlap import bleu, rouge_l, tokenize_13a
+from raylign.rewards.overlap import bleu, rouge_l
+from raylign.rewards.tokens_13a import tokenize_13a
 from raylign.rollout.data.config import DataConfig
 
 HELD_OUT, START, POOL = "0%:20%", "20%:60%", "60%:100%"

@@ -23,6 +23,7 @@ from raylign.jobs.config.defaults import merged, with_defaults
 from raylign.jobs.config.help import describe_item_keys, help_of_keys
 from raylign.jobs.config.keys import KeyPath, dotted_keys, nearest, readable_problems
 from raylign.jobs.config.word_lists import WordList, word_list_keys
+from raylign.jobs.originals.hints import original_words_hint
 from raylign.rollout.data.yaml_text import read_yaml
 
 Config = TypeVar("Config", bound=BaseModel)
@@ -83,13 +84,14 @@ def find_recipe(name: str) -> Path:
     if Path(name).is_file():
         return Path(name)
     shipped = {
-        Path(str(entry)).stem: Path(str(entry))
+        entry.name.removesuffix(".yaml"): Path(str(entry))
         for entry in (importlib.resources.files("raylign.jobs") / "recipes").iterdir()
         if entry.name.endswith(".yaml")
     }
-    if Path(name).parent == Path() and Path(name).stem in shipped:
-        return shipped[Path(name).stem]
-    hint = nearest(Path(name).stem, shipped)
+    word = Path(name).name.removesuffix(".yaml")  # a name may hold a point: qwen2.5
+    if Path(name).parent == Path() and word in shipped:
+        return shipped[word]
+    hint = nearest(word, shipped)
     raise ConfigError(
         f"--config {name}: no such file"
         + (f"; did you mean the recipe {hint}?" if hint else ".")
@@ -153,7 +155,7 @@ def parse_words(config_class: type[BaseModel], words: list[str], program: str) -
     )
     namespace, unknown = parser.parse_known_args(words)
     if unknown:
-        raise ConfigError("\n".join(_unknown_options(config_class, unknown)))
+        raise ConfigError("\n".join(_unknown_options(config_class, unknown, words, program)))
     given = vars(namespace)
     files, print_config = given.pop("config"), given.pop("print_config")
     try:
@@ -180,15 +182,19 @@ def _add_argument(
     return parser.add_argument(*names, **options)
 
 
-def _unknown_options(config_class: type[BaseModel], unknown: list[str]) -> list[str]:
-    known = dotted_keys(config_class)
+def _unknown_options(
+    config_class: type[BaseModel], unknown: Sequence[str], words: Sequence[str], program: str
+) -> list[str]:
+    """Words of the published programs are answered with our whole command line, others with the nearest key."""
+    known = [*dotted_keys(config_class), "config", "print-config", "help"]
+    hint = original_words_hint(program.removeprefix("raylign "), words, known)
     problems = []
     for word in unknown:
-        if word.startswith("--"):
+        if word.startswith("--") and word not in hint.explained:
             key = word[2:].split("=")[0]
-            hint = nearest(key, [*known, "config", "print-config", "help"])
-            problems.append(f"--{key}: unknown option" + (f"; did you mean --{hint}?" if hint else ""))
-    return problems or [f"{unknown[0]}: unexpected; options are written --section.key value"]
+            near = nearest(key, known)
+            problems.append(f"--{key}: unknown option" + (f"; did you mean --{near}?" if near else ""))
+    return [*problems, *hint.lines] or [f"{unknown[0]}: unexpected; options are written --section.key value"]
 
 
 def _note_flags(values: dict[str, Any], path: KeyPath, places: dict[KeyPath, str]) -> None:

@@ -120,6 +120,11 @@ def _rollout_problems(config: TrainConfig) -> Iterator[str]:
     sampling, algorithm = config.sampling, config.algorithm
     if algorithm.needs_rewards and not config.rewards and not config.replay:
         yield f"rewards is empty: {algorithm.name} needs at least one"
+    if config.data.reasoning and algorithm.needs_rewards and all(reward.name != "format" for reward in config.rewards):
+        yield (
+            "data.reasoning is true and rewards lack format: nothing would hold the answers to the tags; add "
+            '{"name": "format"} to rewards'
+        )
     if sampling.temperature == 0:
         yield "sampling.temperature is 0: training samples its completions, so it must be above 0"
     if sampling.num_completions < algorithm.min_group_size:

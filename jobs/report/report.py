@@ -14,7 +14,7 @@ from raylign.jobs.curricula.selection import SELECTION_FILE
 from raylign.jobs.report.charts import COLOURS, Line, caption, figures, values_of
 from raylign.jobs.report.page import folded, number, page, percent, table, tiles
 from raylign.jobs.report.samples import samples_html
-from raylign.jobs.report.selection import selection_html
+from raylign.jobs.report.selection import refreshes_html, selection_html
 from raylign.jobs.report.stage import Problems, Stage, read_stages, read_summary
 from raylign.jobs.run.folder import write_atomically
 from raylign.jobs.run.progress import duration
@@ -164,6 +164,7 @@ def _stage(stage: Stage, index: int, alone: bool, drawn: dict[str, Any]) -> str:
             f'<div class="plot" id="{chart_id}"></div></figure>'
         )
     samples, selection = samples_html(stage.path, stage.problems), _selection(stage)
+    refreshes = refreshes_html(stage.lines, stage.config_yaml)
     title = "" if alone else f'<h2 class="stage" id="stage-{index}">{escape(stage.name)}</h2>'
     return "\n".join(
         [
@@ -173,7 +174,7 @@ def _stage(stage: Stage, index: int, alone: bool, drawn: dict[str, Any]) -> str:
             "<h3>Charts</h3>" if charts else '<p class="soft">No step has finished yet.</p>',
             f'<div class="charts">{"".join(parts)}</div>',
             f'<p class="soft small">Not measured here: {escape(", ".join(missing))}.</p>' if missing else "",
-            "<h3>Selection of rows</h3>" + selection if selection else "",
+            "<h3>Selection of rows</h3>" + refreshes + selection if refreshes or selection else "",
             "<h3>Samples</h3>" + samples if samples else "",
             "<h3>Config</h3>" + folded("config.yaml", f"<pre>{escape(stage.config_yaml)}</pre>"),
         ]

@@ -28,9 +28,9 @@ from raylign.learners.algorithms.facts import (
 from raylign.learners.examples.example import Example, Normalizers
 from raylign.learners.examples.from_groups import total_rewards
 from raylign.learners.examples.rows import Demonstration, WeighedRow
-from raylign.learners.losses.advantages import all_equal
 from raylign.learners.losses.proximal import Proximal
 from raylign.learners.meters.metric import PassMetrics
+from raylign.rewards.z_scores import all_equal
 from raylign.rollout.sample import Group, PreferencePair
 
 if TYPE_CHECKING:

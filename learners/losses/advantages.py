@@ -11,6 +11,7 @@ from typing import Literal
 
 import numpy as np
 
+from raylign.rewards.z_scores import all_equal, unbiased_std, z_scores
 from raylign.rollout.sample import FloatArray
 
 AdvantageScale = Literal["group", "batch", "none"]
@@ -30,13 +31,12 @@ def group_advantages(
     would blow up.
     """
     scored_B = [reward_G[np.isfinite(reward_G)].astype(np.float64) for reward_G in rewards]
-    batch_std = _unbiased_std(np.concatenate(scored_B)) if scored_B else 0.0
+    batch_std = unbiased_std(np.concatenate(scored_B)) if scored_B else 0.0
+    std, added = {"group": (None, epsilon), "batch": (batch_std, epsilon), "none": (1.0, 0.0)}[scale]
     advantages = []
     for reward_G, scored in zip(rewards, scored_B, strict=True):
         advantage_G = np.zeros(len(reward_G), np.float32)
-        if not all_equal(scored):
-            divisor = {"group": _unbiased_std(scored) + epsilon, "batch": batch_std + epsilon, "none": 1.0}[scale]
-            advantage_G[np.isfinite(reward_G)] = (scored - scored.mean()) / divisor
+        advantage_G[np.isfinite(reward_G)] = z_scores(scored, added, std)
         advantages.append(advantage_G)
     return advantages
 
@@ -69,7 +69,7 @@ def several_reward_advantages(
         if not differs:
             total[:] = 0.0
     scored = [total[~bad] for total, bad in zip(sums, failed, strict=True)]
-    std = _unbiased_std(np.concatenate(scored)) if scored else 0.0
+    std = unbiased_std(np.concatenate(scored)) if scored else 0.0
     if std == 0.0:
         return [total.astype(np.float32) for total in sums]
     return [(total / (std + epsilon)).astype(np.float32) for total in sums]
@@ -113,14 +113,3 @@ def whitened(values: Sequence[FloatArray], masks: Sequence[FloatArray]) -> list[
         return [np.zeros(len(value), np.float32) for value in values]
     root = np.sqrt(kept.var() + WHITENING_EPSILON)
     return [((value - kept.mean()) / root).astype(np.float32) for value in values]
-
-
-def all_equal(rewards: np.ndarray) -> bool:
-    """Whether rewards differ by no more than float32 rounding noise; true for fewer than two."""
-    if len(rewards) < 2:
-        return True
-    return bool(np.ptp(rewards) <= 1e-6 * max(1.0, float(np.abs(rewards).max())))
-
-
-def _unbiased_std(values: np.ndarray) -> float:
-    return float(values.std(ddof=1)) if len(values) > 1 else 0.0

@@ -11,6 +11,7 @@ from typing import Literal
 from pydantic import BaseModel, Field, model_validator
 
 from raylign.rollout.data.order import check_range_syntax
+from raylign.rollout.data.reasoning import REASONING_SYSTEM
 from raylign.rollout.data.templates import Template
 
 PairFormat = Literal[
@@ -91,6 +92,9 @@ class DataConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
     """Column with the tools that a chat may call (list of JSON schemas), for the chat template; empty: `tools`."""
     system: str | None = None
     """System message put before the prompt."""
+    reasoning: bool = False
+    """Use the system message that asks for <think>…</think> and <answer>…</answer>; training by rewards then needs the
+    reward `format`."""
     pairs: PairsConfig = PairsConfig()
     template: str = "chat"
     """`chat` uses the tokenizer's chat template; anything else is a plain template with `{prompt}`."""
@@ -105,6 +109,10 @@ class DataConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
     @model_validator(mode="after")
     def _check(self) -> DataConfig:
         check_range_syntax(self.rows)
+        if self.reasoning:
+            if self.system not in (None, REASONING_SYSTEM):
+                raise ValueError("`reasoning` puts a system message of its own before the prompt: give it or `system`")
+            self.system = REASONING_SYSTEM
         if self.encoding is not None:
             try:
                 io.TextIOWrapper(io.BytesIO(), encoding=self.encoding)  # base64 is a codec too, and no text's

@@ -16,7 +16,7 @@ from raylign.learners.algorithms.base import DynamicSampling
 from raylign.learners.algorithms.facts import RunRows
 from raylign.learners.algorithms.policy_gradient.group_relative import GroupRelativeConfig, GroupRelativeExamples
 from raylign.learners.algorithms.policy_gradient.policy import ClippedConfig, PolicyObjective
-from raylign.learners.losses.advantages import all_equal
+from raylign.rewards.z_scores import all_equal
 from raylign.rollout.sample import Group
 
 
