@@ -38,10 +38,12 @@ BENCHMARKS = {
     "sail_overhead": 900.0,
     "learner_tokens": 900.0,
     "weight_sync": 1200.0,
+    "weight_travel": 300.0,
     "experience_log": 900.0,
     "control_plane": 900.0,
     "memory": 2400.0,
     "mismatch": 600.0,
+    "bleu": 300.0,
     "start_up": 1800.0,
 }
 """Module and time limit in seconds, in the order of the table."""

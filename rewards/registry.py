@@ -7,7 +7,7 @@ killable processes. An unknown name is reported with the nearest known one.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Annotated, Any, cast, get_args
 
@@ -15,6 +15,8 @@ from pydantic import BeforeValidator, Field, TypeAdapter
 
 from raylign.rewards.answers import after_hash, boxed, reference_quantity, tagged
 from raylign.rewards.base import KillableConfig, Reward, WeightedConfig
+from raylign.rewards.bert_score import BertScoreConfig, BertScoreReward
+from raylign.rewards.bleu_rm import BleuRmConfig, BleuRmReward
 from raylign.rewards.endpoint import HttpConfig, HttpReward
 from raylign.rewards.function import FunctionConfig, FunctionReward
 from raylign.rewards.overlap import (
@@ -69,6 +71,8 @@ AnyRewardConfig = (
     | BleuConfig
     | RougeConfig
     | BleuRougeF1Config
+    | BleuRmConfig
+    | BertScoreConfig
     | FunctionConfig
     | HttpConfig
     | RewardModelConfig
@@ -89,6 +93,8 @@ _REWARD_OF_CONFIG: dict[type[WeightedConfig], type[Reward]] = {
     BleuConfig: BleuReward,
     RougeConfig: RougeReward,
     BleuRougeF1Config: BleuRougeF1Reward,
+    BleuRmConfig: BleuRmReward,
+    BertScoreConfig: BertScoreReward,
     FunctionConfig: FunctionReward,
     HttpConfig: HttpReward,
     RewardModelConfig: RewardModel,
@@ -153,6 +159,11 @@ def build_here(config: AnyRewardConfig) -> Reward:
     # Every class here is built from its own config alone; the table pairs them.
     make = cast(Callable[[Any], Reward], _REWARD_OF_CONFIG[type(config)])
     return make(config)
+
+
+def config_from_dict(values: Mapping[str, Any]) -> AnyRewardConfig:
+    config: AnyRewardConfig = TypeAdapter(RewardConfig).validate_python(values)
+    return config
 
 
 def config_from_json(text: str) -> AnyRewardConfig:
