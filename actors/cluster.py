@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field
@@ -20,6 +18,7 @@ from raylign.actors.node_start import PATIENT_ENVIRONMENT, patient_node_start
 from raylign.actors.placement import RoleLabels
 from raylign.actors.warm.process import cool_down, warm_up
 from raylign.actors.warm.worker_command import settings_of_node
+from raylign.rollout.owned_folders import OwnedFolder, clear_orphans
 
 
 class ClusterConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
@@ -40,6 +39,8 @@ class ClusterConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
     """How long to wait for the resources of all roles together (nodes that are still to come included)."""
 
 
+LOOPBACK = "127.0.0.1"
+"""Where all of a private cluster listens: nobody on the network has business with it."""
 QUIET_ENVIRONMENT = {
     "RAY_DEDUP_LOGS": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # actors without a GPU keep CUDA_VISIBLE_DEVICES as it is
@@ -70,42 +71,68 @@ def ray_cluster(config: ClusterConfig) -> Iterator[dict[str, float]]:
             ray.shutdown()
         return
     warm_up_for(config)
-    # A short path: Ray's sockets live below it and may not exceed 107 characters.
-    temporary = tempfile.mkdtemp(prefix="raylign-", dir="/tmp")
+    clear_orphans()
+    # A short path: Ray's sockets live below it and may not exceed 107 characters. Ray opens its own folder to
+    # everybody, so it lies inside one that is the user's alone.
+    temporary = OwnedFolder("raylign-", "/tmp")
     # Ray tells at every start that it asks for a token, as it should; nobody has to do anything about it.
     logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
-    with _few_processes(), patient_node_start():
+    with _private_node(), patient_node_start(), _token_of_the_user():
         ray.init(
             address="local",
             num_cpus=config.num_cpus,
             object_store_memory=config.object_store_mib << 20,
             include_dashboard=False,
-            _temp_dir=temporary,
+            _temp_dir=str(temporary.path / "ray"),
             **common,
         )
     try:
         yield ray.cluster_resources()
     finally:
         ray.shutdown()
-        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.remove()
         cool_down()
 
 
 @contextmanager
-def _few_processes() -> Iterator[None]:
-    """A node that is started meanwhile has no process that a private cluster has no use for: none that looks after an
-    autoscaler, none that would serve the dashboard and reports usage, for which Ray's start would wait."""
+def _private_node() -> Iterator[None]:
+    """A node that is started meanwhile listens on loopback alone (`ray.init` would replace that address by one that
+    others reach) and has no process that a private cluster has no use for: none that looks after an autoscaler, none
+    that would serve the dashboard and reports usage, for which Ray's start would wait."""
     from ray._private import parameter, services
 
     rays_parameters: Any = parameter
     rays_services: Any = services
     of_ray = rays_parameters.RayParams, rays_services.start_api_server
-    rays_parameters.RayParams = partial(of_ray[0], no_monitor=True, **settings_of_node())
+    settings = {"no_monitor": True, "node_ip_address": LOOPBACK, **settings_of_node()}
+    rays_parameters.RayParams = lambda **named: of_ray[0](**{**named, **settings})
     rays_services.start_api_server = lambda *_, **__: ("", None)
     try:
         yield
     finally:
         rays_parameters.RayParams, rays_services.start_api_server = of_ray
+
+
+@contextmanager
+def _token_of_the_user() -> Iterator[None]:
+    """A token that Ray makes meanwhile, the key to the user's clusters, is the user's alone from its first byte."""
+    from ray._private.authentication import authentication_token_setup as setup
+
+    rays_setup: Any = setup
+    of_ray = rays_setup.generate_and_save_token
+
+    def generate_and_save() -> None:
+        path: Path = rays_setup._get_default_token_path()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(mode=0o600)
+        path.chmod(0o600)
+        of_ray()
+
+    rays_setup.generate_and_save_token = generate_and_save
+    try:
+        yield
+    finally:
+        rays_setup.generate_and_save_token = of_ray
 
 
 def is_private(config: ClusterConfig) -> bool:

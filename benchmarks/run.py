@@ -43,6 +43,7 @@ BENCHMARKS = {
     "control_plane": 900.0,
     "memory": 2400.0,
     "mismatch": 600.0,
+    "bleu": 300.0,
     "start_up": 1800.0,
 }
 """Module and time limit in seconds, in the order of the table."""

@@ -53,8 +53,12 @@ class Graded(float):
     def of(cls, score: float, parts: Mapping[str, Any]) -> Graded:
         """Parts that are no finite numbers (texts, lists) are left out."""
         graded = cls(score)
-        graded.parts = {name[:80]: number for name, part in parts.items() if (number := _finite(part)) is not None}
+        graded.parts = {_plain(name): number for name, part in parts.items() if (number := _finite(part)) is not None}
         return graded
+
+
+def _plain(name: str) -> str:
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")[:80]  # no file takes half a character
 
 
 def _finite(value: Any) -> float | None:
@@ -114,6 +118,11 @@ class KillableConfig(WeightedConfig):
     max_cpu_s: float | None = Field(600.0, gt=0, allow_inf_nan=False)
     """CPU seconds for one completion (`function`: for one group), of all threads; null: no limit."""
 
+    @property
+    def needs_process(self) -> bool:
+        """Whether this very reward needs the process; a `task` does only where its code is a user's."""
+        return True
+
 
 class Reward(ABC):
     """Scores groups. `can_hang` rewards run in killable processes (rewards/sandbox/sandbox.py)."""
@@ -155,7 +164,8 @@ class PointwiseReward(Reward):
 
     def _guarded(self, completion: str, item: Item, index: int) -> Score:
         try:
-            return float(self.score_one(completion, item, index))
+            score = self.score_one(completion, item, index)
+            return score if isinstance(score, Graded) else float(score)
         except Exception as error:  # a reward may never end a run
             return failure_of(error)
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
 from raylign.rewards.answers import inside_open_tag
-from raylign.rewards.base import Item, PointwiseReward, Reward, Score, WeightedConfig
+from raylign.rewards.base import Graded, Item, PointwiseReward, Reward, Score, WeightedConfig
+from raylign.rewards.tokens_13a import tokenize_13a
 
 OVERLAP_VERSION = "1"
 """Changes whenever a score could change: part of the key of any cache of scores."""
@@ -42,32 +43,17 @@ class BleuRougeF1Config(WeightedConfig):
     """Which reward."""
 
 
-def tokenize_13a(text: str) -> list[str]:
-    """mteval-v13a tokens, through sacrebleu."""
-    from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
-    from sacrebleu.tokenizers.tokenizer_re import TokenizerRegexp
-
-    tokens = Tokenizer13a()(text).split()
-    # Both keep 65,536 texts for ever, which is gigabytes of completions that never return.
-    Tokenizer13a.__call__.cache_clear()
-    TokenizerRegexp.__call__.cache_clear()
-    return tokens
-
-
-def ngram_counts(tokens: Sequence[str]) -> Counter[tuple[str, ...]]:
-    """How often each 1- to 4-gram occurs."""
-    return Counter(
-        tuple(tokens[start : start + order])
-        for order in range(1, MAX_ORDER + 1)
-        for start in range(len(tokens) - order + 1)
-    )
+def ngrams(tokens: Sequence[str], order: int) -> Iterator[tuple[str, ...]]:
+    """All n-grams of one order, as they stand."""
+    return zip(*(tokens[start:] for start in range(order)), strict=False)
 
 
 @dataclass(frozen=True)
 class BleuReferences:
     """All references of one prompt, merged: for each n-gram the largest count in any of them."""
 
-    counts: Counter[tuple[str, ...]]
+    counts: tuple[Counter[tuple[str, ...]], ...]
+    """Of 1-grams to 4-grams."""
     shortest: int
 
     @classmethod
@@ -75,10 +61,17 @@ class BleuReferences:
         if not references:
             raise ValueError("the prompt has no reference to compare with; set data.reference")
         tokenized = [tokenize_13a(reference) for reference in references]
-        merged: Counter[tuple[str, ...]] = Counter()
+        merged: list[Counter[tuple[str, ...]]] = [Counter() for _ in range(MAX_ORDER)]
         for tokens in tokenized:
-            merged |= ngram_counts(tokens)
-        return cls(merged, min(map(len, tokenized)))
+            for order, counts in enumerate(merged, 1):
+                counts |= Counter(ngrams(tokens, order))
+        return cls(tuple(merged), min(map(len, tokenized)))
+
+    def matches(self, tokens: Sequence[str], order: int) -> int:
+        """Clipped matches m_n. Only n-grams that a reference has are counted: of most texts that is a small part."""
+        counts = self.counts[order - 1]
+        found = Counter(filter(counts.__contains__, ngrams(tokens, order)))
+        return sum(map(min, found.values(), map(counts.__getitem__, found)))
 
 
 def bleu(prediction: str | float | None, references: Sequence[str] | BleuReferences) -> float:
@@ -89,12 +82,14 @@ def bleu(prediction: str | float | None, references: Sequence[str] | BleuReferen
     """
     if not isinstance(references, BleuReferences):
         references = BleuReferences.of(references)
-    tokens = tokenize_13a(prediction) if isinstance(prediction, str) else []
+    return bleu_of_tokens(tokenize_13a(prediction) if isinstance(prediction, str) else [], references)
+
+
+def bleu_of_tokens(tokens: Sequence[str], references: BleuReferences) -> float:
+    """The same of a text's tokens."""
     if not tokens:
         return 0.0
-    matches = [0] * MAX_ORDER
-    for gram, count in ngram_counts(tokens).items():
-        matches[len(gram) - 1] += min(count, references.counts[gram])
+    matches = [references.matches(tokens, order) for order in range(1, MAX_ORDER + 1)]
     totals = [max(0, len(tokens) - order) for order in range(MAX_ORDER)]
     log_precision = sum(math.log((match + 1) / (total + 1)) for match, total in zip(matches, totals, strict=True))
     log_brevity = min(0.0, 1 - references.shortest / len(tokens))
@@ -153,15 +148,25 @@ class BleuReward(PointwiseReward):
         self._merged = lru_cache(maxsize=64)(BleuReferences.of)
 
     def score_one(self, completion: str, item: Item, index: int) -> float:
-        return bleu(inside_open_tag(completion), self._merged(item.references))
+        references = self._merged(item.references)
+        tokens = tokenize_13a(inside_open_tag(completion))
+        return with_lengths(bleu_of_tokens(tokens, references), len(tokens), references.shortest)
 
 
 class RougeReward(PointwiseReward):
+    """ROUGE-L of each completion; the references of a group are cut into tokens once."""
+
     def __init__(self, config: RougeConfig | BleuRougeF1Config) -> None:
         rouge_tokens("")  # a missing library shows when the reward is built
+        self._references = lru_cache(maxsize=64)(lambda references: [rouge_tokens(text) for text in references])
 
     def score_one(self, completion: str, item: Item, index: int) -> float:
-        return rouge_l(inside_open_tag(completion), item.references)
+        references = self._references(item.references)
+        if not references:
+            raise ValueError("the prompt has no reference to compare with; set data.reference")
+        tokens = rouge_tokens(inside_open_tag(completion))
+        score = max(_f1(tokens, reference) for reference in references)
+        return with_lengths(score, len(tokens), min(map(len, references)))
 
 
 class BleuRougeF1Reward(Reward):
@@ -177,6 +182,11 @@ class BleuRougeF1Reward(Reward):
 
     @staticmethod
     def _combined(left: Score, right: Score) -> Score:
-        if isinstance(left, float) and isinstance(right, float):
-            return harmonic_mean(left, right)
+        if isinstance(left, Graded) and isinstance(right, Graded):
+            return Graded.of(harmonic_mean(left, right), left.parts)
         return left if not isinstance(left, float) else right
+
+
+def with_lengths(score: float, num_words: int, shortest_reference: int) -> Graded:
+    """The score with what it may have been bought by: overlap favours short answers where a reference is short."""
+    return Graded.of(score, {"words": num_words, "shortest_reference_words": shortest_reference})

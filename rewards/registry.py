@@ -7,13 +7,16 @@ killable processes. An unknown name is reported with the nearest known one.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Annotated, Any, cast, get_args
 
 from pydantic import BeforeValidator, Field, TypeAdapter
 
 from raylign.rewards.answers import after_hash, boxed, reference_quantity, tagged
 from raylign.rewards.base import KillableConfig, Reward, WeightedConfig
+from raylign.rewards.bert_score import BertScoreConfig, BertScoreReward
+from raylign.rewards.bleu_rm import BleuRmConfig, BleuRmReward
 from raylign.rewards.endpoint import HttpConfig, HttpReward
 from raylign.rewards.function import FunctionConfig, FunctionReward
 from raylign.rewards.overlap import (
@@ -42,6 +45,10 @@ from raylign.rewards.rules import (
     expected_choice,
 )
 from raylign.rewards.sandbox.sandbox import Sandboxed
+from raylign.rewards.tasks.config import TaskConfig
+from raylign.rewards.tasks.opening import form_task
+from raylign.rewards.tasks.reward import TaskReward
+from raylign.rewards.tasks.task import checked_label
 from raylign.rewards.verifiers import (
     MathVerifyConfig,
     MathVerifyReward,
@@ -58,11 +65,14 @@ AnyRewardConfig = (
     | BoxedConfig
     | HashConfig
     | TagConfig
+    | TaskConfig
     | MathVerifyConfig
     | ReasoningGymConfig
     | BleuConfig
     | RougeConfig
     | BleuRougeF1Config
+    | BleuRmConfig
+    | BertScoreConfig
     | FunctionConfig
     | HttpConfig
     | RewardModelConfig
@@ -77,11 +87,14 @@ _REWARD_OF_CONFIG: dict[type[WeightedConfig], type[Reward]] = {
     BoxedConfig: BoxedReward,
     HashConfig: HashReward,
     TagConfig: TagReward,
+    TaskConfig: TaskReward,
     MathVerifyConfig: MathVerifyReward,
     ReasoningGymConfig: ReasoningGymReward,
     BleuConfig: BleuReward,
     RougeConfig: RougeReward,
     BleuRougeF1Config: BleuRougeF1Reward,
+    BleuRmConfig: BleuRmReward,
+    BertScoreConfig: BertScoreReward,
     FunctionConfig: FunctionReward,
     HttpConfig: HttpReward,
     RewardModelConfig: RewardModel,
@@ -111,6 +124,8 @@ def reference_check(config: AnyRewardConfig) -> Callable[[str], object] | None:
     """Raises ValueError for a reference that the reward cannot compare with; None: only scoring would tell."""
     if isinstance(config, ExactConfig | BoxedConfig | HashConfig | TagConfig) and config.kind == "choice":
         return expected_choice
+    if isinstance(config, TaskConfig) and not config.needs_process:
+        return partial(checked_label, form_task(config))
     if isinstance(config, NumericConfig):
         return reference_quantity
     if isinstance(config, BoxedConfig | HashConfig | TagConfig) and config.comparison == "numeric":
@@ -121,7 +136,11 @@ def reference_check(config: AnyRewardConfig) -> Callable[[str], object] | None:
 
 def is_quick(config: AnyRewardConfig) -> bool:
     """Whether this reward scores at once, in place."""
-    return _REWARD_OF_CONFIG[type(config)].is_quick
+    return _REWARD_OF_CONFIG[type(config)].is_quick and not _needs_process(config)
+
+
+def _needs_process(config: AnyRewardConfig) -> bool:
+    return isinstance(config, KillableConfig) and config.needs_process
 
 
 RewardConfig = Annotated[AnyRewardConfig, Field(discriminator="name"), BeforeValidator(_check_name)]
@@ -130,7 +149,9 @@ RewardConfig = Annotated[AnyRewardConfig, Field(discriminator="name"), BeforeVal
 
 def build_reward(config: AnyRewardConfig) -> Reward:
     """The reward, ready to score. ValueError when it cannot work: a function that does not import, no such model."""
-    return Sandboxed(config, config.name) if isinstance(config, KillableConfig) else build_here(config)
+    if isinstance(config, KillableConfig) and config.needs_process:
+        return Sandboxed(config, config.name)
+    return build_here(config)
 
 
 def build_here(config: AnyRewardConfig) -> Reward:
@@ -138,6 +159,11 @@ def build_here(config: AnyRewardConfig) -> Reward:
     # Every class here is built from its own config alone; the table pairs them.
     make = cast(Callable[[Any], Reward], _REWARD_OF_CONFIG[type(config)])
     return make(config)
+
+
+def config_from_dict(values: Mapping[str, Any]) -> AnyRewardConfig:
+    config: AnyRewardConfig = TypeAdapter(RewardConfig).validate_python(values)
+    return config
 
 
 def config_from_json(text: str) -> AnyRewardConfig:

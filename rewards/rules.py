@@ -37,6 +37,8 @@ class NumericConfig(WeightedConfig):
     """Which reward."""
     tolerance: float = Field(0.0, ge=0, allow_inf_nan=False)
     """Largest absolute difference that still counts as equal."""
+    kind: Kind = "answer"
+    """answer: a number; choice: the letter of an option, however it is dressed: C, (C), C., option C."""
 
 
 class BoxedConfig(WeightedConfig):
@@ -133,7 +135,7 @@ class NumericReward(AnswerReward):
         def same(completion: str, reference: str) -> bool:
             return answers.same_answer(completion, reference, "numeric", config.tolerance, answers.answer_of)
 
-        super().__init__(str, same)
+        super().__init__(str, _same_choice if config.kind == "choice" else same)
 
 
 def expected_choice(reference: str) -> str:

@@ -18,6 +18,7 @@ _NEVER_RUN = (
     "{folder}: its {what} is code of its own ({code}), which raylign never runs; give a model whose architecture "
     "transformers has, or convert this one to such an architecture"
 )
+PICKLED = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
 
@@ -40,17 +41,21 @@ def check_model_folder(path: str | Path) -> None:
         return
     if not (folder / "config.json").is_file():
         raise ValueError(f"{folder}: no config.json in it, so no model in Hugging Face format")
-    indexes = [*folder.glob("*.safetensors.index.json"), *folder.glob("pytorch_model.bin.index.json")]
-    for index in indexes:
+    for index in folder.glob("*.safetensors.index.json"):
         try:
             shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        except (json.JSONDecodeError, KeyError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f"{index}: not an index of weight files ({error})") from error
         if missing := sorted(shard for shard in shards if not (folder / shard).is_file()):
             raise ValueError(f"{folder}: {len(missing)} of {len(shards)} weight files missing, first {missing[0]}")
-    weights = [*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")]
-    if not any(file.stat().st_size for file in weights):
-        raise ValueError(f"{folder}: no weights in it (no *.safetensors or pytorch_model*.bin file)")
+    if not any(file.stat().st_size for file in folder.glob("*.safetensors")):
+        if pickled := sorted(file.name for pattern in PICKLED for file in folder.glob(pattern)):
+            raise ValueError(
+                f"{folder}: its weights are a pickle ({pickled[0]}), which raylign does not read: weights come from "
+                '*.safetensors alone. Convert it once: python -c "from transformers import AutoModelForCausalLM as M; '
+                f"M.from_pretrained('{folder}').save_pretrained('{folder}')\""
+            )
+        raise ValueError(f"{folder}: no weights in it (no *.safetensors file)")
     refuse_own_code(folder)
 
 

@@ -24,12 +24,14 @@ FOLDERS = ["rewards", "rollout", "learners", "actors", "jobs"]
 MAY_IMPORT = {
     "rewards": set[str](),
     "rollout": set[str](),
-    "learners": {"rollout"},
+    "learners": {"rollout", "rewards"},
     "actors": {"rewards", "rollout", "learners"},
     "jobs": {"rewards", "rollout", "learners", "actors"},
 }
 # Of rollout, the learners know what a sample is, how it was sampled and how old it may be, not how it was made.
 LEARNERS_MAY_IMPORT_OF_ROLLOUT = {"raylign.rollout.sample", "raylign.rollout.sampling", "raylign.rollout.staleness"}
+# Of rewards, how scores of one group become comparable: an advantage and a mixture of rewards are the same arithmetic.
+LEARNERS_MAY_IMPORT_OF_REWARDS = {"raylign.rewards.z_scores"}
 HEAVY_ONLY_IN = {
     "ray": ("actors/", "jobs/"),
     "vllm": ("rollout/engine/vllm_engine.py", "rollout/weights/transfer.py"),
@@ -75,12 +77,13 @@ def test_folders_import_only_those_below_them() -> None:
     assert not broken, "\n".join(broken)
 
 
-def test_learners_import_only_the_types_of_rollout() -> None:
+def test_learners_import_only_the_types_of_rollout_and_the_z_scores_of_rewards() -> None:
+    allowed_names = LEARNERS_MAY_IMPORT_OF_ROLLOUT | LEARNERS_MAY_IMPORT_OF_REWARDS
     broken = [
         f"{place} imports {name}"
         for place, file, name in all_imports()
-        if file.startswith("learners/") and name.startswith("raylign.rollout")
-        if not any(f"{name}.".startswith(f"{allowed}.") for allowed in LEARNERS_MAY_IMPORT_OF_ROLLOUT)
+        if file.startswith("learners/") and name.startswith(("raylign.rollout", "raylign.rewards"))
+        if not any(f"{name}.".startswith(f"{allowed}.") for allowed in allowed_names)
     ]
     assert not broken, "\n".join(broken)
 

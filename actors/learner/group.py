@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -28,6 +26,7 @@ from raylign.actors.learner.spec import LearnerSpec
 from raylign.actors.learner.verbs import RankVerbs
 from raylign.actors.placement import no_room
 from raylign.learners.examples.example import Example
+from raylign.rollout.owned_folders import OwnedFolder
 from raylign.rollout.weights.buckets import BucketInfo
 
 if TYPE_CHECKING:
@@ -72,7 +71,7 @@ class LearnerGroup:
 
         actor = ray.remote(Mailbox).options(num_cpus=0, max_concurrency=64)
         self._mailbox = cast(MailboxHandle, actor.remote(self._spec.config.num_ranks))
-        self._storage = tempfile.mkdtemp(prefix="raylign-train-")
+        self._storage = OwnedFolder("raylign-train-")
         self._fit = in_daemon_thread(partial(self._run_trainer, deadline_s))
         try:
             node: str = await self._send(WHERE, None, deadline_s)
@@ -97,16 +96,15 @@ class LearnerGroup:
         # Ray Train would give the place up and ask again every minute; `place` has the deadline
         os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(placement_deadline_s + POLL_S)
         from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
-        from ray.train.torch import TorchConfig
 
-        from raylign.actors.learner.quiet_trainer import QuietTorchTrainer
+        from raylign.actors.learner.quiet_trainer import QuietTorchConfig, QuietTorchTrainer
 
         assert self._mailbox is not None, "place() has made it"
         arguments: RankArguments = {"spec": self._spec, "mailbox": self._mailbox}
         QuietTorchTrainer(
             serve_rank,
             train_loop_config=arguments,
-            torch_config=TorchConfig(backend="nccl" if self._gpus_per_rank else "gloo"),
+            torch_config=QuietTorchConfig(backend="nccl" if self._gpus_per_rank else "gloo"),
             scaling_config=ScalingConfig(
                 num_workers=self._spec.config.num_ranks,
                 use_gpu=self._gpus_per_rank > 0,
@@ -116,7 +114,7 @@ class LearnerGroup:
             ),
             run_config=RunConfig(
                 name="learner",
-                storage_path=self._storage,
+                storage_path=str(self._storage.path),
                 failure_config=FailureConfig(max_failures=0),
                 logging_config=LoggingConfig(log_level="WARNING"),
                 worker_runtime_env={"env_vars": RANK_ENVIRONMENT},
@@ -186,7 +184,7 @@ class LearnerGroup:
         if self._fit.done():
             self._fit.exception()  # whoever called a verb has seen it
         ray.kill(cast("ActorHandle[Mailbox]", self._mailbox))
-        shutil.rmtree(self._storage, ignore_errors=True)
+        self._storage.remove()
 
 
 def answer_of(call: asyncio.Future[Any]) -> Any:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
+from raylign.actors.cluster import ClusterConfig
 from raylign.jobs.checks.data import Samples, check_data, may_share_rows
 from raylign.jobs.checks.findings import Findings, print_findings
 from raylign.jobs.checks.idle_settings import idle_settings
@@ -30,6 +31,7 @@ from raylign.jobs.checks.memory_estimate import (
     learner_bytes,
     read_model_size,
 )
+from raylign.jobs.checks.unused_rows import unused_rows
 from raylign.jobs.config.evaluate import EvaluateConfig
 from raylign.jobs.config.loading import config_yaml
 from raylign.jobs.config.references import compare_with_references
@@ -64,6 +66,8 @@ def plan(config: TrainConfig) -> int:
 def check_before_start(config: TrainConfig) -> None:
     """Raise with all problems of a training run; warnings are said and do not hold it up."""
     findings = examine_training(config, this_machine())
+    for note in findings.notes:
+        print(f"note: {note}", file=sys.stderr)
     for warning in findings.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     findings.raise_problems()
@@ -147,27 +151,36 @@ def examine_training(config: TrainConfig, machine: Machine) -> Findings:
                 f"evaluation.pairs.rows {evaluation.pairs.rows} and data.rows {config.data.rows} of "
                 f"{config.data.source} overlap: the run is evaluated on pairs that it trains on"
             )
+    findings.notes += unused_rows(findings.read)
     return findings
 
 
 def examine_evaluation(config: EvaluateConfig, machine: Machine) -> Findings:
     """All checks of an evaluation."""
-    from raylign.jobs.run.checkpoints import model_folder
-
     findings = Findings()
     findings.attempt("folder", lambda: _check_folder(config.folder, config, False, findings))
-    if _runs_here(config.cluster.address):
-        _check_count("num_engines", config.num_engines, config.engine.tensor_parallel_size, machine, findings)
-    path = findings.attempt("model", lambda: model_folder(config.model))
-    if path is None:
-        return findings
-    size, tokenizer = _check_model("model", path, findings)
-    if size is not None:
-        _check_context(size, config.engine, "engine", machine, findings)
+    tokenizer = examine_answering(config.model, config.engine, config.num_engines, config.cluster, machine, findings)
     if tokenizer is not None:
         room = config.engine.max_model_len - config.sampling.max_tokens
         check_data(Samples("data", config.data, config.rewards, room), tokenizer, config.seed, findings)
     return findings
+
+
+def examine_answering(
+    model: str, engine: EngineConfig, num_engines: int, cluster: ClusterConfig, machine: Machine, findings: Findings
+) -> PreTrainedTokenizerBase | None:
+    """Engines, model and context of a job that answers prompts; gives the tokenizer where it loads."""
+    from raylign.jobs.run.checkpoints import model_folder
+
+    if _runs_here(cluster.address):
+        _check_count("num_engines", num_engines, engine.tensor_parallel_size, machine, findings)
+    path = findings.attempt("model", lambda: model_folder(model))
+    if path is None:
+        return None
+    size, tokenizer = _check_model("model", path, findings)
+    if size is not None:
+        _check_context(size, engine, "engine", machine, findings)
+    return tokenizer
 
 
 def _check_folder(folder: Path, config: BaseModel, resume: bool, findings: Findings) -> None:

@@ -22,6 +22,9 @@ from pydantic_settings import BaseSettings, CliSettingsSource, SettingsError
 from raylign.jobs.config.defaults import merged, with_defaults
 from raylign.jobs.config.help import describe_item_keys, help_of_keys
 from raylign.jobs.config.keys import KeyPath, dotted_keys, nearest, readable_problems
+from raylign.jobs.config.word_lists import WordList, word_list_keys
+from raylign.jobs.originals.hints import original_words_hint
+from raylign.rollout.data.yaml_text import read_yaml
 
 Config = TypeVar("Config", bound=BaseModel)
 
@@ -81,13 +84,14 @@ def find_recipe(name: str) -> Path:
     if Path(name).is_file():
         return Path(name)
     shipped = {
-        Path(str(entry)).stem: Path(str(entry))
+        entry.name.removesuffix(".yaml"): Path(str(entry))
         for entry in (importlib.resources.files("raylign.jobs") / "recipes").iterdir()
         if entry.name.endswith(".yaml")
     }
-    if Path(name).parent == Path() and Path(name).stem in shipped:
-        return shipped[Path(name).stem]
-    hint = nearest(Path(name).stem, shipped)
+    word = Path(name).name.removesuffix(".yaml")  # a name may hold a point: qwen2.5
+    if Path(name).parent == Path() and word in shipped:
+        return shipped[word]
+    hint = nearest(word, shipped)
     raise ConfigError(
         f"--config {name}: no such file"
         + (f"; did you mean the recipe {hint}?" if hint else ".")
@@ -98,36 +102,16 @@ def find_recipe(name: str) -> Path:
 def read_recipe(path: Path) -> Layer:
     """A YAML file with the line of every key."""
     try:
-        loader = yaml.SafeLoader(path.read_text(encoding="utf-8"))
-        node = loader.get_single_node()
-        if node is None:
-            return Layer()
-        layer = Layer()
-        _note_places(node, (), str(path), layer.places)
-        layer.values = loader.construct_document(node)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else "?"
-        raise ConfigError(f"{path}:{line}: not valid YAML: {error.problem}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        values, places = read_yaml(path.read_text(encoding="utf-8"), str(path))
+    except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not a YAML text file: {error}") from None
-    if not isinstance(layer.values, dict):
-        raise ConfigError(f"{path}: expected `key: value` lines, found {type(layer.values).__name__}")
-    return layer
-
-
-def _note_places(node: yaml.Node, path: KeyPath, file: str, places: dict[KeyPath, str]) -> None:
-    if isinstance(node, yaml.MappingNode):
-        for key_node, value_node in node.value:
-            key_path = (*path, key_node.value if isinstance(key_node, yaml.ScalarNode) else "?")
-            place = f"{file}:{key_node.start_mark.line + 1}"
-            if key_path in places:
-                raise ConfigError(f"{place}: {key_path[-1]} is given twice, first in {places[key_path]}")
-            places[key_path] = place
-            _note_places(value_node, key_path, file, places)
-    elif isinstance(node, yaml.SequenceNode):
-        for index, item in enumerate(node.value):
-            places[(*path, index)] = f"{file}:{item.start_mark.line + 1}"
-            _note_places(item, (*path, index), file, places)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    if values is None and not places:
+        return Layer()
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected `key: value` lines, found {type(values).__name__}")
+    return Layer(values, places)
 
 
 # command line
@@ -163,7 +147,7 @@ def parse_words(config_class: type[BaseModel], words: list[str], program: str) -
     source: CliSettingsSource[Any] = CliSettingsSource(
         settings_class,
         root_parser=parser,
-        add_argument_method=partial(_add_argument, help_of_keys(config_class)),
+        add_argument_method=partial(_add_argument, help_of_keys(config_class), word_list_keys(config_class)),
         cli_parse_none_str="null",
         cli_hide_none_type=True,
         cli_avoid_json=True,
@@ -171,7 +155,7 @@ def parse_words(config_class: type[BaseModel], words: list[str], program: str) -
     )
     namespace, unknown = parser.parse_known_args(words)
     if unknown:
-        raise ConfigError("\n".join(_unknown_options(config_class, unknown)))
+        raise ConfigError("\n".join(_unknown_options(config_class, unknown, words, program)))
     given = vars(namespace)
     files, print_config = given.pop("config"), given.pop("print_config")
     try:
@@ -182,25 +166,35 @@ def parse_words(config_class: type[BaseModel], words: list[str], program: str) -
     return ParsedWords([*(read_recipe(find_recipe(file)) for file in files), flags], print_config)
 
 
-def _add_argument(help_texts: Mapping[str, str], parser: Any, *names: str, **options: Any) -> Any:
-    """As argparse's, but a switch may be `--resume`, `--resume true` or `--resume false`, and the default that help
-    tells is the one that is used: pydantic-settings tells that of the class, in a union that of the last member."""
-    if help_text := help_texts.get(names[-1].removeprefix("--")):
+def _add_argument(
+    help_texts: Mapping[str, str], word_lists: Mapping[str, type[WordList]], parser: Any, *names: str, **options: Any
+) -> Any:
+    """As argparse's, but a switch may be `--resume`, `--resume true` or `--resume false`, a list of words may be given
+    word by word, and the default that help tells is the one that is used: pydantic-settings tells that of the class,
+    in a union that of the last member."""
+    key = names[-1].removeprefix("--")
+    if help_text := help_texts.get(key):
         options["help"] = help_text.replace("%", "%%")
+    if key in word_lists:
+        options |= {"nargs": "+", "action": word_lists[key]}
     if options.get("metavar") == "bool":
         options |= {"nargs": "?", "const": "true", "metavar": "true|false"}
     return parser.add_argument(*names, **options)
 
 
-def _unknown_options(config_class: type[BaseModel], unknown: list[str]) -> list[str]:
-    known = dotted_keys(config_class)
+def _unknown_options(
+    config_class: type[BaseModel], unknown: Sequence[str], words: Sequence[str], program: str
+) -> list[str]:
+    """Words of the published programs are answered with our whole command line, others with the nearest key."""
+    known = [*dotted_keys(config_class), "config", "print-config", "help"]
+    hint = original_words_hint(program.removeprefix("raylign "), words, known)
     problems = []
     for word in unknown:
-        if word.startswith("--"):
+        if word.startswith("--") and word not in hint.explained:
             key = word[2:].split("=")[0]
-            hint = nearest(key, [*known, "config", "print-config", "help"])
-            problems.append(f"--{key}: unknown option" + (f"; did you mean --{hint}?" if hint else ""))
-    return problems or [f"{unknown[0]}: unexpected; options are written --section.key value"]
+            near = nearest(key, known)
+            problems.append(f"--{key}: unknown option" + (f"; did you mean --{near}?" if near else ""))
+    return [*problems, *hint.lines] or [f"{unknown[0]}: unexpected; options are written --section.key value"]
 
 
 def _note_flags(values: dict[str, Any], path: KeyPath, places: dict[KeyPath, str]) -> None:

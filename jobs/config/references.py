@@ -11,7 +11,21 @@ from collections.abc import Sequence
 from pydantic import BaseModel
 
 COMPARING = frozenset(
-    {"exact", "numeric", "boxed", "hash", "tag", "math_verify", "bleu", "rouge", "bleu_rouge_f1", "choice"}
+    {
+        "exact",
+        "numeric",
+        "boxed",
+        "hash",
+        "tag",
+        "math_verify",
+        "bleu",
+        "rouge",
+        "bleu_rouge_f1",
+        "bleu_rm",
+        "bertscore",
+        "choice",
+        "task",
+    }
 )
 """`function` and `http` are given the references and may do without them; the rest look elsewhere."""
 

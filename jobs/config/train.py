@@ -29,7 +29,7 @@ from raylign.learners.engines.config import LearnerConfig
 from raylign.rewards.registry import RewardConfig
 from raylign.rollout.data.config import DataConfig
 from raylign.rollout.experience.types import ExperienceConfig
-from raylign.rollout.sampling import SamplingConfig
+from raylign.rollout.sampling import SamplingConfig, why_untrainable
 
 BYTES_PER_TOKEN = 8
 """Of a completion in the experience log: its id and its log-prob."""
@@ -81,6 +81,8 @@ def _train_problems(config: TrainConfig) -> Iterator[str]:
     engine, sampling, learner, algorithm = config.rollout.engine, config.sampling, config.learner, config.algorithm
     yield from algorithm.problems(facts_of(config))
     yield from _trusted_problems(config)
+    if why := why_untrainable(sampling):
+        yield why
     if algorithm.needs_rollouts:
         yield from _rollout_problems(config)
     elif config.replay:
@@ -118,6 +120,11 @@ def _rollout_problems(config: TrainConfig) -> Iterator[str]:
     sampling, algorithm = config.sampling, config.algorithm
     if algorithm.needs_rewards and not config.rewards and not config.replay:
         yield f"rewards is empty: {algorithm.name} needs at least one"
+    if config.data.reasoning and algorithm.needs_rewards and all(reward.name != "format" for reward in config.rewards):
+        yield (
+            "data.reasoning is true and rewards lack format: nothing would hold the answers to the tags; add "
+            '{"name": "format"} to rewards'
+        )
     if sampling.temperature == 0:
         yield "sampling.temperature is 0: training samples its completions, so it must be above 0"
     if sampling.num_completions < algorithm.min_group_size:

@@ -200,7 +200,7 @@ def _figure(chart: Chart, lines: Sequence[Line]) -> dict[str, Any] | None:
         series += _single_rewards(lines)
     traces: list[dict[str, Any]] = []
     for colour, (key, label) in zip(COLOURS * 3, series, strict=False):
-        steps, values = _thinned(*values_of(lines, key))
+        steps, values = thinned(*values_of(lines, key))
         if chart.log:
             # zero has no place on a log axis
             kept = [(step, value) for step, value in zip(steps, values, strict=True) if value > 0]
@@ -276,7 +276,8 @@ def _interval(steps: Sequence[float], values: Sequence[float], lines: Sequence[L
     }
 
 
-def _thinned(steps: list[float], values: list[float]) -> tuple[list[float], list[float]]:
+def thinned(steps: list[float], values: list[float]) -> tuple[list[float], list[float]]:
+    """At most `MAX_POINTS` of them."""
     if len(values) <= MAX_POINTS:
         return steps, values
     kept = [round(i * (len(values) - 1) / (MAX_POINTS - 1)) for i in range(MAX_POINTS)]

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from raylign.actors.feeder import FeederCounts
+from raylign.jobs.run.reward_failures import num_failed
 from raylign.jobs.run.statistics import clustered_interval, pass_at_k
-from raylign.learners.losses.advantages import all_equal
+from raylign.learners.algorithms.base import ExampleMaker
 from raylign.rollout.sample import Group
 
 
@@ -36,9 +37,9 @@ METRICS: tuple[Metric, ...] = (
     Metric("reward/std", "reward", "Standard deviation of the total reward over the same completions."),
     Metric("reward/<name>/mean", "reward", "Mean of one reward, unweighted, where it could be computed."),
     Metric("reward/<name>/not_applicable_share", "share", "Completions that the reward says it does not apply to."),
-    Metric("reward/failure_share", "share", "Completions without a total reward: scoring failed, or none applies."),
-    Metric("reward/zero_variance_share", "share", "Groups whose rewards are all equal: no signal in them."),
-    Metric("rollout/accuracy", "share", "Completions whose first reward is 1."),
+    Metric("reward/failure_share", "share", "Completions without a total reward because scoring failed."),
+    Metric("reward/zero_variance_share", "share", "Groups whose rewards are all equal, or cancel: no signal in them."),
+    Metric("rollout/accuracy", "share", "Scored completions whose first reward is 1."),
     Metric("rollout/completion_length_mean", "tokens", "Mean length of a completion."),
     Metric("rollout/truncated_share", "share", "Completions cut at the token limit."),
     Metric("rollout/failed_groups", "groups", "Prompts for which the engine gave no completion."),
@@ -129,16 +130,19 @@ METRICS: tuple[Metric, ...] = (
     Metric("weights/load_s", "s", "Of that pause, how long engines loaded.", from_clock=True),
     Metric("weights/deliver_s", "s", "From the start of the delivery until engines went on.", from_clock=True),
     Metric("weights/replaced_engines", "engines", "Engines that failed in the update and were replaced."),
-    Metric("evaluation/accuracy", "share", "Held-out accuracy: mean share of right completions of a prompt."),
+    Metric(
+        "evaluation/accuracy", "share", "Held-out accuracy: mean share of right ones of a prompt's scored completions."
+    ),
     Metric("evaluation/accuracy_low", "share", "Lower end of its 95 % interval, prompts as clusters."),
     Metric("evaluation/accuracy_high", "share", "Upper end of its 95 % interval, prompts as clusters."),
     Metric("evaluation/pass_at_<k>", "share", "Chance that one of k completions is right (unbiased)."),
     Metric("evaluation/num_rows", "rows", "Held-out trusted rows."),
+    Metric("evaluation/unmeasured_prompts", "prompts", "Held-out prompts without one scored completion: left out."),
     Metric("evaluation/reward_mean", "reward", "Mean total reward on held-out prompts."),
     Metric("evaluation/num_prompts", "prompts", "Held-out prompts."),
     Metric("evaluation/completion_length_mean", "tokens", "Mean length of a held-out completion."),
     Metric("evaluation/truncated_share", "share", "Held-out completions cut at the token limit."),
-    Metric("evaluation/failure_share", "share", "Held-out completions that could not be scored; all: no accuracy."),
+    Metric("evaluation/failure_share", "share", "Held-out completions that could not be scored: left out."),
     Metric("evaluation/failed_groups", "prompts", "Held-out prompts that the engine gave no completion for: wrong."),
     Metric("evaluation/loss", "nats", "Loss on held-out pairs."),
     Metric("evaluation/reward_accuracy", "share", "Held-out pairs ranked right."),
@@ -175,8 +179,9 @@ def deterministic_view(metrics: Mapping[str, float | None]) -> dict[str, float |
     return {key: value for key, value in metrics.items() if key not in clocked}
 
 
-def rollout_metrics(groups: Sequence[Group]) -> dict[str, float]:
-    """Rewards, lengths and failures of one step's groups."""
+def rollout_metrics(groups: Sequence[Group], make: ExampleMaker | None = None) -> dict[str, float]:
+    """Rewards, lengths and failures of one step's groups. `make`: whose rule says which of them have no spread; without
+    it nothing is said of that."""
     completions = [completion for group in groups for completion in group.completions]
     metrics = {
         "rollout/tokens": float(sum(group.num_tokens for group in groups)),
@@ -187,7 +192,12 @@ def rollout_metrics(groups: Sequence[Group]) -> dict[str, float]:
     metrics["rollout/completion_length_mean"] = metrics["rollout/tokens"] / len(completions)
     metrics["rollout/truncated_share"] = _share([c.stop_reason == "length" for c in completions])
     scored = [group for group in groups if group.completions and group.total_rewards is not None]
-    return metrics | (_reward_metrics(scored) if scored else {})
+    if not scored:
+        return metrics
+    compared = [group for group in scored if len(group.completions) > 1]
+    if make is not None and compared:
+        metrics["reward/zero_variance_share"] = _share([not differs for differs in make.has_spread(compared)])
+    return metrics | _reward_metrics(scored)
 
 
 def flow_metrics(counts: FeederCounts, step_s: float, num_engines: int) -> dict[str, float]:
@@ -208,18 +218,18 @@ def evaluation_metrics(
 ) -> dict[str, float]:
     """Accuracy with its interval, and pass@k, of held-out groups.
 
-    A completion is right when its total reward is at least `correct_from`. One that could not be scored, and a
-    prompt that the engine could not answer, count as wrong; where not one could be scored, no accuracy is measured.
+    A completion is right when its total reward is at least `correct_from`. A prompt that the engine could not answer
+    counts as wrong. What could not be scored is unknown: it is left out and counted beside; where that is all of them,
+    no accuracy is measured.
     """
     if not groups:
         raise ValueError("evaluation over no prompts: check `rows` and `num_prompts` of the evaluation data")
-    num_samples = [len(group.completions) for group in groups]
-    num_correct = [_num_correct(group, correct_from) for group in groups]
-    counts = list(zip(num_samples, num_correct, strict=True))
-    shares = [right / max(1, samples) for samples, right in counts]
     metrics = {"evaluation/num_prompts": float(len(groups))}
-    if is_measured(groups):
-        accuracy, low, high = clustered_interval(shares, max(1, *num_samples))
+    # of each measured prompt: completions that were scored, and right ones; none of either where none came
+    counts = [(_num_scored(group), _num_correct(group, correct_from)) for group in groups if _is_measured(group)]
+    if any(samples for samples, _ in counts):
+        shares = [right / max(1, samples) for samples, right in counts]
+        accuracy, low, high = clustered_interval(shares, max(samples for samples, _ in counts))
         metrics = {
             "evaluation/accuracy": accuracy,
             "evaluation/accuracy_low": low,
@@ -227,8 +237,15 @@ def evaluation_metrics(
             **metrics,
         }
         for k in pass_at:
-            chances = [pass_at_k(samples, right, k) if samples else 0.0 for samples, right in counts]
-            metrics[f"evaluation/pass_at_{k}"] = float(np.mean(chances))
+            chances = [
+                pass_at_k(samples, right, k) if samples else 0.0
+                for samples, right in counts
+                if samples >= k or not samples
+            ]
+            if chances:
+                metrics[f"evaluation/pass_at_{k}"] = float(np.mean(chances))
+        if unmeasured := len(groups) - len(counts):
+            metrics["evaluation/unmeasured_prompts"] = float(unmeasured)
     rollout = rollout_metrics(groups)
     for evaluation_key, rollout_key in (
         ("evaluation/reward_mean", "reward/mean"),
@@ -244,7 +261,16 @@ def evaluation_metrics(
 
 def is_measured(groups: Sequence[Group]) -> bool:
     """Whether any completion could be scored: an accuracy over nothing is none."""
-    return any(group.total_rewards is not None and np.isfinite(group.total_rewards).any() for group in groups)
+    return any(_num_scored(group) for group in groups)
+
+
+def _is_measured(group: Group) -> bool:
+    """Whether it says anything about the model: a completion was scored, or none came."""
+    return not group.completions or _num_scored(group) > 0
+
+
+def _num_scored(group: Group) -> int:
+    return 0 if group.total_rewards is None else int(np.isfinite(group.total_rewards).sum())
 
 
 def _num_correct(group: Group, correct_from: float) -> int:
@@ -255,22 +281,20 @@ def _num_correct(group: Group, correct_from: float) -> int:
 
 
 def _first_reward_is_one(group: Group) -> np.ndarray:
-    """(G,) of a scored group; a completion that could not be scored is not right."""
+    """Of a scored group's completions that the first reward has a score for."""
     first_reward_G = next(iter(group.rewards.values()))
-    return np.isclose(first_reward_G, 1.0, rtol=0.0, atol=1e-6)
+    return np.isclose(first_reward_G[np.isfinite(first_reward_G)], 1.0, rtol=0.0, atol=1e-6)
 
 
 def _reward_metrics(scored: Sequence[Group]) -> dict[str, float]:
     totals = [group.total_rewards for group in scored if group.total_rewards is not None]
     all_totals = np.concatenate(totals).astype(np.float64)
     finite = all_totals[np.isfinite(all_totals)]
-    metrics = {
-        "reward/failure_share": 1.0 - len(finite) / len(all_totals),
-        "reward/zero_variance_share": _share([all_equal(total_G[np.isfinite(total_G)]) for total_G in totals]),
-    }
+    metrics = {"reward/failure_share": sum(map(num_failed, scored)) / len(all_totals)}
     if scored[0].rewards and len(finite):
-        first_is_one = [_first_reward_is_one(group) for group in scored]
-        metrics["rollout/accuracy"] = _share(np.concatenate(first_is_one))
+        first_is_one = np.concatenate([_first_reward_is_one(group) for group in scored])
+        if len(first_is_one):
+            metrics["rollout/accuracy"] = _share(first_is_one)
     if len(finite):
         metrics |= {"reward/mean": float(finite.mean()), "reward/std": float(finite.std())}
     for name in dict.fromkeys(name for group in scored for name in group.rewards):

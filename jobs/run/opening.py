@@ -21,6 +21,7 @@ from raylign.jobs.run.parts import RunParts
 from raylign.jobs.run.recorder import Recorder
 from raylign.jobs.run.run import Run
 from raylign.jobs.run.stop_request import StopRequest
+from raylign.learners.engines.state_files import check_state
 from raylign.rollout.model_folder import load_tokenizer
 
 
@@ -39,6 +40,7 @@ async def open_run(
     checkpoints.clean()
     checkpoint = checkpoints.latest() if config.resume else None
     if checkpoint is not None:
+        check_state(checkpoint.state_path)
         check_same_rows(checkpoint, curriculum)
         curriculum.load(checkpoint.path)
     record = checkpoint.record if checkpoint else None

@@ -37,6 +37,10 @@ def evaluation_words(line: Mapping[str, float]) -> str:
         if f"evaluation/{key}" in line:
             low, high = line[f"evaluation/{key}_low"], line[f"evaluation/{key}_high"]
             parts.append(f"{name} {line[f'evaluation/{key}']:.1%} [{low:.1%}, {high:.1%}]")
+    if unmeasured := line.get("evaluation/unmeasured_prompts"):
+        parts.append(
+            f"{unmeasured:.0f} of {line['evaluation/num_prompts']:.0f} prompts could not be scored and are left out"
+        )
     if "evaluation/num_prompts" in line and "evaluation/accuracy" not in line:
         parts.insert(0, "held-out accuracy not measured: no completion could be scored")
     if "evaluation/loss" in line and "evaluation/num_rows" in line:

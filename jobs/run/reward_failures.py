@@ -52,10 +52,29 @@ def _failed_and_all(group: Group) -> tuple[int, int] | None:
     """Completions without a score, and all; None where scoring has not failed: not applicable, or no completions."""
     if group.total_rewards is None or not len(group.total_rewards):
         return None
-    missing = int(np.sum(~np.isfinite(group.total_rewards)))
-    if missing and not group.failures:
+    failed = num_failed(group)
+    if not failed and not np.isfinite(group.total_rewards).any():
         return None
-    return missing, len(group.total_rewards)
+    return failed, len(group.total_rewards)
+
+
+def num_failed(group: Group) -> int:
+    """Completions without a total because a reward failed; others have none because no reward applies to them.
+
+    A failure does not say which completion it is of. Where a reward has as many as completions without a score and
+    total, it is of all those.
+    """
+    assert group.total_rewards is not None
+    missing_G = ~np.isfinite(group.total_rewards)
+    failed_G = np.zeros(len(missing_G), bool)
+    at_least = 0
+    for name in {failure.where for failure in group.failures} & group.rewards.keys():
+        of_reward = sum(failure.where == name for failure in group.failures)
+        may_be_G = missing_G & ~np.isfinite(group.rewards[name])
+        if of_reward >= may_be_G.sum():
+            failed_G |= may_be_G
+        at_least = max(at_least, min(of_reward, int(may_be_G.sum())))
+    return max(at_least, int(failed_G.sum()))
 
 
 def _last(groups: Sequence[Group]) -> str:

@@ -211,7 +211,7 @@ def make_batch(
     if config.rollout.deterministic:
         groups = sorted(groups, key=lambda group: group.prompt.ordinal)
     examples, num_masked = mask_too_old(curriculum.examples(step, groups), step, config.asynchrony.max_staleness)
-    metrics = rollout_metrics(groups)
+    metrics = rollout_metrics(groups, curriculum.make)
     metrics["time/reward_s"] = sum(group.timings_s.get("score", 0.0) for group in groups)
     metrics["staleness/masked_tokens"] = float(num_masked)
     return StepBatch(step, groups, examples, lease_ids, metrics)

@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
+import numpy as np
 from pydantic import BaseModel
 
 from raylign.learners.algorithms.facts import (
@@ -25,9 +26,11 @@ from raylign.learners.algorithms.facts import (
     SelectionPlan,
 )
 from raylign.learners.examples.example import Example, Normalizers
+from raylign.learners.examples.from_groups import total_rewards
 from raylign.learners.examples.rows import Demonstration, WeighedRow
 from raylign.learners.losses.proximal import Proximal
 from raylign.learners.meters.metric import PassMetrics
+from raylign.rewards.z_scores import all_equal
 from raylign.rollout.sample import Group, PreferencePair
 
 if TYPE_CHECKING:
@@ -132,6 +135,12 @@ class ExampleMaker:
     def accepts(self, group: Group) -> bool:
         """False for a scored group that teaches nothing and is to be replaced."""
         return True
+
+    def has_spread(self, groups: Sequence[Group]) -> list[bool]:
+        """Whether each scored group tells its completions apart; where not, it teaches nothing. The one rule for
+        advantages, `reward/zero_variance_share` and dynamic sampling; an overlong penalty does not count."""
+        totals = [total_rewards(group) for group in groups]
+        return [not all_equal(total_G[np.isfinite(total_G)]) for total_G in totals]
 
     def from_groups(self, groups: Sequence[Group]) -> list[Example]:
         """Of all groups of a step together: some advantages compare groups."""

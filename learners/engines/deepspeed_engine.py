@@ -17,6 +17,7 @@ from raylign.learners.engines.config import LearnerConfig, resolve_dtype
 from raylign.learners.engines.distributed import local_device, reduce_metrics, world_size
 from raylign.learners.engines.non_finite import NonFiniteError, non_finite_error
 from raylign.learners.engines.schedule import learning_rate
+from raylign.learners.engines.state_files import load_as_data
 from raylign.learners.meters.metric import Metric, PassMetrics, StepMetrics, add_metrics
 
 if TYPE_CHECKING:
@@ -218,4 +219,7 @@ def _initialize(model: LearnerModel, settings: dict[str, Any], optimizer: torch.
 
     logger.setLevel("ERROR")
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    return deepspeed.initialize(model=model, optimizer=optimizer, config=settings, dist_init_required=False)[0]
+    engine = deepspeed.initialize(model=model, optimizer=optimizer, config=settings, dist_init_required=False)[0]
+    if optimizer is not None:  # what is frozen has no checkpoints
+        engine.checkpoint_engine.load = load_as_data
+    return engine

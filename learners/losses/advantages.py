@@ -11,6 +11,7 @@ from typing import Literal
 
 import numpy as np
 
+from raylign.rewards.z_scores import all_equal, unbiased_std, z_scores
 from raylign.rollout.sample import FloatArray
 
 AdvantageScale = Literal["group", "batch", "none"]
@@ -30,13 +31,12 @@ def group_advantages(
     would blow up.
     """
     scored_B = [reward_G[np.isfinite(reward_G)].astype(np.float64) for reward_G in rewards]
-    batch_std = _unbiased_std(np.concatenate(scored_B)) if scored_B else 0.0
+    batch_std = unbiased_std(np.concatenate(scored_B)) if scored_B else 0.0
+    std, added = {"group": (None, epsilon), "batch": (batch_std, epsilon), "none": (1.0, 0.0)}[scale]
     advantages = []
     for reward_G, scored in zip(rewards, scored_B, strict=True):
         advantage_G = np.zeros(len(reward_G), np.float32)
-        if not all_equal(scored):
-            divisor = {"group": _unbiased_std(scored) + epsilon, "batch": batch_std + epsilon, "none": 1.0}[scale]
-            advantage_G[np.isfinite(reward_G)] = (scored - scored.mean()) / divisor
+        advantage_G[np.isfinite(reward_G)] = z_scores(scored, added, std)
         advantages.append(advantage_G)
     return advantages
 
@@ -58,28 +58,44 @@ def several_reward_advantages(
     epsilon: float = 1e-6,
 ) -> list[FloatArray]:
     """Σ_k weight_k · A_k, each reward k normalised in its groups alone, then divided by the batch's std (GDPO,
-    arXiv 2601.05242): one reward's spread does not drown the others. Its batch mean is 0 by construction.
+    arXiv 2601.05242): one reward's spread does not drown the others. Its batch mean is 0 by construction. A reward that
+    is NaN on a completion which others score does not apply to it, and adds nothing; NaN in all: scoring failed.
 
     Groups where the rewards cancel have no spread either and get exactly 0: without that a batch of them would be what
     rounding and ε leave over, divided by its own std. Whether they cancel is looked at without ε.
     """
-    largest = max((abs(weight) for weight in weights.values()), default=0.0) or 1.0
-    sums = [np.zeros(len(next(iter(group.values()))), np.float64) for group in rewards]
-    failed = [~np.isfinite(np.sum(list(group.values()), axis=0)) for group in rewards]
-    without_epsilon = [total.copy() for total in sums]
-    for name, weight in weights.items():
-        columns = [np.where(bad, np.nan, group[name]) for group, bad in zip(rewards, failed, strict=True)]
-        for totals, each_epsilon in ((sums, epsilon), (without_epsilon, 0.0)):
-            for total, advantage_G in zip(totals, group_advantages(columns, scale, each_epsilon), strict=True):
-                total += weight * advantage_G
-    for total, pure, bad in zip(sums, without_epsilon, failed, strict=True):
-        if all_equal(pure[~bad] / largest):
+    sums, failed = _weighed_sums(rewards, weights, scale, epsilon)
+    for total, differs in zip(sums, several_reward_spread(rewards, weights, scale), strict=True):
+        if not differs:
             total[:] = 0.0
     scored = [total[~bad] for total, bad in zip(sums, failed, strict=True)]
-    std = _unbiased_std(np.concatenate(scored)) if scored else 0.0
+    std = unbiased_std(np.concatenate(scored)) if scored else 0.0
     if std == 0.0:
         return [total.astype(np.float32) for total in sums]
     return [(total / (std + epsilon)).astype(np.float32) for total in sums]
+
+
+def several_reward_spread(
+    rewards: Sequence[Mapping[str, FloatArray]], weights: Mapping[str, float], scale: AdvantageScale = "group"
+) -> list[bool]:
+    """Whether each group gets advantages there: false where every reward is all equal, and where they cancel. The scale
+    `batch` compares with the other groups, so ask for all of them at once."""
+    largest = max((abs(weight) for weight in weights.values()), default=0.0) or 1.0
+    sums, failed = _weighed_sums(rewards, weights, scale, 0.0)
+    return [not all_equal(total[~bad] / largest) for total, bad in zip(sums, failed, strict=True)]
+
+
+def _weighed_sums(
+    rewards: Sequence[Mapping[str, FloatArray]], weights: Mapping[str, float], scale: AdvantageScale, epsilon: float
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """(G,) Σ_k weight_k · A_k of each group, and which of its completions have no score."""
+    sums = [np.zeros(len(next(iter(group.values()))), np.float64) for group in rewards]
+    failed = [~np.isfinite(list(group.values())).any(axis=0) for group in rewards]
+    for name, weight in weights.items():
+        columns = [group[name] for group in rewards]
+        for total, advantage_G in zip(sums, group_advantages(columns, scale, epsilon), strict=True):
+            total += weight * advantage_G
+    return sums, failed
 
 
 def returns_with_kl(
@@ -97,14 +113,3 @@ def whitened(values: Sequence[FloatArray], masks: Sequence[FloatArray]) -> list[
         return [np.zeros(len(value), np.float32) for value in values]
     root = np.sqrt(kept.var() + WHITENING_EPSILON)
     return [((value - kept.mean()) / root).astype(np.float32) for value in values]
-
-
-def all_equal(rewards: np.ndarray) -> bool:
-    """Whether rewards differ by no more than float32 rounding noise; true for fewer than two."""
-    if len(rewards) < 2:
-        return True
-    return bool(np.ptp(rewards) <= 1e-6 * max(1.0, float(np.abs(rewards).max())))
-
-
-def _unbiased_std(values: np.ndarray) -> float:
-    return float(values.std(ddof=1)) if len(values) > 1 else 0.0

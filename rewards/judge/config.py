@@ -6,36 +6,14 @@ Given nothing; gives `JudgeConfig`.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, Field, model_validator
+from pydantic import AfterValidator, BaseModel, Field
 
-from raylign.rewards.addresses import check_address, is_at
+from raylign.rewards.chat_config import ChatConfig, ChatEndpoint
 from raylign.rewards.judge.prompt import QUESTION, check_template
 
-OPENAI_HOST = "api.openai.com"
-
-
-class JudgeEndpoint(BaseModel, extra="forbid", use_attribute_docstrings=True):
-    """One address that serves the judge."""
-
-    url: Annotated[str, AfterValidator(check_address)] = f"https://{OPENAI_HOST}/v1"
-    """Address of the API, up to and with `/v1`."""
-    model: str | None = None
-    """Name of the model at this address; empty: the judge's."""
-    api_key_env: str | None = "OPENAI_API_KEY"
-    """Environment variable that holds the key; null: the address needs none. The default is for OpenAI's own
-    address alone; any other gets a key only where this names one."""
-    requests_per_minute: float | None = Field(60, gt=0)
-    """Rate limit; null: none."""
-    tokens_per_minute: float | None = Field(None, gt=0)
-    """Rate limit, of prompts and longest replies together; null: none."""
-
-    @model_validator(mode="after")
-    def _keep_the_default_key_at_home(self) -> Self:
-        if "api_key_env" not in self.model_fields_set and not is_at(self.url, OPENAI_HOST):
-            self.api_key_env = None
-        return self
+JudgeEndpoint = ChatEndpoint
 
 
 class JudgeConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
@@ -43,7 +21,7 @@ class JudgeConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
 
     model: str
     """Name of the model."""
-    endpoints: list[JudgeEndpoint] = Field([JudgeEndpoint()], min_length=1)
+    endpoints: list[ChatEndpoint] = Field([ChatEndpoint()], min_length=1)
     """Where it is served; requests go round, each address at its own pace."""
     template: Annotated[str, AfterValidator(check_template)] = QUESTION
     """The question, with {prompt}, {first} and {second}; the reply must hold [[score of first, score of second]]."""
@@ -65,3 +43,15 @@ class JudgeConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
     """Folder of replies; null: none are kept."""
     seed: int = 0
     """Decides which answer is shown first."""
+
+    def chat(self) -> ChatConfig:
+        """As the client reads it."""
+        return ChatConfig(
+            model=self.model,
+            endpoints=self.endpoints,
+            num_attempts=self.num_attempts,
+            deadline_s=self.deadline_s,
+            longest_pause_s=self.longest_pause_s,
+            max_concurrent=self.max_concurrent,
+            cache=self.cache,
+        )

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 
+from raylign.rewards.chat_reply import UnreadableReply
+
 QUESTION = """\
 Two assistants answered the same request. Judge how helpful, correct, relevant and clear each answer is. Neither the \
 order of the answers nor their length may count.
@@ -30,10 +32,6 @@ _NUMBER = r"(\d+(?:\.\d+)?)"
 _BRACKETS = re.compile(rf"\[\[\s*{_NUMBER}\s*,\s*{_NUMBER}\s*\]\]")
 _LINE = re.compile(rf"Assistant A:\s*{_NUMBER}\b.*?Assistant B:\s*{_NUMBER}\b", re.IGNORECASE | re.DOTALL)
 _PLACE = re.compile(r"\{(prompt|first|second)\}")
-
-
-class UnreadableReply(ValueError):
-    """The judge's reply holds no two scores."""
 
 
 def check_template(template: str) -> str:

@@ -1,7 +1,7 @@
 """What the process of a reward does: build the reward and score items; forked by keeper.py, never started by hand.
 
 Given over a socket the reward's config, then numbered items one by one; gives back `{"ready": is pointwise}` or
-`{"error": why}`, then for each item its number and scores. Ends when the socket closes.
+`{"error": why}`, then for each item its number and scores (for a question: its values). Ends when the socket closes.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 from raylign.rewards.base import Item, Reward, RewardFailure, Score, failure_of, typed_scores
 from raylign.rewards.sandbox.limits import Limits
 from raylign.rewards.sandbox.messages import MAX_MESSAGE_CHARACTERS, receive_frame, scores_to_data, send_frame
+from raylign.rewards.sandbox.questions import Answers, Question, values_to_data
 
 
 def score_one_item(reward: Reward, item: Item, limits: Limits) -> list[Score]:
@@ -24,6 +25,12 @@ def score_one_item(reward: Reward, item: Item, limits: Limits) -> list[Score]:
     except BaseException as error:  # sys.exit() in a user's function included
         scored = [failure_of(error)] * len(item.completions)
     return [_with_limit(score, limits) for score in typed_scores(scored, len(item.completions))]
+
+
+def answer_question(reward: Reward, question: Question, limits: Limits) -> list[Any]:
+    limits.start_item()
+    assert isinstance(reward, Answers), f"{type(reward).__name__} answers no questions"
+    return values_to_data(reward.answer(question))
 
 
 def _with_limit(score: Score, limits: Limits) -> Score:
@@ -52,4 +59,8 @@ def serve(channel: socket.socket, limits: Limits) -> None:
             number, item = pickle.loads(receive_frame(channel))
         except EOFError:
             return
-        _reply(channel, {"number": number, "scores": scores_to_data(score_one_item(reward, item, limits))})
+        if isinstance(item, Question):
+            scores = answer_question(reward, item, limits)
+        else:
+            scores = scores_to_data(score_one_item(reward, item, limits))
+        _reply(channel, {"number": number, "scores": scores})

@@ -26,6 +26,7 @@ from typing import Any, get_args
 from raylign.rewards.base import FailureKind, Item, KillableConfig
 from raylign.rewards.sandbox.limits import Limits, child_environment
 from raylign.rewards.sandbox.messages import MAX_MESSAGE_CHARACTERS, BadReply, ReplyReader, send_frame
+from raylign.rewards.sandbox.questions import Question
 
 logger = logging.getLogger(__name__)
 
@@ -136,8 +137,8 @@ class ChildProcess:
             raise BadReply("the first reply is no object")
         return reply
 
-    def send(self, item: Item) -> None:
-        """Give it one item. OSError when it has ended, or does not take the item."""
+    def send(self, item: Item | Question) -> None:
+        """Give it one item, or a question. OSError when it has ended, or does not take the item."""
         self._number += 1
         self.channel.settimeout(self._config.deadline_s)  # its code may have stopped reading
         try:

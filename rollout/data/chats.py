@@ -11,6 +11,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from raylign.rollout.data.json_lines import check_encodable
+
 Message = dict[str, Any]
 """`role` and `content`, both text; further keys only of `KEPT`."""
 
@@ -63,15 +65,24 @@ def from_json_text(cell: Any) -> Any:
     return value if isinstance(value, (list, dict)) else cell
 
 
+def _decoded(cell: Any) -> Any:
+    """The same; what only its escapes held back is looked at as all texts of a file were."""
+    value = from_json_text(cell)
+    if value is not cell:
+        check_encodable(value, "its JSON text")
+    return value
+
+
 def read_chat(cell: Any) -> list[Message]:
     """A chat of at least one message."""
-    value = from_json_text(cell)
+    value = _decoded(cell)
     if isinstance(value, Mapping) and is_message(value):
         value = [value]
     if isinstance(value, str) and value.lstrip().startswith("[{'"):
         raise ValueError("the chat is the text of a Python list, not JSON; write it with json.dumps")
     if not isinstance(value, (list, tuple)) or not value:
-        raise ValueError("a chat must be a non-empty list of messages")
+        what = f"; it is {str(value)[:80]!r}" if value else ""
+        raise ValueError(f"a chat must be a non-empty list of messages{what}")
     return [_message(message, number) for number, message in enumerate(value, start=1)]
 
 
@@ -85,7 +96,10 @@ def _message(message: Any, number: int) -> Message:
     role = message["role"]
     if not isinstance(role, str) or not role:
         raise ValueError(f"message {number} needs `role` and `content`, both text; its role is {role!r}")
-    read: Message = {"role": role, "content": _content(message.get("content"), message, number)}
+    read: Message = {
+        "role": SHAREGPT_ROLES.get(role.lower(), role),
+        "content": _content(message.get("content"), message, number),
+    }
     for key in KEPT:
         if message.get(key):
             read[key] = _tool_calls(message[key], number) if key == "tool_calls" else message[key]
@@ -94,7 +108,8 @@ def _message(message: Any, number: int) -> Message:
 
 def _sharegpt_message(message: Mapping[str, Any], number: int) -> Message:
     speaker, text = message["from"], message["value"]
-    if speaker not in SHAREGPT_ROLES:
+    role = SHAREGPT_ROLES.get(str(speaker).lower())
+    if role is None:
         raise ValueError(
             f"message {number} is from {speaker!r}; known are {', '.join(SHAREGPT_ROLES)}: rename it in the data"
         )
@@ -102,7 +117,7 @@ def _sharegpt_message(message: Mapping[str, Any], number: int) -> Message:
         raise ValueError(f"message {number} needs a text as its `value`; it is {str(text)[:80]}")
     if speaker == "function_call":
         return {"role": "assistant", "content": "", "tool_calls": _tool_calls(text, number)}
-    return {"role": SHAREGPT_ROLES[speaker], "content": text}
+    return {"role": role, "content": text}
 
 
 def _content(content: Any, message: Mapping[str, Any], number: int) -> str:
@@ -127,13 +142,13 @@ def _content(content: Any, message: Mapping[str, Any], number: int) -> str:
 
 def _tool_calls(calls: Any, number: int) -> list[dict[str, Any]]:
     """Calls with arguments as objects: templates write them as JSON themselves, and a text would be quoted twice."""
-    calls = from_json_text(calls)
+    calls = _decoded(calls)
     read = []
     for call in [calls] if isinstance(calls, Mapping) else calls:
         function = dict(call.get("function") or call) if isinstance(call, Mapping) else {}
         if not isinstance(function.get("name"), str):
             raise ValueError(f"message {number} has a tool call without a name: {str(call)[:80]}")
-        arguments = without_nulls(from_json_text(function.get("arguments") or {}))
+        arguments = without_nulls(_decoded(function.get("arguments") or {}))
         kept = {key: call[key] for key in ("id",) if call.get(key)}
         read.append({**kept, "type": "function", "function": {"name": function["name"], "arguments": arguments}})
     return read
@@ -141,7 +156,7 @@ def _tool_calls(calls: Any, number: int) -> list[dict[str, Any]]:
 
 def read_tools(cell: Any) -> list[Any] | None:
     """The tools that a chat may call, as their JSON schemas; None where there are none."""
-    value = from_json_text(cell)
+    value = _decoded(cell)
     if not value:
         return None
     if not isinstance(value, (list, tuple)) or not all(isinstance(tool, Mapping) for tool in value):

@@ -5,12 +5,13 @@ Given nothing but templates and ranges to check; gives `DataConfig` with its sec
 
 from __future__ import annotations
 
-import codecs
+import io
 from typing import Literal
 
 from pydantic import BaseModel, Field, model_validator
 
 from raylign.rollout.data.order import check_range_syntax
+from raylign.rollout.data.reasoning import REASONING_SYSTEM
 from raylign.rollout.data.templates import Template
 
 PairFormat = Literal[
@@ -67,7 +68,8 @@ class DataConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
     delimiter: str | None = Field(None, min_length=1, max_length=1)
     """What stands between the columns of .csv and .tsv files; empty: found (comma, tab, semicolon or bar)."""
     max_unpacked_gib: float = Field(2.0, gt=0, allow_inf_nan=False)
-    """A packed file (.gz, .parquet) that holds more than this is refused; all rows are held in memory."""
+    """A packed file (.gz, .parquet) that holds more than this is refused; all rows are held in memory. A plain file is
+    as large as it looks, and is read whatever its size."""
     format: RowFormat = "auto"
     """What the rows are. auto: found by their columns and said by `plan`. columns: texts, as `prompt`, `reference` and
     `response` say. messages: chats of role and content. sharegpt: chats of from and value. alpaca: `instruction`,
@@ -90,6 +92,9 @@ class DataConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
     """Column with the tools that a chat may call (list of JSON schemas), for the chat template; empty: `tools`."""
     system: str | None = None
     """System message put before the prompt."""
+    reasoning: bool = False
+    """Use the system message that asks for <think>…</think> and <answer>…</answer>; training by rewards then needs the
+    reward `format`."""
     pairs: PairsConfig = PairsConfig()
     template: str = "chat"
     """`chat` uses the tokenizer's chat template; anything else is a plain template with `{prompt}`."""
@@ -104,9 +109,13 @@ class DataConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
     @model_validator(mode="after")
     def _check(self) -> DataConfig:
         check_range_syntax(self.rows)
+        if self.reasoning:
+            if self.system not in (None, REASONING_SYSTEM):
+                raise ValueError("`reasoning` puts a system message of its own before the prompt: give it or `system`")
+            self.system = REASONING_SYSTEM
         if self.encoding is not None:
             try:
-                codecs.lookup(self.encoding)
+                io.TextIOWrapper(io.BytesIO(), encoding=self.encoding)  # base64 is a codec too, and no text's
             except LookupError:
                 raise ValueError(
                     f"encoding {self.encoding!r} is not known; for instance utf-8, cp1252, utf-16"

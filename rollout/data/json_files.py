@@ -64,10 +64,10 @@ def _found(value: Any) -> str:
         return f"this is a list with a {next(type(row).__name__ for row in value if not isinstance(row, dict))} in it"
     if not isinstance(value, dict):
         return f"this is a {type(value).__name__}"
+    lists = [key for key, rows in value.items() if isinstance(rows, list) and rows and isinstance(rows[0], dict)]
+    if lists:
+        return f"this is an object with lists in it; write the list {lists[0]!r} alone"
     if value and all(isinstance(column, (dict, list)) for column in value.values()):
-        lists = [key for key, rows in value.items() if isinstance(rows, list) and rows and isinstance(rows[0], dict)]
-        if lists:
-            return f"this is an object with lists in it; write the list {lists[0]!r} alone"
         return "this is a table by columns; pandas writes rows with to_json(orient='records', lines=True)"
     return "this is a single object"
 

@@ -34,8 +34,9 @@ def has_chat_answers(config: DataConfig, rows: Sequence[Row]) -> bool:
     )
 
 
-def pairs_of_chats(config: DataConfig, rows: Sequence[Row]) -> tuple[list[Row], DataConfig]:
-    """The rows, and the config that reads them; an error names the row that does not fit."""
+def pairs_of_chats(config: DataConfig, rows: Sequence[Row]) -> tuple[list[Row], DataConfig, str]:
+    """The rows, the config that reads them, and words on a prompt that both chats contradict; an error names the row
+    that does not fit."""
     sides = [Template(text).only_column for text in (config.pairs.chosen, config.pairs.rejected)]
     if None in sides:
         raise ValueError(
@@ -47,6 +48,7 @@ def pairs_of_chats(config: DataConfig, rows: Sequence[Row]) -> tuple[list[Row], 
     columns = {column for row in rows[:50] for column in row}
     asked = next((name for name in (named, *PROMPT_COLUMNS) if name in columns - {chosen, rejected}), None)
     read: list[Row] = []
+    num_unlike = 0
     for index, row in enumerate(rows):
         try:
             prompt, answers = _split(row.get(asked or ""), read_chat(row.get(chosen)), read_chat(row.get(rejected)))
@@ -54,9 +56,16 @@ def pairs_of_chats(config: DataConfig, rows: Sequence[Row]) -> tuple[list[Row], 
             raise ValueError(
                 f"{config.source}, {row_name(index)} is no pair in the format `messages`: {error}"
             ) from error
+        num_unlike += _is_unlike(row.get(asked or ""), prompt)
         texts = [answer["content"] if answer.keys() == {"role", "content"} else [answer] for answer in answers]
         read.append({**row, ANSWERED_CHAT: prompt, chosen: texts[0], rejected: texts[1]})
-    return read, config.model_copy(update={"messages": ANSWERED_CHAT})
+    words = f"column {asked!r} is not read: both chats say another prompt in {num_unlike} of {len(rows)} rows"
+    return read, config.model_copy(update={"messages": ANSWERED_CHAT}), words if num_unlike else ""
+
+
+def _is_unlike(asked: Any, prompt: list[Message]) -> bool:
+    """Whether a text beside two whole dialogues is none of what they say."""
+    return isinstance(asked, str) and not is_chat(asked) and all(asked.strip() != m["content"].strip() for m in prompt)
 
 
 def _split(asked: Any, chosen: list[Message], rejected: list[Message]) -> tuple[list[Message], list[Message]]:

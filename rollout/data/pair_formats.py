@@ -17,6 +17,20 @@ from raylign.rollout.data.sources import Row
 ASSISTANT_TAG = "\n\nAssistant:"
 
 
+def likely_format(row: Row) -> PairFormat | None:
+    """The data set whose columns a row has, where it has no pair as it stands."""
+    if {"chosen", "rejected"} <= row.keys():
+        texts = row["chosen"], row["rejected"]
+        is_dialogue = all(isinstance(text, str) and ASSISTANT_TAG in text for text in texts)
+        return "dialogues" if is_dialogue and "prompt" not in row else None
+    found = next((format for format, columns in _COLUMNS.items() if columns <= row.keys()), None)
+    entries = list(row.values())
+    is_best_worst = bool(entries) and all(
+        isinstance(each, dict) and {"responses", "pairs"} <= each.keys() for each in entries
+    )
+    return "best_worst" if is_best_worst else found
+
+
 def pair_rows(format: PairFormat, rows: Sequence[Row]) -> list[Row]:
     """Rows with the columns; an error names the row that does not fit."""
     read = _READERS[format]
@@ -106,6 +120,13 @@ def _without(row: Row, *lists_of_answers: str) -> Row:
     return {column: value for column, value in row.items() if column not in lists_of_answers}
 
 
+_COLUMNS: dict[PairFormat, set[str]] = {
+    "pku_better": {"prompt", "response_0", "response_1", "better_response_id"},
+    "ultrafeedback": {"instruction", "completions"},
+    "webgpt": {"question", "answer_0", "answer_1", "score_0", "score_1"},
+    "summarize": {"info", "summaries", "choice"},
+}
+"""That tell the data sets apart."""
 _READERS = {
     "dialogues": _dialogues,
     "best_worst": _best_worst,

@@ -45,8 +45,9 @@ def find_format(config: DataConfig, rows: Sequence[Row], as_pairs: bool) -> Foun
     is_only_pairs = {"chosen", "rejected"} <= set(columns) and not {"prompt", "question", *CHAT_NAMES} & set(columns)
     is_chats = config.format != "columns" and has_chat_answers(config, rows)
     if is_chats and (as_pairs or is_only_pairs or config.pairs.format == "messages"):
-        rows, config = pairs_of_chats(config, rows)
-        return FoundFormat(_without_reference(config, columns), rows, "pairs of chats")
+        rows, config, unlike = pairs_of_chats(config, rows)
+        words = ["pairs of chats", unlike] if unlike else ["pairs of chats"]
+        return FoundFormat(_without_reference(config, columns), rows, ", ".join(words))
     if config.format == "alpaca" or (config.format == "auto" and _is_alpaca(config, columns)):
         rows, config = _alpaca(config, rows, columns)
         words.append("Alpaca (instruction, input, output)")

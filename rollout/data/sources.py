@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from raylign.rollout.data.files import FILE_SUFFIXES, find_files, has_data_card, is_glob, suffix_of
+from raylign.rollout.data.files import FILE_SUFFIXES, find_files, has_data_card, is_glob, splits_in, suffix_of
 from raylign.rollout.data.json_files import read_json, read_jsonl
 from raylign.rollout.data.procedural import PREFIX, generate_rows
 from raylign.rollout.data.tables import drop_index_columns, read_table
@@ -19,6 +19,8 @@ from raylign.rollout.data.text_files import GIB, open_text
 from raylign.rollout.hub import hub_is_reachable, looks_like_path, nearest
 
 Row = dict[str, Any]
+
+LFS_POINTER = b"version https://git-lfs"
 
 
 @dataclass(frozen=True)
@@ -86,12 +88,18 @@ def is_hugging_face_name(source: str) -> bool:
 
 
 def read_file(path: Path, reading: Reading) -> RowsRead:
-    """Rows of one .jsonl, .json, .csv, .tsv (each also .gz) or .parquet file."""
+    """Rows of one .jsonl (.ndjson), .json, .csv, .tsv (each also .gz) or .parquet file."""
     suffix = suffix_of(path.name)
     if path.stat().st_size == 0:
         raise ValueError(f"{path}: the file is empty")
     if suffix is None:
         raise ValueError(f"{path}: do not know how to read this file; known endings: {', '.join(FILE_SUFFIXES)}")
+    if not suffix.endswith(".gz"):
+        with path.open("rb") as head:
+            if head.read(len(LFS_POINTER)) == LFS_POINTER:
+                raise ValueError(
+                    f"{path}: a pointer of Git LFS stands in the place of the data; fetch it: git lfs pull"
+                )
     if suffix == ".parquet":
         rows = _read_parquet(path, reading.max_unpacked_gib)
         return RowsRead(rows, drop_index_columns(rows, path.name))
@@ -100,7 +108,7 @@ def read_file(path: Path, reading: Reading) -> RowsRead:
     with open_text(path, reading.encoding, reading.max_unpacked_gib, newline="" if is_table else "\n") as file:
         if is_table:
             return RowsRead(*read_table(file, path, reading.delimiter))
-        if suffix.startswith(".jsonl"):
+        if suffix.startswith((".jsonl", ".ndjson")):
             return RowsRead(read_jsonl(file, path))
         return RowsRead(*read_json(file, path))
 
@@ -121,6 +129,8 @@ def _read_parquet(path: Path, max_unpacked_gib: float) -> list[Row]:
                         "data.max_unpacked_gib if that is right"
                     )
                 rows += batch.to_pylist()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: a column of strings is not UTF-8 text ({error}); write it again") from error
     except (pyarrow.ArrowInvalid, OSError) as error:
         raise ValueError(f"{path}: not a readable Parquet file ({error})") from error
     return rows
@@ -144,8 +154,29 @@ def read_datasets_folder(path: Path, split: str) -> list[Row]:
     return rows
 
 
+def split_names(source: str, subset: str | None) -> list[str]:
+    """The splits that a source has; none where it has no such thing (a file, files that name none)."""
+    path = Path(source).expanduser().absolute()
+    if source.startswith(PREFIX) or path.is_file() or is_glob(source):
+        return []
+    if path.is_dir() and is_saved_by_datasets(path):
+        import datasets
+
+        loaded = datasets.load_from_disk(str(path))
+        return list(loaded) if isinstance(loaded, datasets.DatasetDict) else []
+    if path.is_dir() and not has_data_card(path):
+        return splits_in(path)
+    return list(_load_hugging_face(source, subset, None))
+
+
 def read_hugging_face(name: str, subset: str | None, split: str) -> list[Row]:
     """Rows of a data set on the Hugging Face hub, in its local cache when the hub does not answer, or in a folder."""
+    rows: list[Row] = _load_hugging_face(name, subset, split).to_list()
+    return rows
+
+
+def _load_hugging_face(name: str, subset: str | None, split: str | None) -> Any:
+    """One split, or without a name all of them."""
     import datasets
 
     online = not Path(name).is_dir() and hub_is_reachable()
@@ -153,14 +184,13 @@ def read_hugging_face(name: str, subset: str | None, split: str) -> list[Row]:
     # Its switch is read at import; set here, it goes to the cache at once instead of retrying for half a minute.
     datasets.config.HF_HUB_OFFLINE = not online
     try:
-        loaded = datasets.load_dataset(name, subset, split=split)
+        return datasets.load_dataset(name, subset, split=split)
     except (OSError, ValueError) as error:
-        asked = f"data set {name!r}" + (f", subset {subset!r}" if subset else "") + f", split {split!r}"
+        asked = f"data set {name!r}" + (f", subset {subset!r}" if subset else "")
+        asked += f", split {split!r}" if split else ""
         if Path(name).is_dir():
             raise ValueError(f"{asked}: the folder's data card (README.md) does not lead to it: {error}") from error
         reason = str(error) if online else f"the Hugging Face hub does not answer from here, and its cache: {error}"
         raise ValueError(f"{asked}: neither a file ({Path(name).absolute()}) nor loaded by name: {reason}") from error
     finally:
         datasets.config.HF_HUB_OFFLINE = offline_before
-    rows: list[Row] = loaded.to_list()
-    return rows

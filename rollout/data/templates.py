@@ -117,6 +117,8 @@ def render_value(value: Any, column: str) -> str:
         return ", ".join(render_value(element, column) for element in value)
     if isinstance(value, dict):
         raise ValueError(f"column {column!r} holds an object, which is no text{_advice(column)}")
+    if isinstance(value, bytes | bytearray):
+        raise ValueError(f"column {column!r} holds bytes, which are no text: store it as a column of strings")
     return str(value)
 
 

@@ -15,6 +15,9 @@ from raylign.rollout.data.mapping import MappedRow, row_name
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+MEDIA_COLUMNS = ("images", "image", "audios", "audio", "videos", "video")
+"""Of data sets for models that see or hear."""
+
 
 def text_warnings(
     tokenizer: PreTrainedTokenizerBase, mapped: Sequence[MappedRow], answers: Sequence[Sequence[str]], source: str
@@ -29,6 +32,11 @@ def text_warnings(
     added = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
     special = sorted(token for token in added | set(map(str, tokenizer.all_special_tokens)) if token)
     pattern = re.compile("|".join(map(re.escape, special))) if special else None
+    for column in MEDIA_COLUMNS:
+        having = [place for place, item in enumerate(mapped) if item.row.get(column)]
+        warnings += _counted(having, mapped, source, "go beside the text and are not read: only text is", f"{column}")
+    empty = [place for place, texts in enumerate(questions) if not any(text.strip() for text in texts)]
+    warnings += _counted(empty, mapped, source, "are empty", "prompts")
     for what, texts_of in (("prompts", questions), ("answers", told)):
         inside: list[int] = []
         first = ""

@@ -6,10 +6,10 @@ Given prompts, an engine gives groups; another inference engine implements `Roll
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
-from raylign.rollout.sample import Group, Prompt
+from raylign.rollout.sample import Group, Prompt, StopReason
 from raylign.rollout.sampling import SamplingConfig
 from raylign.rollout.weights.buckets import BucketInfo
 
@@ -26,6 +26,9 @@ class RolloutEngine(Protocol):
 
     async def generate(self, prompt: Prompt, sampling: SamplingConfig, seed: int | None) -> Group:
         """All completions of one prompt. An engine failure comes back as `Group.failures`, with no completions."""
+
+    def stream(self, prompt: Prompt, sampling: SamplingConfig) -> AsyncIterator[tuple[str, StopReason | None]]:
+        """The text of one completion as it comes; why it ended comes with the last piece."""
 
     async def wait_until_queued(self, num_completions: int, deadline_s: float) -> bool:
         """Whether so many completions are known to the engine, at the latest after the deadline."""

@@ -10,16 +10,16 @@ import gc
 import hashlib
 import multiprocessing
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from raylign.rollout.engine.base import EngineDiedError
 from raylign.rollout.engine.config import EngineConfig
-from raylign.rollout.engine.evidence import EvidenceError, to_completion
+from raylign.rollout.engine.evidence import STOP_REASONS, EvidenceError, to_completion
 from raylign.rollout.engine.process import set_environment
-from raylign.rollout.sample import ENGINE_DIED, Completion, Failure, Group, Prompt
-from raylign.rollout.sampling import SamplingConfig
+from raylign.rollout.sample import ENGINE_DIED, Completion, Failure, Group, Prompt, StopReason
+from raylign.rollout.sampling import AnswerSamplingConfig, SamplingConfig
 from raylign.rollout.weights.buckets import AdapterFolder, BucketError, BucketInfo, check_buckets
 
 if TYPE_CHECKING:
@@ -111,6 +111,7 @@ class VllmEngine:
         arguments = AsyncEngineArgs(
             model=self._model_path,
             trust_remote_code=False,
+            load_format="safetensors",
             dtype=auto_dtype if config.dtype == "auto" else config.dtype,
             seed=self._seed,
             max_model_len=config.max_model_len,
@@ -168,6 +169,22 @@ class VllmEngine:
             kind = ENGINE_DIED if isinstance(error, EngineDeadError) else "engine"
             return Group(prompt, (), failures=(Failure(kind, "engine", self._failure_message(error)),))
         return Group(prompt, completions, timings_s={"generate": time.perf_counter() - started_at})
+
+    async def stream(self, prompt: Prompt, sampling: SamplingConfig) -> AsyncIterator[tuple[str, StopReason | None]]:
+        """The text of one completion as it comes; leaving the iteration aborts the request."""
+        from vllm.sampling_params import RequestOutputKind
+        from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+
+        parameters = sampling_params(sampling, None)
+        parameters.detokenize, parameters.output_kind = True, RequestOutputKind.DELTA
+        self._num_requests += 1
+        tokens: Any = {"type": "token", "prompt_token_ids": prompt.token_ids.tolist()}
+        try:
+            async for output in self._llm.generate(tokens, parameters, request_id=f"stream-{self._num_requests}"):
+                last = output.outputs[0]
+                yield last.text, STOP_REASONS.get(last.finish_reason or "", "aborted") if output.finished else None
+        except (EngineDeadError, EngineGenerateError) as error:
+            raise EngineDiedError(self._failure_message(error)) from error
 
     def _failure_message(self, error: Exception) -> str:
         if self._llm is None:
@@ -306,7 +323,7 @@ def one_digest(of_workers: Sequence[dict[str, str]]) -> str:
 
 
 def sampling_params(sampling: SamplingConfig, seed: int | None) -> SamplingParams:
-    """vLLM's request parameters: no truncation of the distribution, one log-prob a token, everything in one output."""
+    """vLLM's request parameters: one log-prob a token, everything in one output; top-p for answers alone."""
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
@@ -318,6 +335,7 @@ def sampling_params(sampling: SamplingConfig, seed: int | None) -> SamplingParam
     return SamplingParams(
         n=sampling.num_completions,
         temperature=sampling.temperature,
+        top_p=sampling.top_p if isinstance(sampling, AnswerSamplingConfig) else 1.0,
         max_tokens=sampling.max_tokens,
         stop=list(sampling.stop),
         seed=seed,

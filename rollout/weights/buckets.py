@@ -18,13 +18,14 @@ import math
 import mmap
 import os
 import secrets
-import shutil
 import tempfile
 import weakref
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from raylign.rollout.owned_folders import OwnedFolder
 
 if TYPE_CHECKING:
     import torch
@@ -245,8 +246,8 @@ class AdapterFolder:
     """A peft folder in shared memory, rewritten by version after version."""
 
     def __init__(self, folder: Path | None = None) -> None:
-        self.path = Path(tempfile.mkdtemp(prefix="raylign-adapter-", dir=folder or shared_memory_folder()))
-        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
+        self._folder = OwnedFolder("raylign-adapter-", folder or shared_memory_folder())
+        self.path = self._folder.path
 
     def write(self, buckets: Iterable[BucketInfo]) -> None:
         """What those buckets, all of one version, hold."""
@@ -298,16 +299,22 @@ def shared_memory_folder() -> Path:
 
 
 def remove_orphans(folder: Path) -> None:
-    """Unlink buckets whose writer is gone: nobody holds their lock."""
+    """Unlink buckets whose writer is gone."""
     for path in folder.glob(f"{PREFIX}*"):
-        try:
-            file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        except OSError:  # somebody else's, or just gone
-            continue
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if is_orphan(path):
             path.unlink(missing_ok=True)
-        except BlockingIOError:
-            pass  # its writer lives
-        finally:
-            os.close(file)
+
+
+def is_orphan(path: Path) -> bool:
+    """Whether the writer of a bucket is gone: nobody holds its lock."""
+    try:
+        file = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:  # somebody else's, or just gone
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except BlockingIOError:  # its writer lives
+        return False
+    finally:
+        os.close(file)

@@ -23,6 +23,7 @@ from vllm.distributed.weight_transfer.base import (
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 
 from raylign.rollout.engine.process import end_with_owner
+from raylign.rollout.loopback_store import keep_stores_on_loopback
 from raylign.rollout.weights.buckets import BucketError, BucketInfo, BucketMaps, read_bucket
 
 if TYPE_CHECKING:
@@ -251,3 +252,4 @@ def digest_of_packed(layer: Any, dtype: torch.dtype) -> str:
 if "shared_memory" not in WeightTransferEngineFactory._registry:
     WeightTransferEngineFactory.register_engine("shared_memory", SharedMemoryEngine)
 end_with_owner()
+keep_stores_on_loopback()

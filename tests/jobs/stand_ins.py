@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from raylign.jobs.checks import plan
 from raylign.jobs.checks.findings import Findings
 from raylign.jobs.checks.machine import GIB, Gpu, Machine
-from raylign.jobs.cli import COMMANDS, _command_name
+from raylign.jobs.cli import COMMANDS, command_name
 from raylign.jobs.compare.compare import examine_compare
 from raylign.jobs.compare.config import CompareConfig
 from raylign.jobs.config.evaluate import EvaluateConfig
@@ -27,8 +27,16 @@ from raylign.jobs.config.sweep import SweepConfig
 from raylign.jobs.config.train import TrainConfig
 from raylign.jobs.data.best_of_n import examine_best_of_n
 from raylign.jobs.data.best_of_n_config import BestOfNConfig
+from raylign.jobs.data.grpo import examine as examine_grpo_data
+from raylign.jobs.data.grpo_config import GrpoDataConfig
 from raylign.jobs.init_model import InitModelConfig, init_model
-from raylign.jobs.sweep import expand
+from raylign.jobs.sample.config import SampleConfig
+from raylign.jobs.sample.sample import examine_sample
+from raylign.jobs.sweep.commands import expand
+from raylign.jobs.synthetic.config import SynthesizeConfig
+from raylign.jobs.synthetic.examine import examine_synthesis
+from raylign.jobs.synthetic.given import read_given
+from raylign.jobs.synthetic.rl_config import SyntheticRLConfig
 from raylign.rollout.data.config import DataConfig
 from raylign.rollout.data.templates import Template
 
@@ -36,7 +44,22 @@ TWO_CORES = Machine(2, 32 * GIB, 24 * GIB, 8 * GIB, ())
 EIGHT_GPUS = Machine(64, 512 * GIB, 480 * GIB, 64 * GIB, (Gpu("a GPU", 80 * GIB, 79 * GIB, "600.1"),) * 8)
 NUM_ROWS, ROWS_STOOD_FOR = 40, 20_000
 NUM_GENERATED = 200
-COMMAND_OF_PREFIX = {"evaluate": "evaluate", "best_of_n": "data best-of-n", "compare": "compare", "sweep": "sweep"}
+PUBLISHED_REFERENCES = (
+    "gold",
+    "claude-3-7-sonnet@20250219",
+    "deepseek-chat-v3",
+    "gemini-2.5-pro-exp-03-25",
+    "o4-mini-2025-04-16",
+    "Llama-3.1-8B-Instruct",
+)
+"""Whose answers the published pool of BLEUBERI holds."""
+COMMAND_OF_PREFIX = {
+    "evaluate": "evaluate",
+    "best_of_n": "data best-of-n",
+    "compare": "compare",
+    "sweep": "sweep",
+    "synthetic_rl": "synthetic-rl",
+}
 """Which command a recipe is for, by how its name begins; all others are for `train`."""
 
 
@@ -89,9 +112,14 @@ class StandIns:
         self._answers.write_text("".join(json.dumps(line) + "\n" for line in lines))
         self._files: dict[Any, Path] = {}
 
+    @property
+    def model(self) -> str:
+        """Folder of the tiny model."""
+        return str(self._model)
+
     def examine(self, words: Sequence[str]) -> Findings:
         """The checks of `raylign <words>` before its start; ConfigError where a key or a value is refused."""
-        name, rest = _command_name(list(words))
+        name, rest = command_name(list(words))
         config_class = config_class_of(name)
         layers = parse_words(config_class, rest, f"raylign {name}").layers
         config = resolve(config_class, [*layers, Layer(self._values(resolve(config_class, layers)))])
@@ -102,6 +130,13 @@ class StandIns:
             return plan.examine_evaluation(config, TWO_CORES)
         if isinstance(config, BestOfNConfig):
             return examine_best_of_n(config, TWO_CORES)
+        if isinstance(config, GrpoDataConfig):
+            return examine_grpo_data(config, TWO_CORES)
+        if isinstance(config, SampleConfig):
+            return examine_sample(config, TWO_CORES)
+        if isinstance(config, SynthesizeConfig | SyntheticRLConfig):
+            data = config if isinstance(config, SynthesizeConfig) else config.synthesis()
+            return examine_synthesis(data, read_given(data), EIGHT_GPUS)
         if isinstance(config, CompareConfig):
             return examine_compare(config, TWO_CORES)
         if isinstance(config, SweepConfig):
@@ -126,8 +161,12 @@ class StandIns:
             values |= {"model": {"path": str(self._model)}}
             if config.learner.reference_path is not None:
                 values["learner"] = {"reference_path": str(self._model)}
-        elif isinstance(config, EvaluateConfig | BestOfNConfig):
+        elif isinstance(config, EvaluateConfig | BestOfNConfig | SampleConfig):
             values |= {"model": str(self._model)}
+        elif isinstance(config, SynthesizeConfig | SyntheticRLConfig):
+            values |= self._task_data(config)
+        elif isinstance(config, GrpoDataConfig):
+            values = self._pool(config)
         elif isinstance(config, CompareConfig):
             for key, side in config.sides.items():
                 is_model = side.model is not None
@@ -137,6 +176,53 @@ class StandIns:
             for key in path[:-1]:
                 section = section.setdefault(key, {})
             section[path[-1]] = self._data(data)
+        return values
+
+    def _task_data(self, config: SynthesizeConfig | SyntheticRLConfig) -> dict[str, Any]:
+        """A task's data set with the documented columns and no others, and a library."""
+        import datasets
+
+        saved, library = self._folder / "task", self._folder / "library.jsonl"
+        if not saved.exists():
+            # labels that most tasks read
+            label = "so \\boxed{A} #### 4 <answer>A</answer>"
+            columns = {"Input": [f"{number}?" for number in range(8)], "Output": [label] * 8}
+            splits = {name: datasets.Dataset.from_dict(columns).select(range(start, start + 4)) for name, start in
+                      (("train", 0), ("test", 4))}  # fmt: skip
+            datasets.DatasetDict(splits).save_to_disk(str(saved))
+            library.write_text(json.dumps({"text": "a passage"}) + "\n")
+        values: dict[str, Any] = {"passage_paths": [str(library)] if config.passage_paths else []}
+        if config.dataset_path is not None:
+            values["dataset_path"] = str(saved)
+        if config.demo_examples is not None:
+            values["demo_examples"] = str(saved)
+        values["model" if isinstance(config, SynthesizeConfig) else "base_model_path"] = str(self._model)
+        if not isinstance(config, SynthesizeConfig):
+            values["target_model_path"] = str(self._folder / "nothing-there")
+        return values
+
+    def _pool(self, config: GrpoDataConfig) -> dict[str, Any]:
+        """A pool with the published columns and no others, and answers to it."""
+        pool, answers = self._folder / "pool.jsonl", self._folder / "tiny_inference_results.csv"
+        if not pool.exists():
+            with pool.open("w") as rows, answers.open("w") as table:
+                table.write("id,source,prompt,response\n")
+                for number in range(NUM_ROWS):
+                    asked, answered = {"role": "user", "content": f"{number}?"}, {"role": "assistant", "content": "so"}
+                    models = {f"ref_output_{name}": f"{name} says {number}" for name in PUBLISHED_REFERENCES}
+                    row = {"id": str(number), "source": "flan", "messages": [asked, answered], **models}
+                    rows.write(json.dumps(row) + "\n")
+                    table.write(f"{number},flan,{number}?,so\n")
+        values: dict[str, Any] = {"output_dir": str(self._folder / "no-data-yet"), "cluster": {"address": "local"}}
+        values["data"] = {"source": str(pool), "subset": None, "split": "train"}
+        if config.hf_dataset_path is not None:
+            values["hf_dataset_path"] = str(pool)
+        if config.answers_csv is not None:
+            values["answers_csv"] = str(answers)
+        if config.model is not None:
+            values["model"] = str(self._model)
+        if config.metric in ("rm", "bertscore"):
+            values["metric"] = "bleu"  # what they score with would have to be downloaded
         return values
 
     def _data(self, data: DataConfig) -> dict[str, Any]:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import math
+import os
 import random
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from rouge_score.rouge_scorer import RougeScorer  # type: ignore[import-untyped]
+from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
 
-from raylign.rewards.base import Item
+from raylign.rewards.base import Graded, Item
 from raylign.rewards.overlap import (
     BleuConfig,
     BleuReferences,
@@ -21,8 +26,8 @@ from raylign.rewards.overlap import (
     bleu,
     harmonic_mean,
     rouge_l,
-    tokenize_13a,
 )
+from raylign.rewards.tokens_13a import tokenize_13a
 
 MAT = "the cat sat on the mat"
 MULTIPLE = ("a b x y z", "q q c d e")
@@ -135,3 +140,44 @@ def test_rewards_score_what_stands_in_the_answer_tag(
     scores = reward.score([Item("p", completions, (MAT,))])[0]
     assert scores[:4] == [pytest.approx(expected, abs=5e-7)] * 4
     assert scores[4:] == [0.0, 0.0, 0.0]
+
+
+def test_scores_carry_what_they_may_be_bought_by() -> None:
+    item = Item("p", ("the cat", "the cat sat on the mat."), (MAT, "a cat sat."))
+    for reward in (BleuReward(BleuConfig()), RougeReward(RougeConfig()), BleuRougeF1Reward(BleuRougeF1Config())):
+        short, long = reward.score([item])[0]
+        assert isinstance(short, Graded) and isinstance(long, Graded)
+        points = 0 if isinstance(reward, RougeReward) else 1  # ROUGE's tokens are letters and digits
+        assert short.parts == {"words": 2, "shortest_reference_words": 3 + points}
+        assert long.parts == {"words": 6 + points, "shortest_reference_words": 3 + points}
+
+
+DATA = Path(os.environ.get("RAYLIGN_DATA", Path(__file__).parents[3] / "shared/data"))
+
+
+@pytest.mark.real_data
+@pytest.mark.skipif(not (DATA / "asset").is_dir(), reason="no data folder (RAYLIGN_DATA)")
+def test_bleu_of_real_answers_is_that_of_the_plain_formula() -> None:
+    folder = DATA / "alpaca_eval"
+    asked, answered = (
+        [json.loads(line) for line in gzip.decompress((folder / name).read_bytes()).decode().splitlines()]
+        for name in ("references.jsonl.gz", "candidates.jsonl.gz")
+    )
+    for row, others in zip(asked[:60], answered[:60], strict=True):
+        references = list(row["references"].values())
+        for candidate in others["candidates"].values():
+            assert bleu(candidate["output"], references) == pytest.approx(
+                plain_bleu(candidate["output"], references), abs=1e-12
+            )
+
+
+def plain_bleu(prediction: str, references: list[str]) -> float:
+    """As the equations stand, with sacrebleu's tokens."""
+    tokenized = [Tokenizer13a.__call__.__wrapped__(Tokenizer13a(), text).split() for text in (prediction, *references)]
+    product = 1.0
+    for order in range(1, 5):
+        counts = [Counter(tuple(tokens[i : i + order]) for i in range(len(tokens) - order + 1)) for tokens in tokenized]
+        matches = sum(min(n, max(other[gram] for other in counts[1:])) for gram, n in counts[0].items())
+        product *= (matches + 1) / (max(0, len(tokenized[0]) - order + 1) + 1)
+    shortest = min(map(len, tokenized[1:]))
+    return product**0.25 * math.exp(min(0.0, 1 - shortest / max(1, len(tokenized[0]))))

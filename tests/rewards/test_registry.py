@@ -18,7 +18,9 @@ MINIMAL: dict[str, dict[str, Any]] = {
     "length": {"free_tokens": 1, "max_tokens": 2},
     "function": {"path": "a.py:b"},
     "http": {"url": "http://localhost:1/"},
+    "task": {"task": "gsm8k"},
     "reward_model": {"model": "some/model"},
+    "bleu_rm": {"model": "some/model"},
 }
 
 

@@ -16,8 +16,7 @@ from raylign.learners.algorithms.base import DynamicSampling
 from raylign.learners.algorithms.facts import RunRows
 from raylign.learners.algorithms.policy_gradient.group_relative import GroupRelativeConfig, GroupRelativeExamples
 from raylign.learners.algorithms.policy_gradient.policy import ClippedConfig, PolicyObjective
-from raylign.learners.examples.from_groups import total_rewards
-from raylign.learners.losses.advantages import all_equal
+from raylign.rewards.z_scores import all_equal
 from raylign.rollout.sample import Group
 
 
@@ -49,10 +48,13 @@ class DapoExamples(GroupRelativeExamples[DapoConfig]):
         self.dynamic_sampling = config.dynamic_sampling
 
     def accepts(self, group: Group) -> bool:
-        """Whether rewards differ, before any overlong penalty."""
+        """Whether it has spread, alone: where the batch scales each reward, whether any of them differs."""
         if self.dynamic_sampling is None:
             return True
         if not group.completions:
             return False
-        reward_G = total_rewards(group)
-        return not all_equal(reward_G[np.isfinite(reward_G)])
+        if self.config.reward_normalization == "per_reward" and self.config.advantage_scale == "batch":
+            assert self.reward_weights is not None
+            counting = [group.rewards[name] for name, weight in self.reward_weights.items() if weight]
+            return any(not all_equal(reward_G[np.isfinite(reward_G)]) for reward_G in counting)
+        return self.has_spread([group])[0]

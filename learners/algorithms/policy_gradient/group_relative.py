@@ -13,7 +13,13 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from raylign.learners.algorithms.policy_gradient.policy import PolicyConfig, PolicyExamples
-from raylign.learners.losses.advantages import AdvantageScale, group_advantages, several_reward_advantages
+from raylign.learners.examples.from_groups import total_rewards
+from raylign.learners.losses.advantages import (
+    AdvantageScale,
+    group_advantages,
+    several_reward_advantages,
+    several_reward_spread,
+)
 from raylign.rollout.sample import FloatArray, Group
 
 
@@ -55,6 +61,19 @@ class GroupRelativeExamples(PolicyExamples[G]):
         config = self.config
         if config.reward_normalization == "total":
             return group_advantages(rewards, config.advantage_scale, config.advantage_epsilon)
+        named, weights = self._by_name(groups, rewards)
+        return several_reward_advantages(named, weights, config.advantage_scale, config.advantage_epsilon)
+
+    def has_spread(self, groups: Sequence[Group]) -> list[bool]:
+        if self.config.reward_normalization == "total":
+            return super().has_spread(groups)
+        named, weights = self._by_name(groups, [total_rewards(group) for group in groups])
+        return several_reward_spread(named, weights, self.config.advantage_scale)
+
+    def _by_name(
+        self, groups: Sequence[Group], totals: Sequence[FloatArray]
+    ) -> tuple[list[dict[str, FloatArray]], Mapping[str, float]]:
+        """Each reward of each group, NaN in all of them where one failed; and their weights."""
         if self.reward_weights is None:
             raise ValueError(
                 "reward_normalization: per_reward needs the weights of the rewards: build with reward_weights"
@@ -64,6 +83,6 @@ class GroupRelativeExamples(PolicyExamples[G]):
                 raise ValueError(f"prompt {group.prompt.prompt_id}: no scores of reward {', '.join(sorted(missing))}")
         named = [
             {name: np.where(np.isfinite(total_G), group.rewards[name], np.nan) for name in self.reward_weights}
-            for group, total_G in zip(groups, rewards, strict=True)
+            for group, total_G in zip(groups, totals, strict=True)
         ]
-        return several_reward_advantages(named, self.reward_weights, config.advantage_scale, config.advantage_epsilon)
+        return named, self.reward_weights

@@ -11,6 +11,7 @@ from raylign.jobs.run.metrics import (
     rollout_metrics,
     undocumented,
 )
+from raylign.learners.algorithms.base import ExampleMaker
 from raylign.rollout.sample import Completion, Failure, Group, Prompt, StopReason, VersionSpan
 
 
@@ -24,6 +25,9 @@ def completion(num_tokens: int, stop_reason: StopReason = "stop") -> Completion:
     )
 
 
+UNSCORED = (Failure("exception", "exact", "no key"),)
+
+
 def group(ordinal: int, rewards: list[float], lengths: list[int], bonus: float = 0.0) -> Group:
     """A group with rewards `exact` and `bonus`; length 9 is the token limit."""
     prompt = Prompt(f"p-{ordinal}", ordinal, "2 + 3 =", np.array([1, 2], dtype=np.int32), ("5",))
@@ -33,6 +37,7 @@ def group(ordinal: int, rewards: list[float], lengths: list[int], bonus: float =
         tuple(completion(length, "length" if length == 9 else "stop") for length in lengths),
         {"exact": exact_G, "bonus": np.full(len(rewards), bonus, dtype=np.float32)},
         exact_G + bonus,
+        UNSCORED * int(np.isnan(exact_G).sum()),
     )
 
 
@@ -44,14 +49,14 @@ GROUPS = [
 
 
 def test_rollout_metrics_are_counted_over_completions_and_groups() -> None:
-    metrics = rollout_metrics(GROUPS)
+    metrics = rollout_metrics(GROUPS, ExampleMaker())
     assert metrics["reward/mean"] == pytest.approx(5 / 11)  # 11 completions have a reward
     assert metrics["reward/std"] == pytest.approx(np.sqrt(5 / 11 * 6 / 11))
     assert metrics["reward/exact/mean"] == pytest.approx(5 / 11)
     assert metrics["reward/bonus/mean"] == 0.0
     assert metrics["reward/failure_share"] == pytest.approx(1 / 12)
     assert metrics["reward/zero_variance_share"] == pytest.approx(2 / 3)
-    assert metrics["rollout/accuracy"] == pytest.approx(5 / 12)
+    assert metrics["rollout/accuracy"] == pytest.approx(5 / 11)
     assert metrics["rollout/completion_length_mean"] == pytest.approx(44 / 12)
     assert metrics["rollout/truncated_share"] == pytest.approx(3 / 12)
     assert metrics["rollout/tokens"] == 44
@@ -67,11 +72,11 @@ def test_a_group_without_completions_is_counted_and_changes_nothing_else() -> No
 def test_evaluation_counts_an_unanswered_prompt_as_wrong() -> None:
     failed = Group(GROUPS[0].prompt, ())
     metrics = evaluation_metrics([*GROUPS, failed], pass_at=[2, 4])
-    assert metrics["evaluation/accuracy"] == pytest.approx((0.5 + 0 + 0.75 + 0) / 4)
-    assert metrics["evaluation/accuracy_low"] < 0.3125 < metrics["evaluation/accuracy_high"]
-    # pass@2: 1 - C(2,2)/C(4,2) = 5/6, 0, 1 - C(1,2)/6 = 1, 0
+    assert metrics["evaluation/accuracy"] == pytest.approx((0.5 + 0 + 1 + 0) / 4)
+    assert metrics["evaluation/accuracy_low"] < 0.375 < metrics["evaluation/accuracy_high"]
+    # pass@2: 1 - C(2,2)/C(4,2) = 5/6, 0, three scored of which three are right: 1, 0; four were scored in two groups
     assert metrics["evaluation/pass_at_2"] == pytest.approx((5 / 6 + 0 + 1 + 0) / 4)
-    assert metrics["evaluation/pass_at_4"] == pytest.approx((1 + 0 + 1 + 0) / 4)
+    assert metrics["evaluation/pass_at_4"] == pytest.approx((1 + 0 + 0) / 3)
     assert metrics["evaluation/num_prompts"] == 4
 
 
@@ -84,7 +89,7 @@ def test_what_counts_as_correct_is_the_total_reward() -> None:
 
 
 def test_every_key_that_is_made_here_is_documented() -> None:
-    assert undocumented({**rollout_metrics(GROUPS), **evaluation_metrics(GROUPS)}) == []
+    assert undocumented({**rollout_metrics(GROUPS, ExampleMaker()), **evaluation_metrics(GROUPS)}) == []
     assert undocumented(["reward/my reward/mean", "evaluation/pass_at_16", "learner/lss"]) == ["learner/lss"]
     assert len({metric.key for metric in METRICS}) == len(METRICS)
     metric = describe("reward/exact/mean")

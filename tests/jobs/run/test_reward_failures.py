@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -54,11 +56,26 @@ def test_an_accuracy_over_nothing_is_not_measured() -> None:
     assert "evaluation/accuracy" not in metrics and "evaluation/pass_at_1" not in metrics
     assert metrics["evaluation/failure_share"] == 1.0 and metrics["evaluation/num_prompts"] == 2
     assert "not measured" in evaluation_words(metrics)
-    assert evaluation_metrics([group(NAN, NAN), group(1.0, 1.0)])["evaluation/accuracy"] == 0.5
+    partly = evaluation_metrics([group(NAN, NAN), group(1.0, 1.0), group(1.0, NAN), group(0.0, NAN)])
+    assert partly["evaluation/accuracy"] == pytest.approx(2 / 3), "what could not be scored is not wrong but unknown"
+    assert partly["evaluation/unmeasured_prompts"] == 1 and partly["evaluation/failure_share"] == 0.5
+    assert "1 of 4 prompts could not be scored and are left out" in evaluation_words(partly)
+    assert undocumented(partly) == []
     assert "rollout/accuracy" not in rollout_metrics([group(NAN, NAN)])
 
 
 def test_samples_that_a_reward_does_not_apply_to_are_counted_apart_from_failures() -> None:
     metrics = rollout_metrics([group(1.0, NAN, words=""), group(1.0, NAN)])
-    assert metrics["reward/failure_share"] == 0.5 and metrics["reward/mine/not_applicable_share"] == 0.25
+    assert metrics["reward/failure_share"] == 0.25 and metrics["reward/mine/not_applicable_share"] == 0.25
     assert undocumented(metrics) == []
+
+
+def test_of_several_rewards_only_completions_that_one_failed_on_count() -> None:
+    scored = group(1.0, NAN, NAN, 0.0, words="")
+    by_name = {"a": np.array([1, NAN, NAN, NAN], np.float32), "b": np.array([NAN, NAN, NAN, 0], np.float32)}
+    none_applies = dataclasses.replace(scored, rewards=by_name)
+    assert rollout_metrics([none_applies])["reward/failure_share"] == 0.0
+    one_failed = dataclasses.replace(none_applies, failures=(Failure("timeout", "b", "slow"),))
+    assert rollout_metrics([one_failed])["reward/failure_share"] == 0.25
+    both = (Failure("timeout", "b", "slow"),) * 2
+    assert rollout_metrics([dataclasses.replace(none_applies, failures=both)])["reward/failure_share"] == 0.5

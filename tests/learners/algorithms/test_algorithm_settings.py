@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
+from raylign.jobs.run.metrics import rollout_metrics
 from raylign.learners.algorithms.facts import RunRows
 from raylign.learners.algorithms.policy_gradient.dapo import DapoConfig
 from raylign.learners.algorithms.policy_gradient.grpo import GrpoConfig
@@ -132,6 +133,36 @@ def test_dynamic_sampling_refuses_groups_that_cannot_be_compared_and_can_be_off(
     off = DapoConfig(dynamic_sampling=None).build_examples()
     assert off.dynamic_sampling is None
     assert off.accepts(group([completion(1)] * 2, [1, 1]))
+
+
+@pytest.mark.parametrize("normalization", ["total", "per_reward"])
+def test_one_rule_says_what_has_no_spread(normalization: str) -> None:
+    """Advantages, the metric and dynamic sampling agree, whatever the rewards add up to."""
+    weights = {"a": 2.0, "b": 1.0}
+    groups = [
+        group([completion(1)] * 2, [2.0, 2.0], a=[1.0, 0.0], b=[0.0, 2.0]),  # the total says nothing, `a` alone does
+        group([completion(1)] * 2, [3.0, 3.0], a=[1.0, 1.0], b=[1.0, 1.0]),
+        group([completion(1)] * 3, [2.0, 0.0, np.nan], a=[1.0, 0.0, 1.0], b=[0.0, 0.0, np.nan]),
+    ]
+    make = DapoConfig(reward_normalization=normalization).build_examples(reward_weights=weights)  # type: ignore[arg-type]
+    expected = [normalization == "per_reward", False, True]
+    assert make.has_spread(groups) == [make.accepts(each) for each in groups] == expected
+    made = make.from_groups(groups)
+    taught = [any(example.advantages.any() for example in made[start:end]) for start, end in ((0, 2), (2, 4), (4, 7))]  # type: ignore[union-attr]
+    assert taught == expected
+    share = rollout_metrics(groups, make)["reward/zero_variance_share"]
+    assert share == pytest.approx(expected.count(False) / 3)
+
+
+def test_rewards_that_cancel_are_replaced_where_each_is_normalised_alone() -> None:
+    cancelling = group([completion(1)] * 2, [1.0, 4.0], a=[1.0, 0.0], b=[0.0, 4.0])
+    weights = {"a": 1.0, "b": 1.0}
+    make = DapoConfig(reward_normalization="per_reward").build_examples(reward_weights=weights)
+    assert not make.accepts(cancelling)
+    by_batch = DapoConfig(reward_normalization="per_reward", advantage_scale="batch")
+    assert by_batch.build_examples(reward_weights=weights).accepts(cancelling), (
+        "beside other groups they need not cancel"
+    )
 
 
 def test_all_equal_groups_teach_nothing_in_any_group_relative_algorithm() -> None:

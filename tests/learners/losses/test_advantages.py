@@ -110,9 +110,26 @@ def test_several_rewards_are_normalised_one_by_one_and_then_together(
 
 
 def test_a_completion_that_one_reward_failed_on_is_left_out_of_all() -> None:
-    rewards = [{"a": np.array([1.0, np.nan, 0.0]), "b": np.array([0.0, 9.0, 0.0])}]
+    rewards = [{"a": np.array([1.0, np.nan, 0.0]), "b": np.array([0.0, np.nan, 0.0])}]
     [found] = several_reward_advantages(rewards, {"a": 1.0, "b": 1.0})
     assert found == pytest.approx([0.707106, 0, -0.707106], abs=2e-6)  # without it `b` has no spread
+
+
+def test_a_reward_that_does_not_apply_adds_nothing_and_takes_nothing_away() -> None:
+    """Rows of two tasks, each with a reward of its own, and one completion that `b` does not apply to."""
+    nan = np.nan
+    rewards = [
+        {"a": np.array([1.0, 0.0]), "b": np.array([nan, nan])},
+        {"a": np.array([nan, nan]), "b": np.array([0.0, 1.0])},
+    ]
+    first, second = several_reward_advantages(rewards, {"a": 1.0, "b": 1.0})
+    assert first == pytest.approx([0.866025, -0.866025], abs=2e-6)  # ±√½ over the std of four of them, √⅔
+    assert second == pytest.approx([-0.866025, 0.866025], abs=2e-6)
+    [partly] = several_reward_advantages(
+        [{"a": np.array([0.0, 0.0, 3.0]), "b": np.array([0.0, 1.0, nan])}], {"a": 1.0, "b": 1.0}, "none"
+    )
+    # a: −1, −1, 2; b: −½, ½, nothing; together −1.5, −½, 2 with std 1.802776
+    assert partly == pytest.approx([-0.832050, -0.277350, 1.109400], abs=2e-6)
 
 
 def test_several_rewards_of_one_completion_or_of_none_teach_nothing() -> None:

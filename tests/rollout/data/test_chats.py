@@ -37,6 +37,8 @@ def opened(path: Path, tokenizer: Any, row: dict[str, Any], learns: bool = True,
         ({"prompt": CHAT}, "chats in column 'prompt'"),
         ({"id": 3, "anything": CHAT}, "chats in column 'anything'"),
         ({"conversations": SHAREGPT}, "ShareGPT chats in column 'conversations'"),
+        ({"conversations": [{**turn, "from": turn["from"].upper()} for turn in SHAREGPT]}, "ShareGPT chats in column"),
+        ({"messages": [{"role": turn["from"], "content": turn["value"]} for turn in SHAREGPT]}, "chats in column"),
         ({"messages": json.dumps(CHAT)}, "chats in column 'messages', stored as JSON text"),
         ({"conversations": json.dumps(SHAREGPT, indent=1)}, "ShareGPT chats in column 'conversations', stored as JSON"),
         ({"messages": [user([{"type": "text", "text": "2+"}, {"type": "text", "text": "2?"}]), CHAT[1]]}, "chats in"),
@@ -130,6 +132,9 @@ def test_tool_calls_that_the_template_does_not_write_are_refused(tokenizer: Any,
         ([user("a"), assistant("", tool_calls=[{"id": "1"}])], "message 2 has a tool call without a name"),
         ([assistant("a")], "the chat has nothing before the assistant's message"),
         ([], "a chat must be a non-empty list"),
+        ("2+2?", r"a chat must be a non-empty list of messages; it is '2\+2\?'"),
+        ('[{"role": "user", "content": "a \\ud83d"}]', r"its JSON text: column 'content' holds \\ud83d, half of"),
+        ([user("a"), assistant("", tool_calls='[{"name": "f\\udc00"}]')], r"its JSON text: column 'name' holds"),
         ("[{'role': 'user', 'content': 'a'}]", "the chat is the text of a Python list, not JSON"),
     ],
 )
@@ -167,3 +172,11 @@ def test_structured_cells_never_become_text_without_a_word(
 def test_the_json_text_of_a_cell_is_asked_for(tokenizer: Any, tmp_path: Path) -> None:
     source = opened(tmp_path, tokenizer, {"q": {"a": [1]}, "answer": "4"}, prompt="{q!j}")
     assert source.prompt(0).text == prompt_text(("user", '{"a": [1]}'))
+
+
+def test_an_empty_prompt_and_what_no_model_of_texts_reads_are_counted(tokenizer: Any, tmp_path: Path) -> None:
+    source = opened(tmp_path, tokenizer, {"question": " ", "answer": "4", "images": ["a.png"]})
+    assert [warning.removeprefix(f"{source.config.source}: ") for warning in source.warnings] == [
+        "the images of 1 of 1 rows go beside the text and are not read: only text is (first: row 1)",
+        "the prompts of 1 of 1 rows are empty (first: row 1)",
+    ]

@@ -59,6 +59,7 @@ def plain(delimiter: str = ",") -> str:
          "the last column left out: it has no name and no values"),
         ("a.json", "".join(json.dumps(row) + "\n" for row in ROWS).encode(), "JSON lines, read as such"),
         ("a.json", json.dumps(ROWS, indent=2).encode(), None),
+        ("a.ndjson", "".join(json.dumps(row) + "\n" for row in ROWS).encode(), None),
     ],
 )  # fmt: skip
 def test_a_file_is_read_as_it_was_written(name: str, content: bytes, note: str | None, tmp_path: Path) -> None:
@@ -73,8 +74,9 @@ def test_a_declared_encoding_and_delimiter_are_used(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"not UTF-8 text .*; set data.encoding to how it was written, .* cp1252"):
         read(tmp_path / "a.csv")
     assert read(tmp_path / "a.csv", encoding="cp1252", delimiter="~").rows == ROWS
-    with pytest.raises(ValueError, match="encoding 'cp12522' is not known"):
-        DataConfig(encoding="cp12522")
+    for encoding in ("cp12522", "base64", "rot13"):
+        with pytest.raises(ValueError, match=f"encoding '{encoding}' is not known"):
+            DataConfig(encoding=encoding)
 
 
 def test_row_numbers_in_parquet_are_left_out(tmp_path: Path) -> None:
@@ -95,7 +97,13 @@ def test_row_numbers_in_parquet_are_left_out(tmp_path: Path) -> None:
         ("a.jsonl", '{"a": 1}{"a": 2}\n', "several objects in a line"),
         ("a.jsonl", '{"a": 1},\n{"a": 2},\n', "a comma after each object; JSON lines have none"),
         ("a.json", '{"a": 1}', "this is a single object"),
-        ("a.json", '{"rows": [{"a": 1}]}', "an object with lists in it; write the list 'rows' alone"),
+        (
+            "a.jsonl",
+            "version https://git-lfs.github.com/spec/v1\noid sha256:1\n",
+            "a pointer of Git LFS .* git lfs pull",
+        ),
+        ("a.parquet", "version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "a pointer of Git LFS"),
+        ("a.json", '{"rows": [{"a": 1}], "version": 2}', "an object with lists in it; write the list 'rows' alone"),
         ("a.json", '{"a": {"0": 1}}', "a table by columns; pandas writes rows with to_json"),
         ("a.json", '[{"a": 1}, 2]', "a list with a int in it"),
         ("a.json", '{"a": 1}\n{"a": \n', "a.json:2: not JSON"),
@@ -204,3 +212,17 @@ def test_a_parquet_file_is_unpacked_up_to_a_limit_only(tmp_path: Path) -> None:
     write_parquet(tmp_path / "a.parquet", [{"a": "x" * 1000}] * 5000)
     with pytest.raises(ValueError, match=r"unpacks to more than 0\.001 GiB"):
         read(tmp_path / "a.parquet", max_unpacked_gib=0.001)
+
+
+def test_bytes_are_no_text(tmp_path: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    write_parquet(tmp_path / "a.parquet", [{"question": b"\xff", "answer": "1"}])
+    with pytest.raises(ValueError, match="row 1: column 'question' holds bytes, which are no text"):
+        load_rows(DataConfig(source=str(tmp_path / "a.parquet")))
+    ends = pyarrow.array([0, 1], pyarrow.int32()).buffers()[1]
+    wrong = pyarrow.Array.from_buffers(pyarrow.string(), 1, [None, ends, pyarrow.py_buffer(b"\xff")])
+    pyarrow.parquet.write_table(pyarrow.table({"question": wrong}), tmp_path / "b.parquet")
+    with pytest.raises(ValueError, match=r"b\.parquet: a column of strings is not UTF-8 text"):
+        read(tmp_path / "b.parquet")

@@ -115,3 +115,28 @@ def test_an_end_token_in_the_text_is_no_difference(tokenizer: Any, tmp_path: Pat
 def test_nan_as_an_answer_counts_as_missing(tokenizer: Any, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="row 1: the rejected answer is empty; so are 1 of 1"):
         opened(tmp_path, tokenizer, {"prompt": "2+2?", "chosen": "4", "rejected": float("nan")})
+
+
+def test_a_prompt_that_both_chats_contradict_is_said(tokenizer: Any, tmp_path: Path) -> None:
+    rows = [{"prompt": "3+3?", **IMPLICIT}, {"prompt": "2+2?", **IMPLICIT}]
+    found = "column 'prompt' is not read: both chats say another prompt in 1 of 2 rows"
+    assert found in opened(tmp_path, tokenizer, *rows).found
+    assert opened(tmp_path, tokenizer, rows[1]).found == "pairs of chats"
+
+
+@pytest.mark.parametrize(
+    ("row", "format"),
+    [
+        ({side: f"\n\nHuman: 2+2?\n\nAssistant: {side}" for side in ("chosen", "rejected")}, "dialogues"),
+        ({"prompt": "2+2?", "response_0": "4", "response_1": "9", "better_response_id": 0}, "pku_better"),
+        ({"instruction": "2+2?", "completions": []}, "ultrafeedback"),
+        ({"question": {}, "answer_0": "4", "answer_1": "9", "score_0": 1, "score_1": 0}, "webgpt"),
+        ({"info": {}, "summaries": [], "choice": 0}, "summarize"),
+        ({"2+2?": {"responses": ["4", "9"], "pairs": [[0, 1]]}}, "best_worst"),
+    ],
+)
+def test_rows_of_a_published_format_are_refused_with_its_name(
+    row: dict[str, Any], format: str, tokenizer: Any, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=f"row 1: these look like rows of the format `{format}`: set data.pairs.form"):
+        opened(tmp_path, tokenizer, row)
