@@ -66,7 +66,7 @@ class RewardModel(Reward):
             )
         self._as_trained = bool(getattr(model_config, TRAINED_BY_US, False))
         has_gpu = torch.cuda.is_available()
-        self._device = config.device if config.device != "auto" else "cuda" if has_gpu and config.num_gpus else "cpu"
+        self._device = config.device if config.device != "auto" else "cuda" if has_gpu else "cpu"
         default_dtype = "bfloat16" if self._device == "cuda" else "float32"
         dtype = default_dtype if config.dtype == "auto" else config.dtype
         model, loading = AutoModelForSequenceClassification.from_pretrained(

@@ -32,7 +32,7 @@ from raylign.jobs.data.score_pairs_config import ALL_SPLITS, ScorePairsConfig
 from raylign.jobs.data.scored_rows import ScoredRow, check_new_columns, write_scored
 from raylign.jobs.run.folder import write_atomically
 from raylign.jobs.run.progress import Progress
-from raylign.jobs.run.roles import gpus_of_rewards, num_cluster_gpus, start_reward_server
+from raylign.jobs.run.roles import num_cluster_gpus, start_reward_server
 from raylign.rewards.scoring import weights_by_name
 from raylign.rollout.data.sources import split_names
 
@@ -117,9 +117,11 @@ async def _servers(config: ScorePairsConfig, has_models: bool) -> AsyncIterator[
         return
     import ray
 
-    needed = gpus_of_rewards(config.rewards)
-    num_servers = max(1, int(num_cluster_gpus() // needed)) if needed else 1
-    servers = await asyncio.gather(*[start_reward_server(config.rewards, config.cluster) for _ in range(num_servers)])
+    num_gpus = num_cluster_gpus()
+    starting = [
+        start_reward_server(config.rewards, config.cluster, num_gpus=min(1, num_gpus)) for _ in range(max(1, num_gpus))
+    ]
+    servers = await asyncio.gather(*starting)
 
     def asking(server: Any) -> Ask:
         async def ask(groups: Any) -> Any:

@@ -205,16 +205,22 @@ def gpus_of_rewards(rewards: Sequence[RewardConfig]) -> float:
     return sum(reward.num_gpus for reward in rewards if isinstance(reward, RewardModelConfig))
 
 
-async def start_reward_server(rewards: Sequence[RewardConfig], cluster: ClusterConfig | None = None) -> Any:
-    """Handle of a reward server whose rewards are loaded. Those that are models ask for GPUs of their own."""
+async def start_reward_server(
+    rewards: Sequence[RewardConfig], cluster: ClusterConfig | None = None, num_gpus: float | None = None
+) -> Any:
+    """Handle of a reward server whose rewards are loaded. `num_gpus`: that it has for itself, and no others; None: as
+    many as its rewards ask for."""
     import ray
 
     cluster = cluster or ClusterConfig()
-    num_gpus = gpus_of_rewards(rewards) if asks_for_gpus(cluster) else 0.0
+    if num_gpus is None:
+        num_gpus = gpus_of_rewards(rewards) if asks_for_gpus(cluster) else 0.0
     options: dict[str, Any] = {"num_cpus": 0, "num_gpus": num_gpus, "max_concurrency": 1000}
     options |= {"max_restarts": RESTARTS, "max_task_retries": RESTARTS}
     if cluster.labels.reward:
         options["label_selector"] = cluster.labels.reward
+    if not num_gpus and asks_for_gpus(cluster):
+        options["runtime_env"] = {"env_vars": {"CUDA_VISIBLE_DEVICES": ""}}
     server: Any = ray.remote(RewardServer).options(**options).remote(list(rewards))
     names = ", ".join(reward.name for reward in rewards)
     try:
