@@ -143,7 +143,7 @@ def words_of(page: str, word: str, value: str | None, batch_size: int) -> list[s
     """Ours; None where the example's place takes the value as it is. A value that cannot be read is a ValueError."""
     key = (page, word)
     aliases = ALIASES.get(key, {})
-    if value in aliases:
+    if value is not None and value in aliases:
         return shlex.split(aliases[value])
     if key in ONLY_ALIASES:
         raise ValueError(f"{word} {value}: not known there either; known: {', '.join(aliases)}")
