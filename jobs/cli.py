@@ -243,7 +243,10 @@ def _dispatch(words: list[str]) -> int:
         if lines := original_command_lines([name, *words]):
             raise ConfigError("\n".join(lines))
         group = [command for command in COMMANDS if command.startswith(f"{name.split()[0]} ")]
-        hint = nearest(name, group or COMMANDS)
+        members_by_word = {command.split()[-1]: command for command in group}
+        hint = (
+            members_by_word.get(nearest(name.split()[-1], members_by_word) or "") if group else nearest(name, COMMANDS)
+        )
         raise ConfigError(
             f"{name}: unknown command"
             + (f"; did you mean {hint}?" if hint else ".")

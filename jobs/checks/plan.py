@@ -286,7 +286,10 @@ def _check_resources(config: TrainConfig, num_engines: int, machine: Machine, fi
     roles = f"{ranks} learner rank(s), {num_engines} engine(s)"
     if not _runs_here(config.cluster.address):
         findings.fact("roles", f"{roles}, on the cluster {config.cluster.address}")
-        findings.attempt("roles", lambda: check_address(config.cluster))
+        try:  # a plan may be made where the cluster is not seen; a start looks again
+            check_address(config.cluster)
+        except ValueError as error:
+            findings.warnings.append(str(error))
         return
     check_private_cluster(config.cluster, machine, findings)
     findings.fact("roles", f"{roles}, on {machine.num_cores} cores and {len(machine.gpus)} GPUs")

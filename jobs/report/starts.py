@@ -16,8 +16,8 @@ from raylign.rollout.data.json_lines import read_json_lines
 from raylign.rollout.data.yaml_text import yaml_value
 
 MISMATCH_WORDS = (
-    "Mean |Δ log-prob|: how far learner and engine are apart on the tokens that are trained. About 1e-6 where both have "
-    "the same weights and float32; with older weights (async.max_staleness above 0) it is mostly the policy that moved."
+    "Mean |Δ log-prob|: how far learner and engine are apart on the tokens that are trained. About 1e-6 where both "
+    "have the same weights in float32; with older weights (async.max_staleness above 0) the policy has moved."
 )
 
 
@@ -39,17 +39,17 @@ def _facts(start: Mapping[str, Any]) -> list[tuple[str, str]]:
     machine, git, model = (_mapping(start.get(key)) for key in ("machine", "git", "model"))
     versions = _mapping(start.get("versions"))
     commit = f"{git.get('commit')}{', with changes' if git.get('changed') else ''}" if git else "no checkout"
-    gpus = machine.get("gpus")
+    gpus, host = machine.get("gpus"), machine.get("host", "–")
+    size = f"{machine.get('cores', '–')} cores, {machine.get('memory_gib', '–')} GiB"
+    named = ", ".join(map(str, gpus)) if isinstance(gpus, list) and gpus else "no GPU"
     return [
         ("started", str(start.get("time", "–"))),
         ("command", f"{start.get('command') or 'from Python'}   (in {start.get('folder', '–')})"),
-        ("machine", f"{machine.get('host', '–')}: {machine.get('cores', '–')} cores, {machine.get('memory_gib', '–')} GiB, "
-                    f"{', '.join(map(str, gpus)) if isinstance(gpus, list) and gpus else 'no GPU'}; "
-                    f"{machine.get('system', '–')}"),
+        ("machine", f"{host}: {size}, {named}; {machine.get('system', '–')}"),
         ("versions", ", ".join(f"{name} {version}" for name, version in versions.items())),
         ("git", commit),
         ("start model", f"{model.get('path', '–')} (fingerprint {model.get('fingerprint') or 'unknown'})"),
-    ]  # fmt: skip
+    ]
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
