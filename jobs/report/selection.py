@@ -5,6 +5,7 @@ Given a run folder with `selection.parquet`; gives HTML in which everything from
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -12,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from raylign.jobs.curricula.selection import SELECTION_FILE, read_selection
 from raylign.jobs.report.page import folded, number, percent, table, tiles
@@ -56,8 +56,9 @@ def refreshes_html(lines: Sequence[Mapping[str, Any]], config_yaml: str) -> str:
     """What the policy has answered anew so far, from the first refresh on; empty for runs that never do."""
     refreshes = [line for line in lines if line.get("refresh/rows") is not None]
     if not refreshes:
-        algorithm = (yaml.safe_load(config_yaml) or {}).get("algorithm", {}) if config_yaml else {}
-        return "<p>No row has been answered anew yet.</p>" if "generation_every_steps" in algorithm else ""
+        # looked for as a line: a damaged config hinders no report
+        answers_anew = re.search(r"^  generation_every_steps: ", config_yaml, re.MULTILINE)
+        return "<p>No row has been answered anew yet.</p>" if answers_anew else ""
     rows, tokens = (sum(line.get(f"refresh/{name}") or 0 for line in refreshes) for name in ("rows", "tokens"))
     last = refreshes[-1]
     times = "once" if len(refreshes) == 1 else f"in {len(refreshes)} refreshes"

@@ -32,7 +32,6 @@ from raylign.jobs.data.grpo_config import GrpoDataConfig
 from raylign.jobs.init_model import InitModelConfig, init_model
 from raylign.jobs.sample.config import SampleConfig
 from raylign.jobs.sample.sample import examine_sample
-from raylign.jobs.sweep import expand
 from raylign.jobs.sweep.commands import expand
 from raylign.rollout.data.config import DataConfig
 from raylign.rollout.data.templates import Template
