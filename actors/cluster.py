@@ -10,11 +10,12 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
 from raylign.actors.node_start import PATIENT_ENVIRONMENT, patient_node_start
+from raylign.actors.placement import RoleLabels
 from raylign.actors.warm.process import cool_down, warm_up
 from raylign.actors.warm.worker_command import settings_of_node
 from raylign.rollout.owned_folders import OwnedFolder, clear_orphans
@@ -30,8 +31,12 @@ class ClusterConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
     """CPUs of a private cluster; all of the machine's where empty."""
     object_store_mib: int = Field(512, ge=80)
     """Shared memory for objects of a private cluster, in MiB."""
+    gpus: Literal["auto", "always", "never"] = "auto"
+    """Whether engines and ranks ask for GPUs. auto: where the cluster has some when the run starts; always: also where
+    the nodes that have them are still to come."""
+    labels: RoleLabels = RoleLabels()
     placement_deadline_s: float = Field(600, gt=0)
-    """How long to wait for the resources of all roles (autoscaling included)."""
+    """How long to wait for the resources of all roles together (nodes that are still to come included)."""
 
 
 LOOPBACK = "127.0.0.1"

@@ -26,7 +26,7 @@ from raylign.rollout.engine.builder import build_engine
 from raylign.rollout.engine.config import EngineConfig
 from raylign.rollout.engine.output_check import why_refused
 from raylign.rollout.sample import Failure, Group, Prompt
-from raylign.rollout.sampling import SamplingConfig, why_untrainable
+from raylign.rollout.sampling import SamplingConfig, check_trainable
 from raylign.rollout.weights.buckets import BucketInfo
 
 QUEUE_DEADLINE_S = 20.0
@@ -100,8 +100,7 @@ class RolloutWorker:
 
         `ordered` (deterministic runs): see `submit`; all groups of the call reach the log together.
         """
-        if why := why_untrainable(sampling):
-            raise ValueError(why)
+        check_trainable(sampling)
         task = asyncio.create_task(self._generate_for_log(prompts, sampling, ordered))
         self._background.add(task)  # tasks nobody holds would be collected while they run
         task.add_done_callback(self._background.discard)

@@ -120,6 +120,16 @@ COMMANDS = {
         "raylign.jobs.data.sft:sft_data",
         "demonstrations from the references of such rows",
     ),
+    "data synthesize": Command(
+        "raylign.jobs.synthetic.config:SynthesizeConfig",
+        "raylign.jobs.synthetic.synthesize:synthesize",
+        "training rows from a task's definition, written and verified by a teacher",
+    ),
+    "synthetic-rl": Command(
+        "raylign.jobs.synthetic.rl_config:SyntheticRLConfig",
+        "raylign.jobs.synthetic.synthetic_rl:synthetic_rl",
+        "from a task's definition to a tuned model: data, GRPO, evaluation",
+    ),
     "compare": Command(
         "raylign.jobs.compare.config:CompareConfig",
         "raylign.jobs.compare.compare:compare",

@@ -6,6 +6,7 @@ run will do. Takes seconds: no Ray, no engine, no learner.
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from dataclasses import replace
@@ -41,7 +42,7 @@ from raylign.jobs.config.train import (
 )
 from raylign.jobs.run.folder import check_run_folder
 from raylign.jobs.run.output_folder import check_can_write
-from raylign.jobs.run.roles import beside_a_learner, shares_gpu
+from raylign.jobs.run.roles import beside_a_learner, gpus_of_rewards, shares_gpu
 from raylign.jobs.simulation.config import PlanConfig
 from raylign.rollout.data.text_checks import tokens_without_embedding
 from raylign.rollout.engine.config import EngineConfig
@@ -301,13 +302,15 @@ def _check_gpus(config: TrainConfig, num_engines: int, num_gpus: int, findings: 
         if config.weights.transport == "nccl":
             findings.problems.append("weights.transport is nccl: it needs GPUs, and this machine has none; use auto")
         return
-    num_wanted = config.learner.num_ranks + num_engines * engine.tensor_parallel_size
+    of_rewards = gpus_of_rewards(config.rewards)
+    num_wanted = config.learner.num_ranks + num_engines * engine.tensor_parallel_size + math.ceil(of_rewards)
     if shares_gpu(num_gpus, config.learner.num_ranks, num_engines, engine.tensor_parallel_size):
         share = beside_a_learner(engine).gpu_memory_utilization
         findings.fact("GPU", f"the engine (at most {share:.0%} of its memory) and the learner rank take turns on it")
     elif num_wanted > num_gpus and not findings.problems:
         findings.problems.append(
-            f"learner.num_ranks and rollout.num_engines take {num_wanted} GPUs together: this machine has {num_gpus}"
+            f"learner.num_ranks and rollout.num_engines{' and rewards' if of_rewards else ''} take {num_wanted} GPUs "
+            f"together: this machine has {num_gpus}"
         )
 
 

@@ -111,6 +111,7 @@ class VllmEngine:
         arguments = AsyncEngineArgs(
             model=self._model_path,
             trust_remote_code=False,
+            load_format="safetensors",
             dtype=auto_dtype if config.dtype == "auto" else config.dtype,
             seed=self._seed,
             max_model_len=config.max_model_len,
@@ -322,8 +323,7 @@ def one_digest(of_workers: Sequence[dict[str, str]]) -> str:
 
 
 def sampling_params(sampling: SamplingConfig, seed: int | None) -> SamplingParams:
-    """vLLM's request parameters: one log-prob a token, everything in one output, and no truncation of the distribution
-    except for answers that nothing is trained on."""
+    """vLLM's request parameters: one log-prob a token, everything in one output; top-p for answers alone."""
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 

@@ -30,6 +30,8 @@ NEEDED: dict[str, dict[str, Any]] = {
     "compare": REWARDS | {"new": {"model": "a"}, "reference": {"model": "b"}},
     "sweep": {"tasks": {"one": {}}},
     "report": {"folder": "runs/a"},
+    "data synthesize": {"task_instruction": "Add."},
+    "synthetic-rl": {"task_instruction": "Add."},
     "from": {"command": "cdpo dpo"},
     "export": {"model": "runs/a", "output": "given"},
 }
