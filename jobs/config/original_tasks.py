@@ -110,14 +110,20 @@ class _Reader:
         """`evaluate` answers and scores in one go, so with EVALREWARD there is nothing left for GEN to do."""
         asked = {name: _held_out(name, keys, "data") for name, keys in datasets.items()}
         common = {"data.prompt": "{prompt}", "data.reference": None, "data.skip_too_long": True, **ROOM}
-        for stage in ("EVALREWARD",) if "EVALREWARD" in stages else ("GEN",):
-            if stage in stages:
-                yield {
-                    "name": stage,
-                    "command": "evaluate",
-                    "set": {"model": "{run}", **common},
-                    "datasets": {name: keys | {"rewards": self._rewards(name)} for name, keys in asked.items()},
-                }
+        if "EVALREWARD" in stages:
+            yield {
+                "name": "EVALREWARD",
+                "command": "evaluate",
+                "set": {"model": "{run}", **common},
+                "datasets": {name: keys | {"rewards": self._rewards(name)} for name, keys in asked.items()},
+            }
+        elif "GEN" in stages:
+            yield {
+                "name": "GEN",
+                "command": "sample",
+                "set": {"model": "{run}", "sampling.temperature": 0.0, **common},
+                "datasets": asked,
+            }
         if "EVALGPT" in stages:
             yield {
                 "name": "EVALGPT",
@@ -139,9 +145,7 @@ class _Reader:
     def _rewards(self, name: str) -> list[dict[str, Any]]:
         family, _ = family_of(name)
         if family not in REWARDS:
-            raise self._error(
-                ("dataset",), f"{name} has no published reward model, which GEN, EVALREWARD, DPR and MIX need here"
-            )
+            raise self._error(("dataset",), f"{name} has no published reward model, which EVALREWARD, DPR and MIX need")
         return REWARDS[family]
 
     def _list(self, key: str) -> list[Any]:
