@@ -88,6 +88,7 @@ COMMANDS = {
         "raylign.jobs.sample.sample:sample",
         "answers of a model or checkpoint to any prompts, without a reward",
         starts_ray=True,
+        examine="raylign.jobs.sample.sample:examine_sample",
     ),
     "chat": Command(
         "raylign.jobs.chat.config:ChatConfig",
@@ -121,6 +122,7 @@ COMMANDS = {
         "raylign.jobs.data.grpo_config:GrpoDataConfig",
         "raylign.jobs.data.grpo:grpo_data",
         "training rows by how a model's answers score against references (BLEUBERI)",
+        examine="raylign.jobs.data.grpo:examine",
     ),
     "data sft": Command(
         "raylign.jobs.data.sft:SftDataConfig",
@@ -262,9 +264,6 @@ def _dispatch(words: list[str]) -> int:
     if name == "from" and words and words[0] not in ("-h", "--help", "--command"):
         words = ["--command", words[0] if len(words) == 1 else shlex.join(words)]  # the words are not options of ours
     config_class = _import(COMMANDS[name].config_class)
-    plain_words = COMMANDS[name].plain_words
-    if plain_words is not None and words and not words[0].startswith("-"):
-        words = [f"--{plain_words}", *words]
     parsed = parse_words(config_class, words, f"raylign {name}")
     try:
         config = resolve(config_class, parsed.layers)
@@ -297,7 +296,11 @@ def command_name(words: list[str]) -> tuple[str, list[str]]:
     """The command, of one word or two (`data best-of-n`), and the words after it."""
     is_group = any(command.startswith(f"{words[0]} ") for command in COMMANDS)
     length = 2 if is_group and len(words) > 1 and not words[1].startswith("-") else 1
-    return " ".join(words[:length]), words[length:]
+    name, rest = " ".join(words[:length]), words[length:]
+    key = COMMANDS[name].plain_words if name in COMMANDS else None
+    if key is not None and rest and not rest[0].startswith("-"):
+        rest = [f"--{key}", *rest]
+    return name, rest
 
 
 def _overview(commands: Sequence[str] = tuple(COMMANDS)) -> str:

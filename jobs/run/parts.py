@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from raylign.jobs.run.roles import (
     asks_for_gpus,
     cpus_for_each_role,
     gpus_of_engine,
+    leaves_the_gpu,
     num_cluster_gpus,
     place_engines,
     shares_gpu,
@@ -91,17 +93,19 @@ class RunParts:
         self._started.push_async_callback(self.learner.stop)
         placements: list[Any] = []
         copies, deadline_s = None, config.cluster.placement_deadline_s
+        learner_starts: Callable[[], Coroutine[Any, Any, None]] = self.learner.load
         if is_private(config.cluster):
-            learner_starts = self.learner.start(deadline_s)
+            learner_starts = partial(self.learner.start, deadline_s)
         else:  # ranks are placed before engines, and weights must be able to travel before anybody loads a model
             until_s = time.monotonic() + deadline_s
             learner_node = await self.learner.place(deadline_s)
-            learner_starts = self.learner.load()
             gpus = gpus_of_engine(config.rollout.engine, config.cluster, share_gpu)
             left_s, labels = until_s - time.monotonic(), config.cluster.labels.rollout
             placements = await place_engines(self.num_engines, cpus, gpus, left_s, labels)
             copies = await way_between_nodes(config.weights, learner_node, placements)
-        starting: list[Coroutine[Any, Any, Any]] = [learner_starts]
+            if copies is not None:
+                self._started.push_async_callback(copies.close)
+        starting: list[Coroutine[Any, Any, Any]] = [learner_starts()]
         if self.num_engines:
             starting.append(self._start_engines(checkpoint, cpus, share_gpu, engine_cores, placements, copies))
         await asyncio.gather(*starting)
@@ -118,7 +122,7 @@ class RunParts:
     ) -> LearnerSpec:
         config, learns_from_rows = self._config, self._config.algorithm.learns_from_rows
         return LearnerSpec(
-            config=config.learner,
+            config=leaves_the_gpu(config.learner) if self.takes_turns else config.learner,
             model_path=config.model.path,
             algorithm=config.algorithm,
             temperature=1.0 if learns_from_rows else config.sampling.temperature,

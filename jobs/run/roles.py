@@ -25,6 +25,7 @@ from raylign.actors.waiting import wait_for
 from raylign.actors.weights.config import WeightsConfig
 from raylign.actors.weights.node_copies import NodeCopies, start_courier
 from raylign.actors.weights.transport import way_of_weights
+from raylign.learners.engines.config import LearnerConfig
 from raylign.rewards.registry import RewardConfig, is_quick
 from raylign.rewards.reward_model import RewardModelConfig
 from raylign.rollout.engine.config import EngineConfig
@@ -73,6 +74,12 @@ async def way_between_nodes(config: WeightsConfig, learner_node: str, placements
         await copies.close()
         raise
     return copies
+
+
+def leaves_the_gpu(learner: LearnerConfig) -> LearnerConfig:
+    """The learner's config on a GPU that it leaves to an engine by turns: DeepSpeed moves nothing to the host at
+    stage 0, nor in bfloat16 at stage 1; with one rank stage 2 computes the same."""
+    return learner.model_copy(update={"zero_stage": max(2, learner.zero_stage)})
 
 
 def beside_a_learner(engine: EngineConfig) -> EngineConfig:
