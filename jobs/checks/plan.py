@@ -116,6 +116,8 @@ def examine_training(config: TrainConfig, machine: Machine) -> Findings:
     longest = engine.max_model_len if config.algorithm.learns_from_rows else None
     room_of_rows = room if generates_for_training(config) else engine.max_model_len
     samples = Samples("data", config.data, rewards, room_of_rows, longest, rows)
+    if rows == "pairs" and config.algorithm.needs_rewards:
+        samples = replace(samples, needs_references=compare_with_references(config.rewards))
     num_rows = check_data(samples, tokenizer, config.seed, findings)
     if num_rows is not None:
         from raylign.jobs.curricula.registry import num_steps_of
