@@ -215,12 +215,20 @@ def _scan(text: str) -> Iterator[tuple[Found, bool]]:
         after_sign = start + (text[start] in "+-")
         if is_operand and _BETWEEN_OPERANDS.fullmatch(text[previous_end:after_sign]):
             quantity = UNREAD  # `2+5` is not five, and `5 or 3` is no answer
-        elif _COMPARED.search(before) or _WITH_VARIABLE.search(text[max(0, start - CONTEXT) : after_sign]):
-            quantity = UNREAD
-        elif _APPLIED.search(before) or _OPEN.match(text, end) or (match["several"] and before.endswith("-")):
+        elif (
+            _is_part(match, before)
+            or _OPEN.match(text, end)
+            or _WITH_VARIABLE.search(text[max(0, start - CONTEXT) : after_sign])
+        ):
             quantity = UNREAD
         previous_end = end
         yield Found(quantity, start, end), text[start].isdigit() and before[-1:].isalpha()
+
+
+def _is_part(match: re.Match[str], before: str) -> bool:
+    """Of a comparison, of what a function is applied to, of a denial, or of a term with a sign of its own."""
+    has_two_signs = match["several"] is not None and before.endswith("-")
+    return has_two_signs or any(pattern.search(before) for pattern in (_COMPARED, _APPLIED))
 
 
 def _quantity(match: re.Match[str], before: str) -> Quantity:
