@@ -6,7 +6,7 @@ for each completion. Refused connections, 429 and 5xx are tried again; the deadl
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -116,7 +116,7 @@ class HttpReward(Reward):
                 answer = await self._read(client, body)
         return json.loads(answer)["scores"]
 
-    async def _read(self, client: httpx.AsyncClient, body: dict[str, object]) -> bytes:
+    async def _read(self, client: httpx.AsyncClient, body: Mapping[str, object]) -> bytes:
         """Of at most `MAX_REPLY_BYTES`, cut off while it is read; what is packed could be any size unpacked."""
         import httpx
 

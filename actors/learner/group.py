@@ -13,7 +13,9 @@ the deadline passes, or the worker group ends, whichever is first.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, cast
 
@@ -22,6 +24,7 @@ from raylign.actors.learner.mailbox import POLL_S, STOP, WHERE, Command, Learner
 from raylign.actors.learner.serve import RankArguments, serve_rank
 from raylign.actors.learner.spec import LearnerSpec
 from raylign.actors.learner.verbs import RankVerbs
+from raylign.actors.placement import no_room
 from raylign.learners.examples.example import Example
 from raylign.rollout.owned_folders import OwnedFolder
 from raylign.rollout.weights.buckets import BucketInfo
@@ -42,11 +45,18 @@ RANK_ENVIRONMENT = {
 class LearnerGroup:
     """The learner as the train loop sees it: awaitable verbs."""
 
-    def __init__(self, spec: LearnerSpec, cpus_per_rank: float, gpus_per_rank: float) -> None:
-        """`gpus_per_rank`: 0 on CPU, a half where a rank shares the only GPU with an engine."""
+    def __init__(
+        self,
+        spec: LearnerSpec,
+        cpus_per_rank: float,
+        gpus_per_rank: float,
+        labels: Mapping[str, str] | None = None,
+    ) -> None:
+        """`gpus_per_rank`: 0 on CPU, a half where a rank shares the only GPU with an engine. `labels`: of its nodes."""
         self._spec = spec
         self._cpus_per_rank = cpus_per_rank
         self._gpus_per_rank = gpus_per_rank
+        self._labels = dict(labels or {})
         self._mailbox: MailboxHandle | None = None
         self._fit: asyncio.Future[None] | None = None
 
@@ -62,15 +72,29 @@ class LearnerGroup:
         actor = ray.remote(Mailbox).options(num_cpus=0, max_concurrency=64)
         self._mailbox = cast(MailboxHandle, actor.remote(self._spec.config.num_ranks))
         self._storage = OwnedFolder("raylign-train-")
-        self._fit = in_daemon_thread(self._run_trainer)
-        node: str = await self._send(WHERE, None, deadline_s)
+        self._fit = in_daemon_thread(partial(self._run_trainer, deadline_s))
+        try:
+            node: str = await self._send(WHERE, None, deadline_s)
+        except LearnerError as error:
+            if self._fit.done():  # it failed by itself, and says why
+                raise
+            count = self._spec.config.num_ranks
+            together = {name: count * amount for name, amount in self._resources.items()}
+            raise no_room(f"{count} learner ranks", together, self._labels) from error
         return node
 
     async def load(self) -> None:
         """Build a learner on every rank."""
         await self._call(RankVerbs.ready)
 
-    def _run_trainer(self) -> None:
+    @property
+    def _resources(self) -> dict[str, float]:
+        """Of one rank."""
+        return {"CPU": self._cpus_per_rank} | ({"GPU": self._gpus_per_rank} if self._gpus_per_rank else {})
+
+    def _run_trainer(self, placement_deadline_s: float) -> None:
+        # Ray Train would give the place up and ask again every minute; `place` has the deadline
+        os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(placement_deadline_s + POLL_S)
         from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 
         from raylign.actors.learner.quiet_trainer import QuietTorchConfig, QuietTorchTrainer
@@ -84,10 +108,9 @@ class LearnerGroup:
             scaling_config=ScalingConfig(
                 num_workers=self._spec.config.num_ranks,
                 use_gpu=self._gpus_per_rank > 0,
-                resources_per_worker={
-                    "CPU": self._cpus_per_rank,
-                    **({"GPU": self._gpus_per_rank} if self._gpus_per_rank else {}),
-                },
+                resources_per_worker=self._resources,
+                placement_strategy="PACK",
+                label_selector=self._labels or None,
             ),
             run_config=RunConfig(
                 name="learner",

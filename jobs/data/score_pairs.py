@@ -118,7 +118,9 @@ async def _servers(config: ScorePairsConfig, has_models: bool) -> AsyncIterator[
     import ray
 
     num_gpus = num_cluster_gpus()
-    starting = [start_reward_server(config.rewards, min(1, num_gpus)) for _ in range(max(1, num_gpus))]
+    starting = [
+        start_reward_server(config.rewards, config.cluster, num_gpus=min(1, num_gpus)) for _ in range(max(1, num_gpus))
+    ]
     servers = await asyncio.gather(*starting)
 
     def asking(server: Any) -> Ask:

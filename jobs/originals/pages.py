@@ -112,8 +112,9 @@ def rows_of_page(file_name: str, text: str) -> Iterator[Row]:
             in_table, kind = True, cells[0]
         elif kind in HEADERS and not line.startswith("|---"):
             assert len(cells) == 3, f"{place}: three cells"
-            is_command = kind == "original command"
-            yield Row(file_name.removesuffix(".md"), place, title, *cells, None if is_command else base)
+            original, ours, note = cells
+            row_base = None if kind == "original command" else base
+            yield Row(file_name.removesuffix(".md"), place, title, original, ours, note, row_base)
 
 
 def cells_of(line: str) -> list[str]:

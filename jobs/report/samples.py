@@ -13,6 +13,7 @@ from typing import Any
 from raylign.jobs.report.page import folded, number
 from raylign.jobs.report.stage import Problems
 from raylign.jobs.run.samples import sample_files
+from raylign.rewards.addresses import without_secrets
 from raylign.rollout.data.json_lines import parse_json
 
 MAX_STEPS = 6
@@ -57,7 +58,8 @@ def _group(group: dict[str, Any]) -> str:
     shown, all_of_them = len(group["completions"]), group["num_completions"]
     left_out = f", {shown} of {all_of_them} completions" if shown < all_of_them else ""
     failures = "".join(
-        f'<p class="failure">{escape(failure["where"])}: {escape(failure["kind"])}, {_text(failure["message"])}</p>'
+        f'<p class="failure">{escape(failure["where"])}: {escape(failure["kind"])}, '
+        f"{_text(without_secrets(failure['message']))}</p>"
         for failure in group["failures"]
     )
     return (

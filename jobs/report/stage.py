@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from raylign.jobs.run.folder import read_metrics
+from raylign.rewards.addresses import without_secrets
 from raylign.rollout.data.yaml_text import yaml_value
 
 MAX_PROBLEMS = 20
@@ -32,7 +33,7 @@ class Problems:
         known = isinstance(error, str | ValueError | OSError)  # with words of their own; others only have a name
         reason = str(error) if known else f"{type(error).__name__}: {error}"
         one_line = " ".join(reason.removeprefix(f"{place}: ").split())
-        self.told.append(f"{place}: {one_line[:300]}")
+        self.told.append(f"{place}: {without_secrets(one_line)[:300]}")
 
     def lines(self) -> list[str]:
         """One for each, and how many more there are."""
@@ -103,7 +104,7 @@ def _read_stage(path: Path) -> Stage:
         problems.add("metrics.jsonl", error)
     for number, reason in damaged:
         problems.add(f"metrics.jsonl:{number}", reason)
-    config_yaml = _text(path, "config.yaml", problems)
+    config_yaml = without_secrets(_text(path, "config.yaml", problems))  # of a version that took them in addresses
     return Stage(path, lines, config_yaml, _total(config_yaml, problems), read_summary(path, problems), problems)
 
 

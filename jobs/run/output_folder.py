@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
+from raylign.rewards.addresses import without_secrets
 from raylign.rollout.data.yaml_text import yaml_value
 
 PLACE = ("resume", "folder", "cluster")
@@ -53,9 +54,9 @@ def refuse_links_out(path: Path) -> None:
         for place in (Path(root, name) for name in (*folders, *files)):
             if place.is_symlink() and not place.resolve().is_relative_to(inside):
                 raise ValueError(
-                    f"{place} is a link to {place.readlink()}, out of the folder: what is written or removed there would "
-                    f"be changed elsewhere. Put the files themselves in its place; to use another disk, let {path} itself "
-                    "be a link"
+                    f"{place} is a link to {place.readlink()}, out of the folder: what is written or removed there "
+                    "would be changed elsewhere. Put the files themselves in its place; to use another disk, let "
+                    f"{path} itself be a link"
                 )
 
 
@@ -94,7 +95,7 @@ def config_differences(
         before, after = old.get(key, "absent"), new.get(key, "absent")
         grows = key in may_grow and isinstance(before, int) and isinstance(after, int) and after > before
         if before != after and not grows and key.split(".")[0] not in (*PLACE, *may_change):
-            differences.append(f"{key}: {before} -> {after}")
+            differences.append(without_secrets(f"{key}: {before} -> {after}"))
     return differences
 
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Coroutine
+import time
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +26,10 @@ from raylign.jobs.config.train import TrainConfig, answers_rows
 from raylign.jobs.run.checkpoints import Checkpoint
 from raylign.jobs.run.roles import (
     SHARED_GPU,
+    asks_for_gpus,
     cpus_for_each_role,
     gpus_of_engine,
+    leaves_the_gpu,
     num_cluster_gpus,
     place_engines,
     shares_gpu,
@@ -70,32 +74,38 @@ class RunParts:
         rows: RunRows,
     ) -> None:
         """Side by side: most of their time is imports. `rows`: those of the run, for every rank."""
-        config, num_gpus = self._config, num_cluster_gpus()
+        config, uses_gpus = self._config, asks_for_gpus(self._config.cluster)
+        num_gpus = num_cluster_gpus() if config.cluster.gpus == "auto" else 0  # with `always` more are to come
         cpus = cpus_for_each_role(config.learner.num_ranks + self.num_engines)
         gpus_per_engine = config.rollout.engine.tensor_parallel_size
         share_gpu = shares_gpu(num_gpus, config.learner.num_ranks, self.num_engines, gpus_per_engine)
         self.takes_turns = share_gpu and self._generates
         engine_cores: list[int] | None = None
         learner_cores: list[int] = []
-        if not num_gpus and (self._generates or answers_rows(config)) and config.asynchrony.max_staleness > 0:
+        if not uses_gpus and (self._generates or answers_rows(config)) and config.asynchrony.max_staleness > 0:
             engine_cores, learner_cores = split_cores(os.sched_getaffinity(0), config.rollout.engine.cpu_cores)
         self.learner = LearnerGroup(
             self._learner_spec(num_steps, run_folder.absolute(), checkpoint, rows, learner_cores),
             cpus_per_rank=cpus,
-            gpus_per_rank=SHARED_GPU if share_gpu else float(num_gpus > 0),
+            gpus_per_rank=SHARED_GPU if share_gpu else float(uses_gpus),
+            labels=config.cluster.labels.learner,
         )
         self._started.push_async_callback(self.learner.stop)
         placements: list[Any] = []
         copies, deadline_s = None, config.cluster.placement_deadline_s
+        learner_starts: Callable[[], Coroutine[Any, Any, None]] = self.learner.load
         if is_private(config.cluster):
-            learner_starts = self.learner.start(deadline_s)
+            learner_starts = partial(self.learner.start, deadline_s)
         else:  # ranks are placed before engines, and weights must be able to travel before anybody loads a model
+            until_s = time.monotonic() + deadline_s
             learner_node = await self.learner.place(deadline_s)
-            learner_starts = self.learner.load()
-            num_gpus = gpus_of_engine(config.rollout.engine, share_gpu)
-            placements = await place_engines(self.num_engines, cpus, num_gpus, deadline_s)
+            gpus = gpus_of_engine(config.rollout.engine, config.cluster, share_gpu)
+            left_s, labels = until_s - time.monotonic(), config.cluster.labels.rollout
+            placements = await place_engines(self.num_engines, cpus, gpus, left_s, labels)
             copies = await way_between_nodes(config.weights, learner_node, placements)
-        starting: list[Coroutine[Any, Any, Any]] = [learner_starts]
+            if copies is not None:
+                self._started.push_async_callback(copies.close)
+        starting: list[Coroutine[Any, Any, Any]] = [learner_starts()]
         if self.num_engines:
             starting.append(self._start_engines(checkpoint, cpus, share_gpu, engine_cores, placements, copies))
         await asyncio.gather(*starting)
@@ -112,7 +122,7 @@ class RunParts:
     ) -> LearnerSpec:
         config, learns_from_rows = self._config, self._config.algorithm.learns_from_rows
         return LearnerSpec(
-            config=config.learner,
+            config=leaves_the_gpu(config.learner) if self.takes_turns else config.learner,
             model_path=config.model.path,
             algorithm=config.algorithm,
             temperature=1.0 if learns_from_rows else config.sampling.temperature,
@@ -151,7 +161,7 @@ class RunParts:
             weight_version=version,
             seed=config.seed,
             cpus=cpus,
-            placement_deadline_s=config.cluster.placement_deadline_s,
+            cluster=config.cluster,
             answer_deadline_s=config.rollout.answer_deadline_s,
             share_gpu=share_gpu,
             lora_rank=self._lora.rank if self._lora else 0,
@@ -162,7 +172,7 @@ class RunParts:
         self.evaluation_pool = self.rollouts
         if config.evaluation.rewards and config.evaluation.rewards != config.rewards:
             self.evaluation_pool = self.rollouts.with_rewards(
-                await start_reward_server(config.evaluation.rewards),
+                await start_reward_server(config.evaluation.rewards, config.cluster),
                 scores_apart=not all(map(is_quick, config.evaluation.rewards)),
             )
         self.publisher = WeightPublisher(self.rollouts.fleet, self.learner, config.weights, version, copies)

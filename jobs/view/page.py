@@ -26,15 +26,18 @@ VIEWS = {
 }
 """Module and function: the first page does not wait for what the others need."""
 
+STYLE = "<style>.block-container { padding-top: 2.5rem; } section.stSidebar { max-width: 16rem; }</style>"
+
 
 def show(folders: Sequence[str]) -> None:
     """One look at the files as they are now."""
     st.set_page_config(page_title="raylign", layout="wide")
+    st.html(STYLE)
     roots = [Path(folder) for folder in folders]
     found = find_folders(roots)
     rows = run_rows(found)
     with st.sidebar:
-        view = st.radio("View", list(VIEWS), key="view")
+        view = st.radio("View", list(VIEWS), key="view", bind="query-params")
         st.button("Read again", key="again", help="Runs that go on have new lines")
         st.text(f"{len(rows)} runs in {len(found)} folders")
         for root in roots:

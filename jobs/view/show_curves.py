@@ -38,10 +38,8 @@ def show_curves(found: Sequence[Found], rows: Sequence[RunRow]) -> None:
     charts = {chart.title: chart for chart in charts_with_data(keys)}
     left, middle, right = st.columns(3)
     title = left.selectbox("Chart", [*charts, ONE_METRIC], key="chart")
-    if title == ONE_METRIC:
-        chart = chart_of_metric(left.selectbox("Metric", keys, key="metric"))
-    else:
-        chart = charts[title]
+    is_one = title == ONE_METRIC
+    chart = chart_of_metric(left.selectbox("Metric", keys, key="metric")) if is_one else charts[title]
     axis = middle.selectbox("Over", AXES, key="axis")
     smoothed = right.slider("Smoothed over so many points on both sides", 0, 50, 0, key="smoothed")
     drawn = figure(chart, {names[place]: metric_lines(rows[place].path) for place in chosen}, axis, smoothed)

@@ -45,7 +45,8 @@ def show_table(found: Sequence[Found], rows: Sequence[RunRow]) -> None:
     shown = aggregated([row for row, _ in kept], [line for _, line in kept], how)
     st.text(f"{len(kept)} of {len(rows)} runs" + (f", {len(shown)} lines" if len(shown) != len(kept) else ""))
     frame = pd.DataFrame(shown).dropna(axis="columns", how="all")
-    st.dataframe(frame, hide_index=True, key="table")
+    formats = {name: st.column_config.NumberColumn(format="%.4g") for name in NUMBERS}
+    st.dataframe(frame, hide_index=True, key="table", column_config=formats)
     as_csv, as_json, _ = st.columns([1, 1, 6])
     as_csv.download_button("CSV", frame.to_csv(index=False), "runs.csv", "text/csv", key="csv")
     as_json.download_button("JSON", json.dumps(shown, default=str), "runs.json", "application/json", key="json")

@@ -14,19 +14,21 @@ from raylign.jobs.view.runs import LOWER_IS_BETTER, NUMBERS, RunRow
 
 Aggregate = Literal["every run", "mean over seeds", "best over seeds"]
 AGGREGATES: tuple[Aggregate, ...] = ("every run", "mean over seeds", "best over seeds")
-WORDS = ("run", "tag", "task", "model", "data", "algorithm", "state")
+FIRST_WORDS = ("run", "state")
+LAST_WORDS = ("tag", "task", "model", "data", "algorithm", "seed")
 Line = dict[str, Any]
 
 
 def table_lines(rows: Sequence[RunRow]) -> list[Line]:
-    """Words, parameters, then the numbers that any run has."""
+    """Run, parameters, the numbers that any run has, and then what runs have in common."""
     labels = list(dict.fromkeys(label for row in rows for label in row.parameters))
     lines = []
     for row in rows:
-        words = (row.name, row.tag, row.task, row.model, row.data, row.algorithm, row.state)
-        line: Line = dict(zip(WORDS, words, strict=True)) | {"seed": row.seed}
+        line: Line = dict(zip(FIRST_WORDS, (row.name, row.state), strict=True))
         line |= {label: row.parameters.get(label) for label in labels}
-        lines.append(line | {name: row.column(name) for name in NUMBERS})
+        line |= {name: row.column(name) for name in NUMBERS}
+        last = (row.tag, row.task, row.model, row.data, row.algorithm, row.seed)
+        lines.append(line | dict(zip(LAST_WORDS, last, strict=True)))
     empty = [name for name in NUMBERS if all(line[name] is None for line in lines)]
     return [{key: value for key, value in line.items() if key not in empty} for line in lines]
 

@@ -53,6 +53,7 @@ def server_words(config: ViewConfig) -> list[str]:
         "server.port": str(config.port),
         "server.headless": "true",
         "server.fileWatcherType": "none",
+        "runner.magicEnabled": "false",  # it would show a file's own docstrings
         "browser.gatherUsageStats": "false",
         "client.toolbarMode": "minimal",
     }

@@ -198,7 +198,9 @@ def shard_frozen(model: LearnerModel, config: LearnerConfig) -> FrozenModel:
 
     bf16 = resolve_dtype(config) == "bfloat16"
     if config.zero_stage < 3:
-        frozen: FrozenModel = model.to(local_device(), torch.bfloat16 if bf16 else torch.float32)
+        for parameter in model.parameters():  # buffers stay float32, as DeepSpeed leaves them: rotary angles need it
+            parameter.data = parameter.data.to(torch.bfloat16 if bf16 else torch.float32)
+        frozen: FrozenModel = model.to(local_device())
         return frozen
     settings = {
         "train_micro_batch_size_per_gpu": 1,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import AsyncIterator, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 from raylign.rollout.sample import Group, Prompt, StopReason
 from raylign.rollout.sampling import SamplingConfig

@@ -111,6 +111,7 @@ class VllmEngine:
         arguments = AsyncEngineArgs(
             model=self._model_path,
             trust_remote_code=False,
+            load_format="safetensors",
             dtype=auto_dtype if config.dtype == "auto" else config.dtype,
             seed=self._seed,
             max_model_len=config.max_model_len,

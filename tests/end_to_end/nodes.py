@@ -75,6 +75,7 @@ def nodes(folder: Path, each: Sequence[Sequence[str]], extra: Mapping[str, str] 
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_worker_niceness": "0",  # else workers get nothing beside other tests
         **(extra or {}),
     }
     cluster = Nodes(folder, f"127.0.0.1:{port}", environment)

@@ -61,7 +61,7 @@ class Handler(BaseHTTPRequestHandler):
             if task == "packed":
                 self.send_header("Content-Encoding", "gzip")
             elif task == "elsewhere":
-                self.send_header("Location", f"http://localhost:{self.server.server_address[1]}/plain")
+                self.send_header("Location", f"http://localhost:{self.connection.getsockname()[1]}/plain")
             self.send_header("Content-Length", str(2**30 if task == "endless" else len(answer)))
             self.end_headers()
             self.wfile.write(answer)

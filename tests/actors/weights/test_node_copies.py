@@ -14,9 +14,10 @@ from raylign.actors.handles import LocalHandle
 from raylign.actors.weights.config import WeightsConfig
 from raylign.actors.weights.node_copies import NodeCopies
 from raylign.actors.weights.publisher import WeightPublisher
-from raylign.actors.weights.update import Phase, WeightUpdateError
+from raylign.actors.weights.update import ExportedWeights, Phase, WeightUpdateError
 from raylign.jobs.run.weight_delivery import WeightDelivery
 from raylign.rollout.weights import group
+from raylign.rollout.weights.buckets import SharedMemorySender, read_bucket
 from raylign.rollout.weights.courier import Courier
 from tests.actors.weights.fake_sides import ALearner, Recorded, a_model, flip_a_bit, run
 
@@ -210,5 +211,24 @@ def test_preflight_says_between_which_nodes_nothing_travels(tmp_path: Path) -> N
             await bad.copies.preflight(["b"])
         for nodes in (good, bad):
             await nodes.copies.close()
+
+    run(test())
+
+
+def test_an_adapter_arrives_as_an_adapter_in_buckets_of_the_configured_size(tmp_path: Path) -> None:
+    async def test() -> None:
+        fleet, _ = await a_fleet("b")
+        nodes = Nodes(tmp_path)
+        weights = {f"lora_A.{index}": torch.full((16,), float(index)) for index in range(8)}
+        buckets = SharedMemorySender(128, tmp_path).export(3, weights.items(), {"peft_type": "LORA", "r": 4})
+        here, errors = await nodes.copies.bring(ExportedWeights(3, tuple(buckets), 0.0), fleet.engines)
+        assert not errors
+        (copied,) = here.values()
+        assert len(copied.buckets) == len(buckets) == 4
+        assert {bucket.path for bucket in copied.buckets}.isdisjoint(bucket.path for bucket in buckets)
+        assert all(bucket.adapter == {"peft_type": "LORA", "r": 4} and bucket.version == 3 for bucket in copied.buckets)
+        found = dict(pair for bucket in copied.buckets for pair in read_bucket(bucket))
+        assert all(torch.equal(found[name], tensor) for name, tensor in weights.items())
+        await nodes.copies.close()
 
     run(test())

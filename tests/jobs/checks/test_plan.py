@@ -85,7 +85,7 @@ def test_a_good_run_has_no_problems_and_shows_a_prompt_with_the_reward_of_its_re
     assert "+" in facts["  first prompt"]
     assert facts["  its tokens"].endswith("of at most 56")
     assert facts["  numeric"] == "1 for the reference, 0 for an empty completion"
-    assert facts["data"].endswith(": 80 rows")
+    assert facts["data"].endswith(": 80 rows of 100 (0%:80%)")
 
 
 def test_the_command_prints_the_plan(values: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:

@@ -239,6 +239,20 @@ def test_what_stands_in_the_place_of_numbers_runs_no_script(tmp_path: Path) -> N
     assert f"prompt {escape(EVIL)}" in page and f">{escape(EVIL)}</td>" in page
 
 
+def test_a_secret_in_an_older_config_or_failure_is_not_shown(tmp_path: Path) -> None:
+    """Versions before wrote addresses as they were given."""
+    fill(tmp_path, 3)
+    secret = "http://user:hunter2@host/score?api_key=k3y"
+    (tmp_path / "config.yaml").write_text(f"{CONFIG}rewards:\n- name: http\n  url: {secret}\n")
+    samples = tmp_path / "samples" / "step-000003.jsonl"
+    group = json.loads(samples.read_text())
+    group["failures"] = [{"where": "http", "kind": "unreachable", "message": f"{secret}: ConnectError"}]
+    samples.write_text(json.dumps(group) + "\n")
+    page = write_report(tmp_path).read_text()
+    assert page.count("http://***@host/score?api_key=***") == 2
+    assert "hunter2" not in page and "k3y" not in page
+
+
 def test_hundreds_of_damaged_lines_are_counted(tmp_path: Path) -> None:
     fill(tmp_path, 1)
     with (tmp_path / "metrics.jsonl").open("a") as file:
