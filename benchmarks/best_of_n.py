@@ -32,7 +32,7 @@ def measure(num_pairs: int = 8) -> dict[str, Any]:
 
 async def _pairs(num_pairs: int) -> dict[str, Any]:
     """Start both sides, run them in turn."""
-    from raylign.actors.cluster import ray_cluster
+    from raylign.actors.cluster import ClusterConfig, ray_cluster
     from raylign.jobs.data.best_of_n import drawing_of, open_prompts, write_results
     from raylign.jobs.data.best_of_n_config import BestOfNConfig
     from raylign.jobs.data.draw_log import DrawIdentity, DrawLog
@@ -79,7 +79,7 @@ async def _pairs(num_pairs: int) -> dict[str, Any]:
             weight_version=0,
             seed=0,
             cpus=0.5,
-            placement_deadline_s=60,
+            cluster=ClusterConfig(),
             answer_deadline_s=300,
         )
         assert here.recv() == "ready"

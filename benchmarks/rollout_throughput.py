@@ -93,7 +93,7 @@ async def _pairs(num_pairs: int) -> dict[str, Any]:
             weight_version=0,
             seed=0,
             cpus=0.5,
-            placement_deadline_s=60,
+            cluster=ClusterConfig(),
             answer_deadline_s=300,
         )
         assert here.recv() == "ready"

@@ -38,6 +38,7 @@ BENCHMARKS = {
     "sail_overhead": 900.0,
     "learner_tokens": 900.0,
     "weight_sync": 1200.0,
+    "weight_travel": 300.0,
     "experience_log": 900.0,
     "control_plane": 900.0,
     "memory": 2400.0,

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import importlib
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Sequence
@@ -50,6 +51,12 @@ class Command:
     function: str
     summary: str
     starts_ray: bool = False
+    examine: str | None = None
+    """Its checks before a start: takes config and machine, gives findings. None: it checks only its config."""
+    plain_words: str | None = None
+    """The key that plain words right after the command fill."""
+    example: str | None = None
+    """What to write where nothing was given and that is not enough."""
 
 
 COMMANDS = {
@@ -64,46 +71,105 @@ COMMANDS = {
         "raylign.jobs.train:train",
         "train a model with any algorithm",
         starts_ray=True,
+        examine="raylign.jobs.checks.plan:examine_training",
+        example="raylign train --config grpo_arithmetic",
     ),
     "evaluate": Command(
         "raylign.jobs.config.evaluate:EvaluateConfig",
         "raylign.jobs.evaluate:evaluate",
         "accuracy and pass@k of a model or checkpoint",
+        examine="raylign.jobs.checks.plan:examine_evaluation",
+        example="raylign evaluate --config evaluate_arithmetic --model runs/tiny-model",
+    ),
+    "sample": Command(
+        "raylign.jobs.sample.config:SampleConfig",
+        "raylign.jobs.sample.sample:sample",
+        "answers of a model or checkpoint to any prompts, without a reward",
+        starts_ray=True,
+        examine="raylign.jobs.sample.sample:examine_sample",
+    ),
+    "chat": Command(
+        "raylign.jobs.chat.config:ChatConfig",
+        "raylign.jobs.chat.chat:chat",
+        "talk to a model or checkpoint in the terminal",
+    ),
+    "export": Command(
+        "raylign.jobs.export.config:ExportConfig",
+        "raylign.jobs.export.export:export",
+        "a model folder to give away: weights, tokenizer, a card with data, settings, numbers and curves",
+    ),
+    "from": Command(
+        "raylign.jobs.originals.from_command:FromConfig",
+        "raylign.jobs.originals.from_command:print_ours",
+        "our command for one of the programs that the algorithms were published with",
     ),
     "data best-of-n": Command(
         "raylign.jobs.data.best_of_n_config:BestOfNConfig",
         "raylign.jobs.data.best_of_n:best_of_n",
         "preference pairs: best and worst of n answers, scored by rewards",
+        examine="raylign.jobs.data.best_of_n:examine_best_of_n",
+        example="raylign data best-of-n --config best_of_n_arithmetic",
     ),
     "data score-pairs": Command(
-        "raylign.jobs.data.score_pairs:ScorePairsConfig",
+        "raylign.jobs.data.score_pairs_config:ScorePairsConfig",
         "raylign.jobs.data.score_pairs:score_pairs",
         "soft labels: both answers of preference pairs scored by rewards",
+        examine="raylign.jobs.data.score_pairs:examine_score_pairs",
     ),
     "data grpo": Command(
         "raylign.jobs.data.grpo_config:GrpoDataConfig",
         "raylign.jobs.data.grpo:grpo_data",
         "training rows by how a model's answers score against references (BLEUBERI)",
+        examine="raylign.jobs.data.grpo:examine",
     ),
     "data sft": Command(
         "raylign.jobs.data.sft:SftDataConfig",
         "raylign.jobs.data.sft:sft_data",
         "demonstrations from the references of such rows",
     ),
+    "data synthesize": Command(
+        "raylign.jobs.synthetic.config:SynthesizeConfig",
+        "raylign.jobs.synthetic.synthesize:synthesize",
+        "training rows from a task's definition, written and verified by a teacher",
+    ),
+    "synthetic-rl": Command(
+        "raylign.jobs.synthetic.rl_config:SyntheticRLConfig",
+        "raylign.jobs.synthetic.synthetic_rl:synthetic_rl",
+        "from a task's definition to a tuned model: data, GRPO, evaluation",
+    ),
     "compare": Command(
         "raylign.jobs.compare.config:CompareConfig",
         "raylign.jobs.compare.compare:compare",
         "win rate of a model or file of answers against another, by rewards or a judge",
+        examine="raylign.jobs.compare.compare:examine_compare",
     ),
     "sweep": Command(
         "raylign.jobs.config.sweep:SweepConfig",
-        "raylign.jobs.sweep:sweep",
-        "a grid of training runs from one file, and a table of what they found",
+        "raylign.jobs.sweep.run:sweep",
+        "a grid of training runs from one file, and a table of what they found: prep, then execute",
+        example="raylign sweep --config sweep_sail",
+    ),
+    "sweep prep": Command(
+        "raylign.jobs.config.sweep:SweepConfig",
+        "raylign.jobs.sweep.run:sweep_prep",
+        "check every command of a sweep and write sweep.json; starts nothing",
+        example="raylign sweep prep --config sweep_sail",
+    ),
+    "sweep execute": Command(
+        "raylign.jobs.config.sweep:PreparedSweepConfig",
+        "raylign.jobs.sweep.run:sweep_execute",
+        "run what sweep.json lists and is not done yet, as much at once as there is room for",
+    ),
+    "sweep status": Command(
+        "raylign.jobs.config.sweep:PreparedSweepConfig",
+        "raylign.jobs.sweep.run:sweep_status",
+        "what of a sweep is done, under way, left out or failed",
     ),
     "plan": Command(
         "raylign.jobs.simulation.config:PlanConfig",
         "raylign.jobs.checks.plan:plan",
         "check a training run without starting it, or predict its times (--simulate)",
+        example="raylign plan --config grpo_arithmetic",
     ),
     "init-model": Command(
         "raylign.jobs.init_model:InitModelConfig",
@@ -112,6 +178,12 @@ COMMANDS = {
     ),
     "report": Command(
         "raylign.jobs.cli:ReportConfig", "raylign.jobs.cli:report", "write report.html of a run folder again"
+    ),
+    "view": Command(
+        "raylign.jobs.view.view:ViewConfig",
+        "raylign.jobs.view.view:view",
+        "a page in the browser over runs, comparisons, sweeps and data: view [FOLDER …]",
+        plain_words="folders",
     ),
     "doctor": Command(
         "raylign.jobs.checks.doctor:DoctorConfig",
@@ -162,20 +234,37 @@ def _dispatch(words: list[str]) -> int:
     if words[0] == "--version":
         print(f"raylign {raylign.__version__}")
         return 0
-    name, words = _command_name(words)
-    if members := [command for command in COMMANDS if command.startswith(f"{name} ")]:
+    name, words = command_name(words)
+    members = [command for command in COMMANDS if command.startswith(f"{name} ")]
+    if members and name not in COMMANDS:
         print(_overview(members))  # `data` alone
         return 0
     if name not in COMMANDS:
-        hint = nearest(name, COMMANDS)
+        from raylign.jobs.originals.hints import original_command_lines
+
+        if lines := original_command_lines([name, *words]):
+            raise ConfigError("\n".join(lines))
+        group = [command for command in COMMANDS if command.startswith(f"{name.split()[0]} ")]
+        members_by_word = {command.split()[-1]: command for command in group}
+        hint = (
+            members_by_word.get(nearest(name.split()[-1], members_by_word) or "") if group else nearest(name, COMMANDS)
+        )
         raise ConfigError(
             f"{name}: unknown command"
-            + (f"; did you mean {hint}?" if hint else "")
-            + f" Commands: {', '.join(COMMANDS)}"
+            + (f"; did you mean {hint}?" if hint else ".")
+            + f" Commands: {', '.join(group or COMMANDS)}"
         )
+    if name == "from" and words and words[0] not in ("-h", "--help", "--command"):
+        words = ["--command", words[0] if len(words) == 1 else shlex.join(words)]  # the words are not options of ours
     config_class = _import(COMMANDS[name].config_class)
     parsed = parse_words(config_class, words, f"raylign {name}")
-    config = resolve(config_class, parsed.layers)
+    try:
+        config = resolve(config_class, parsed.layers)
+    except ConfigError as error:
+        example = COMMANDS[name].example
+        if words or example is None:
+            raise
+        raise ConfigError(f"{error}\nstart from a recipe, a file or one that comes with raylign:\n{example}") from None
     if parsed.print_config:
         print(config_yaml(config), end="")
         return 0
@@ -196,11 +285,15 @@ def _run(command: Command, config: BaseModel) -> Any:
         cool_down()  # where a check said no, no cluster has ended it
 
 
-def _command_name(words: list[str]) -> tuple[str, list[str]]:
+def command_name(words: list[str]) -> tuple[str, list[str]]:
     """The command, of one word or two (`data best-of-n`), and the words after it."""
     is_group = any(command.startswith(f"{words[0]} ") for command in COMMANDS)
     length = 2 if is_group and len(words) > 1 and not words[1].startswith("-") else 1
-    return " ".join(words[:length]), words[length:]
+    name, rest = " ".join(words[:length]), words[length:]
+    key = COMMANDS[name].plain_words if name in COMMANDS else None
+    if key is not None and rest and not rest[0].startswith("-"):
+        rest = [f"--{key}", *rest]
+    return name, rest
 
 
 def _overview(commands: Sequence[str] = tuple(COMMANDS)) -> str:
@@ -240,4 +333,5 @@ def _file_words(error: OSError) -> str:
 
 def _print_errors(message: str) -> None:
     for line in message.split("\n"):
-        print(f"error: {line}", file=sys.stderr)
+        # a command line of ours stands alone, to be copied
+        print(line if line.startswith("raylign ") else f"error: {line}", file=sys.stderr)

@@ -55,7 +55,7 @@ async def _evaluate(config: EvaluateConfig) -> dict[str, float]:
                     weight_version=0,
                     seed=config.seed,
                     cpus=cpus_for_each_role(config.num_engines),
-                    placement_deadline_s=config.cluster.placement_deadline_s,
+                    cluster=config.cluster,
                     answer_deadline_s=ANSWER_DEADLINE_S,
                 )
             async for group in pool.collect(prompts, config.sampling):

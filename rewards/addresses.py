@@ -11,6 +11,11 @@ import re
 from urllib.parse import parse_qsl, urlsplit
 
 _SECRET_NAME = re.compile(r"key|token|secret|passw|signature|^sig$|^auth", re.IGNORECASE)
+_USERINFO = re.compile(r"(\w{2,20}://)[^\s/?#@'\"<>]{1,500}@")
+_QUERY_SECRET = re.compile(
+    r"([?&][\w.-]{0,80}(?:key|token|secret|passw|signature)[\w.-]{0,80}=|[?&](?:sig|auth[\w.-]{0,80})=)[^\s&#'\"<>]+",
+    re.IGNORECASE,
+)
 _ADVICE = "put the key into an environment variable and name that by api_key_env"
 
 
@@ -31,6 +36,11 @@ def check_address(url: str) -> str:
                 f"holds a secret in its query ({name}=…), which would be written to config.yaml: {_ADVICE}"
             )
     return url
+
+
+def without_secrets(text: str) -> str:
+    """Any text with the names, passwords and keys masked that stand in the addresses in it."""
+    return _QUERY_SECRET.sub(r"\1***", _USERINFO.sub(r"\1***@", text))
 
 
 def is_at(url: str, host: str) -> bool:

@@ -53,8 +53,12 @@ class Graded(float):
     def of(cls, score: float, parts: Mapping[str, Any]) -> Graded:
         """Parts that are no finite numbers (texts, lists) are left out."""
         graded = cls(score)
-        graded.parts = {name[:80]: number for name, part in parts.items() if (number := _finite(part)) is not None}
+        graded.parts = {_plain(name): number for name, part in parts.items() if (number := _finite(part)) is not None}
         return graded
+
+
+def _plain(name: str) -> str:
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")[:80]  # no file takes half a character
 
 
 def _finite(value: Any) -> float | None:

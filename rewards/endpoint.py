@@ -6,7 +6,8 @@ for each completion. Refused connections, 429 and 5xx are tried again; the deadl
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AfterValidator, Field
@@ -16,6 +17,15 @@ from raylign.rewards.base import Item, Reward, RewardFailure, Score, WeightedCon
 
 if TYPE_CHECKING:
     import httpx
+
+
+MAX_REPLY_BYTES = 1 << 20
+MAX_CHARACTERS = 400
+"""Of a failure's words."""
+
+
+class ReplyError(Exception):
+    """An answer that is not read to its end."""
 
 
 class HttpConfig(WeightedConfig):
@@ -41,8 +51,10 @@ class HttpReward(Reward):
     def __init__(self, config: HttpConfig) -> None:
         self._config = config
         self.max_in_flight = config.max_concurrent
-        key = None if config.api_key_env is None else key_from(config.api_key_env, "reward http")
-        self._headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+        self._key = None if config.api_key_env is None else key_from(config.api_key_env, "reward http")
+        self._headers = {"Accept-Encoding": "identity"}
+        if self._key is not None:
+            self._headers["Authorization"] = f"Bearer {self._key}"
 
     def score(self, items: Sequence[Item]) -> list[list[Score]]:
         import asyncio
@@ -74,16 +86,22 @@ class HttpReward(Reward):
         except (TimeoutError, httpx.TimeoutException):
             failure = RewardFailure("timeout", f"no answer within {self._config.deadline_s:g} s (deadline_s)")
         except httpx.HTTPStatusError as error:
-            status = error.response.status_code
-            body = error.response.text[:200]
-            failure = RewardFailure("unreachable" if _is_transient(error) else "exception", f"HTTP {status}: {body}")
+            failure = RewardFailure("unreachable" if _is_transient(error) else "exception", str(error))
+        except ReplyError as error:
+            failure = RewardFailure("reply", f"the answer {error}")
         except httpx.TransportError as error:
             failure = RewardFailure("unreachable", f"{self._config.url}: {type(error).__name__}: {error}")
-        except (ValueError, LookupError, TypeError) as error:
-            failure = RewardFailure("exception", f'the answer is no {{"scores": […]}}: {error!r}')
-        return [failure] * len(item.completions)
+        except (ValueError, LookupError, TypeError, RecursionError) as error:
+            failure = RewardFailure("exception", f'the answer is no {{"scores": […]}}: {error!r}'[:MAX_CHARACTERS])
+        return [self._without_key(failure)] * len(item.completions)
+
+    def _without_key(self, failure: RewardFailure) -> RewardFailure:
+        """A service may repeat the key that it refuses, and failures are written to files."""
+        return failure if self._key is None else replace(failure, message=failure.message.replace(self._key, "***"))
 
     async def _post(self, client: httpx.AsyncClient, item: Item) -> object:
+        import json
+
         import tenacity
 
         attempts = tenacity.AsyncRetrying(
@@ -95,9 +113,27 @@ class HttpReward(Reward):
         body = {"prompt": item.prompt, "completions": item.completions, "references": item.references}
         async for attempt in attempts:
             with attempt:
-                response = await client.post(self._config.url, json=body)
-                response.raise_for_status()
-        return response.json()["scores"]
+                answer = await self._read(client, body)
+        return json.loads(answer)["scores"]
+
+    async def _read(self, client: httpx.AsyncClient, body: Mapping[str, object]) -> bytes:
+        """Of at most `MAX_REPLY_BYTES`, cut off while it is read; what is packed could be any size unpacked."""
+        import httpx
+
+        async with client.stream("POST", self._config.url, json=body) as response:
+            if (packed := response.headers.get("content-encoding", "identity")) != "identity":
+                raise ReplyError(f"is packed ({packed[:40]}), which was not asked for")
+            chunks, num_bytes = [], 0
+            async for chunk in response.aiter_raw():
+                num_bytes += len(chunk)
+                if num_bytes > MAX_REPLY_BYTES:
+                    raise ReplyError(f"is larger than {MAX_REPLY_BYTES:,} bytes")
+                chunks.append(chunk)
+            answer = b"".join(chunks)
+            if not response.is_success:
+                text = f"HTTP {response.status_code}: {answer[:200].decode(errors='replace')}"
+                raise httpx.HTTPStatusError(text, request=response.request, response=response)
+            return answer
 
 
 def _is_transient(error: BaseException) -> bool:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from raylign.rewards.base import Item
+from raylign.rewards.returned import Logged
 
 FormName = Literal["raylign", "trl", "verl", "verl_batch", "openrlhf", "single"]
 
@@ -25,10 +27,37 @@ DESCRIPTIONS: dict[str, str] = {
 }
 ONE_AT_A_TIME = ("verl", "single")
 OURS = {"completions", "prompt", "references", "row"}
-COMPLETION = ("completion", "response", "solution_str", "output", "generation", "generated_text", "prediction", "text")
+COMPLETION = (
+    "completion", "response", "solution_str", "output", "generation", "generated_text", "prediction", "pred",
+    "candidate", "model_output", "text",
+)  # fmt: skip
 REFERENCE = ("reference", "ground_truth", "label", "target", "answer", "gold", "expected", "solution")
 PROMPT = ("prompt", "question", "query")
 OF_TRL = {"prompts", "completion_ids", "trainer_state", "log_metric", "log_extra"}
+NOT_GIVEN = {"completion_ids": "token ids", "environments": "environments"}
+"""That TRL's trainer gives and rewards here do not get: they see texts."""
+
+
+class NoTrainerState:
+    """In the place of TRL's `trainer_state`: rewards do not know the step that they are asked in."""
+
+    def __bool__(self) -> bool:
+        return False
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"trainer_state.{name} is not known here: rewards are scored beside the training")
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Of one call."""
+
+    positional: tuple[Any, ...]
+    named: dict[str, Any]
+
+    def give(self, function: Callable[..., Any]) -> Any:
+        """Call it."""
+        return function(*self.positional, **self.named)
 
 
 class UnknownForm(ValueError):
@@ -86,6 +115,18 @@ def form_of(function: Callable[..., Any], path: str) -> FormName:
     )
 
 
+def check_parameters(function: Callable[..., Any], form: FormName, path: str) -> None:
+    """Raise where a function cannot do without something that rewards do not get."""
+    required = {
+        name
+        for name, each in _by_name(signature_of(function)).items()
+        if each.default is inspect.Parameter.empty and name in NOT_GIVEN
+    }
+    if form == "trl" and required:
+        name = min(required)
+        raise UnknownForm(f"{path} needs `{name}`, and rewards here get texts, no {NOT_GIVEN[name]}; give it a default")
+
+
 def has_chats(item: Item) -> bool:
     """Whether the data are chats: the row holds a list of messages."""
     return any(
@@ -95,45 +136,49 @@ def has_chats(item: Item) -> bool:
 
 
 def arguments(
-    form: FormName, function: Callable[..., Any], item: Item, as_chats: bool | None = None
-) -> Iterator[dict[str, Any]]:
-    """Keyword arguments of each call: one for the group, or one for each completion. `as_chats`: completions as
-    messages; None: as the form has them."""
+    form: FormName,
+    function: Callable[..., Any],
+    item: Item,
+    as_chats: bool | None = None,
+    logged: Logged | None = None,
+) -> Iterator[Arguments]:
+    """What each call is given: one for the group, or one for each completion. `as_chats`: completions as messages;
+    None: as the form has them. `logged`: takes what a function of TRL's form logs."""
     signature = signature_of(function)
-    accepted = set(_by_name(signature))
+    parameters = _by_name(signature)
+    accepted = set(parameters)
+    by_place = [name for name, each in parameters.items() if each.kind is inspect.Parameter.POSITIONAL_ONLY]
     takes_more = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in signature.parameters.values())
     bound: set[str] = set(function.keywords) if isinstance(function, functools.partial) else set()
     for offered in _offered(form, item, as_chats, accepted):
-        yield {name: value for name, value in offered.items() if (takes_more or name in accepted) and name not in bound}
+        if form in ("trl", "raylign") and logged is not None:
+            offered |= {"log_metric": logged.log_metric, "log_extra": logged.log_extra}
+        given = {
+            name: value for name, value in offered.items() if (takes_more or name in accepted) and name not in bound
+        }
+        yield Arguments(tuple(given.pop(name) for name in by_place if name in given), given)
 
 
 def _offered(form: FormName, item: Item, as_chats: bool | None, accepted: set[str]) -> Iterator[dict[str, Any]]:
     texts, references = list(item.completions), list(item.references)
     count = len(texts)
     first = references[0] if references else None
-    if form == "raylign":
-        yield {
-            "completions": _as_messages(texts) if as_chats else texts,
-            "prompt": item.prompt,
-            "references": references,
-            "row": dict(item.row),
-        }
-    elif form == "trl":
-        chats = has_chats(item) if as_chats is None else as_chats
+    if form in ("raylign", "trl"):
+        chats = (form == "trl" and has_chats(item)) if as_chats is None else as_chats
         prompt = item.row.get("prompt")
         if chats and not isinstance(prompt, list):
             prompt = [dict(message) for message in item.messages] or [{"role": "user", "content": item.prompt}]
         columns = {name: [value] * count for name, value in item.row.items() if name not in ("prompt", "completion")}
         named = {name: [first] * count for name in accepted & set(REFERENCE) - columns.keys()}
-        yield (
-            columns
-            | named
-            | {
-                "prompts": [prompt if prompt is not None else item.prompt] * count,
-                "completions": _as_messages(texts) if chats else texts,
-                "trainer_state": None,
-            }
-        )
+        offered = columns | named
+        offered |= {
+            "prompts": [prompt if prompt is not None else item.prompt] * count,
+            "completions": _as_messages(texts) if chats else texts,
+            "trainer_state": NoTrainerState(),
+        }
+        if form == "raylign":
+            offered |= {"prompt": item.prompt, "references": references, "row": dict(item.row)}
+        yield offered
     elif form == "openrlhf":
         yield {
             "queries": [item.prompt + text for text in texts],

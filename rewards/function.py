@@ -19,28 +19,33 @@ import inspect
 import re
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from raylign.rewards.base import (
-    Graded,
-    Item,
-    KillableConfig,
-    Reward,
-    RewardFailure,
-    Score,
-    failure_of,
-    typed_scores,
+from raylign.rewards.base import Item, KillableConfig, Reward, Score, failure_of
+from raylign.rewards.forms import (
+    DESCRIPTIONS,
+    ONE_AT_A_TIME,
+    Arguments,
+    FormName,
+    arguments,
+    check_parameters,
+    form_of,
+    has_chats,
+    is_async,
 )
-from raylign.rewards.forms import DESCRIPTIONS, ONE_AT_A_TIME, FormName, arguments, form_of, has_chats, is_async
+from raylign.rewards.returned import Logged, read_scores
 
 OUR_PACKAGE = "raylign_reward"
 """Before the names under which files are imported, so that none stands in for another module."""
-SCORE_KEYS = ("score", "reward", "rewards")
+WANTS_CHATS = ("string indices must be", "'str' object has no attribute")
+WANTS_TEXTS = ("got 'list'", "'list' object has no attribute", "must be str, not list", "list indices must be")
+"""What Python says where a completion is of the other kind."""
 
 
 class FunctionConfig(KillableConfig):
@@ -72,19 +77,36 @@ class FunctionConfig(KillableConfig):
 def load_function(path: str) -> tuple[Callable[..., Any], Path]:
     """Import the file or module and find the function; ValueError says what is wrong with either."""
     place, _, function_name = path.rpartition(":")
-    module, file = import_file(place) if place.endswith(".py") else _import_module(place)
+    with _without_our_words(place):
+        module, file = import_file(place) if place.endswith(".py") else _import_module(place)
     function: Any = module
     for part in function_name.split("."):
-        function = getattr(function, part, None)
-    if inspect.isclass(function) and "__call__" in vars(function):
-        try:
-            function = function()
-        except Exception as error:
-            raise ValueError(f"{path} is a class that cannot be made: {_described(error, file)}") from error
+        is_of_object = inspect.isclass(function) and inspect.isfunction(inspect.getattr_static(function, part, None))
+        function = getattr(_made(function, path, file) if is_of_object else function, part, None)
+    if inspect.isclass(function) and any("__call__" in vars(each) for each in function.__mro__):
+        function = _made(function, path, file)
     if not callable(function):
         names = [name for name, value in vars(module).items() if inspect.isfunction(value)]
         raise ValueError(f"{place} has no function {function_name!r}; it has: {', '.join(names) or 'none'}")
     return function, file
+
+
+def _made(kind: Callable[[], Any], path: str, file: Path) -> Any:
+    """An object of a class that is made of nothing."""
+    try:
+        return kind()
+    except Exception as error:
+        raise ValueError(f"{path} is of a class that cannot be made: {_described(error, file)}") from error
+
+
+@contextmanager
+def _without_our_words(place: str) -> Iterator[None]:
+    """A module that reads a command line when it is imported finds an empty one, not ours."""
+    words, sys.argv = sys.argv, [place]
+    try:
+        yield
+    finally:
+        sys.argv = words
 
 
 def import_file(place: str) -> tuple[ModuleType, Path]:
@@ -157,6 +179,7 @@ class FunctionReward(Reward):
     def __init__(self, config: FunctionConfig) -> None:
         self._function, self._file = load_function(config.path)
         self._form: FormName = form_of(self._function, config.path) if config.form == "auto" else config.form
+        check_parameters(self._function, self._form, config.path)
         self._is_async, self._max_concurrent = is_async(self._function), config.max_concurrent
         self._runner = asyncio.Runner()  # one for all calls: clients that a module keeps belong to a loop
         self._as_chats: bool | None = None
@@ -171,103 +194,66 @@ class FunctionReward(Reward):
 
     def _score_group(self, item: Item) -> list[Score]:
         if self._form in ONE_AT_A_TIME:
-            return self._runner.run(self._score_each(item))
+            calls = list(arguments(self._form, self._function, item))
+            if self._is_async:
+                return self._runner.run(self._score_side_by_side(calls, item))
+            return [self._score_one(call, item) for call in calls]
         try:
-            return read_scores(self._call_group(item), len(item.completions))
+            return self._call_group(item)
         except Exception as error:  # a reward may never end a run
             return [failure_of(error, self._words(error, item))] * len(item.completions)
 
-    def _call_group(self, item: Item) -> Any:
-        """Texts first; a function of our form that asks texts for their "content" wants messages (TRL's habit)."""
+    def _call_group(self, item: Item) -> list[Score]:
+        """Completions are texts or chats, as the form and the data have them; a function that stumbles over one kind is
+        given the other."""
         try:
             return self._call_once(item, self._as_chats)
-        except TypeError as error:
-            is_about_chats = "string indices must be" in str(error) and has_chats(item)
-            if self._form != "raylign" or self._as_chats or not is_about_chats:
+        except (TypeError, AttributeError) as error:
+            if self._as_chats is not None or self._form not in ("raylign", "trl"):
                 raise
-        values = self._call_once(item, True)
-        self._as_chats = True
-        return values
+            had_chats = self._form == "trl" and has_chats(item)
+            if not any(words in str(error) for words in (WANTS_TEXTS if had_chats else WANTS_CHATS)):
+                raise
+            scores = self._call_once(item, not had_chats)
+        self._as_chats = not had_chats
+        return scores
 
-    def _call_once(self, item: Item, as_chats: bool | None) -> Any:
-        (named,) = arguments(self._form, self._function, item, as_chats)
-        return self._awaited(self._function(**named))
+    def _call_once(self, item: Item, as_chats: bool | None) -> list[Score]:
+        logged = Logged()
+        (call,) = arguments(self._form, self._function, item, as_chats, logged)
+        return logged.added_to(read_scores(self._awaited(call.give(self._function)), len(item.completions)))
 
     def _awaited(self, value: Any) -> Any:
         async def wait() -> Any:
             return await value
 
+        async def collect() -> list[Any]:
+            return [each async for each in value]
+
+        if inspect.isasyncgen(value):
+            return self._runner.run(collect())
         return self._runner.run(wait()) if inspect.isawaitable(value) else value
 
-    async def _score_each(self, item: Item) -> list[Score]:
+    def _score_one(self, call: Arguments, item: Item) -> Score:
+        try:
+            return read_scores([self._awaited(call.give(self._function))], 1)[0]
+        except Exception as error:
+            return failure_of(error, self._words(error, item))
+
+    async def _score_side_by_side(self, calls: Sequence[Arguments], item: Item) -> list[Score]:
         gate = asyncio.Semaphore(self._max_concurrent)
 
-        async def one(named: dict[str, Any]) -> Score:
+        async def one(call: Arguments) -> Score:
             async with gate:
                 try:
-                    value = self._function(**named)
-                    if inspect.isawaitable(value):
-                        value = await value
-                    return read_scores([value], 1)[0]
+                    return read_scores([await call.give(self._function)], 1)[0]
                 except Exception as error:
                     return failure_of(error, self._words(error, item))
 
-        return list(await asyncio.gather(*map(one, arguments(self._form, self._function, item))))
+        return list(await asyncio.gather(*map(one, calls)))
 
     def _words(self, error: Exception, item: Item) -> str:
         words = _described(error, self._file)
         if isinstance(error, TypeError) and "required" in str(error) and "argument" in str(error):
             words += f"; the data has the columns: {', '.join(item.row) or 'none'}"
         return words
-
-
-def read_scores(values: Any, num_completions: int) -> list[Score]:
-    """What a function gave back for a group, in any of the forms, as scores."""
-    if isinstance(values, Mapping):
-        return _of_mapping(values, num_completions)
-    if isinstance(values, str | bytes) or not hasattr(values, "__iter__"):
-        return typed_scores(values, num_completions)
-    return typed_scores([_of_value(value) for value in values], num_completions)
-
-
-def _of_mapping(values: Mapping[str, Any], num_completions: int) -> list[Score]:
-    """OpenRLHF: {"rewards": […], "scores": […], "extra_logs": {name: […]}}."""
-    key = next((key for key in ("rewards", "scores") if key in values), None)
-    if key is None:
-        message = f"gave back a dict with {', '.join(map(str, values)) or 'nothing'}, expected `rewards`"
-        return [RewardFailure("exception", message)] * num_completions
-    scores = read_scores(list(values[key]), num_completions)
-    logs = {
-        str(name): list(each) for name, each in dict(values.get("extra_logs") or {}).items() if len(each) == len(scores)
-    }
-    return [
-        score
-        if isinstance(score, RewardFailure)
-        else Graded.of(float(score), {name: each[index] for name, each in logs.items()})
-        for index, score in enumerate(scores)
-    ]
-
-
-def _of_value(value: Any) -> Any:
-    """One completion's: a number, None, {"score": …, …}, or (number, …)."""
-    if value is None:
-        return RewardFailure("not_applicable", "the function gave None")
-    if isinstance(value, Mapping):
-        key = next((key for key in SCORE_KEYS if key in value), None)
-        if key is None:
-            return RewardFailure("exception", f"gave back a dict with {', '.join(map(str, value))}, expected `score`")
-        return _graded(value[key], {str(name): part for name, part in value.items() if name != key})
-    if isinstance(value, tuple | list) and value:
-        first, *rest = value
-        parts: dict[str, Any] = {}
-        for index, part in enumerate(rest, 2):
-            parts |= (
-                {str(name): each for name, each in part.items()} if isinstance(part, Mapping) else {str(index): part}
-            )
-        return _graded(first, parts)
-    return value
-
-
-def _graded(score: Any, parts: Mapping[str, Any]) -> Any:
-    (typed,) = typed_scores([_of_value(score) if score is None else score], 1)
-    return typed if isinstance(typed, RewardFailure) else Graded.of(typed, parts)

@@ -30,7 +30,9 @@ class RewardModelConfig(WeightedConfig):
     model: str
     """Model folder or Hugging Face id; AutoModelForSequenceClassification must load it with one label."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where it runs; auto: the GPU if there is one."""
+    """Where it runs; auto: the GPU that it asks for (`num_gpus`), else the CPU."""
+    num_gpus: float = Field(0.0, ge=0)
+    """GPUs, or a share of one, that its server asks Ray for in a run on GPUs; 0: it computes on the CPU."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Computation; auto: float32 on CPU, bfloat16 on GPU."""
     max_tokens: int = Field(4096, ge=1)
@@ -68,7 +70,11 @@ class RewardModel(Reward):
         default_dtype = "bfloat16" if self._device == "cuda" else "float32"
         dtype = default_dtype if config.dtype == "auto" else config.dtype
         model, loading = AutoModelForSequenceClassification.from_pretrained(
-            config.model, dtype=getattr(torch, dtype), output_loading_info=True, trust_remote_code=False
+            config.model,
+            dtype=getattr(torch, dtype),
+            output_loading_info=True,
+            trust_remote_code=False,
+            use_safetensors=True,
         )
         if loading["missing_keys"]:
             # transformers would fill them with noise and go on

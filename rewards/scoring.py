@@ -7,11 +7,12 @@ count, timeout, crash) becomes a typed failure and a NaN on the samples concerne
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from raylign.rewards.addresses import without_secrets
 from raylign.rewards.base import Graded, Item, Reward, RewardFailure, Score, typed_scores
 from raylign.rewards.registry import AnyRewardConfig, build_reward
 
@@ -103,7 +104,7 @@ class Scorer:
         for name, weight, scores_G in zip(self.names, self.weights, scores_R, strict=True):
             left_out = np.array([_is_left_out(score) for score in scores_G], bool)
             failures += [
-                (name, score)
+                (name, replace(score, message=without_secrets(score.message)))  # it will be written to files
                 for score in scores_G
                 if isinstance(score, RewardFailure) and score.kind != "not_applicable"
             ]

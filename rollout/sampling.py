@@ -41,3 +41,9 @@ def why_untrainable(sampling: SamplingConfig) -> str | None:
         "sampling is an AnswerSamplingConfig: answers cut by top_p carry log-probs of another distribution than the "
         "learner's, so nothing is trained on them; give a SamplingConfig"
     )
+
+
+def check_trainable(sampling: SamplingConfig) -> None:
+    """Raise where it is not."""
+    if why := why_untrainable(sampling):
+        raise ValueError(why)

@@ -13,18 +13,20 @@ the deadline passes, or the worker group ends, whichever is first.
 from __future__ import annotations
 
 import asyncio
-import shutil
-import tempfile
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, cast
 
 from raylign.actors.learner.daemon_thread import in_daemon_thread
-from raylign.actors.learner.mailbox import POLL_S, STOP, Command, LearnerError, Mailbox, MailboxHandle
+from raylign.actors.learner.mailbox import POLL_S, STOP, WHERE, Command, LearnerError, Mailbox, MailboxHandle
 from raylign.actors.learner.serve import RankArguments, serve_rank
 from raylign.actors.learner.spec import LearnerSpec
 from raylign.actors.learner.verbs import RankVerbs
+from raylign.actors.placement import no_room
 from raylign.learners.examples.example import Example
+from raylign.rollout.owned_folders import OwnedFolder
 from raylign.rollout.weights.buckets import BucketInfo
 
 if TYPE_CHECKING:
@@ -43,47 +45,76 @@ RANK_ENVIRONMENT = {
 class LearnerGroup:
     """The learner as the train loop sees it: awaitable verbs."""
 
-    def __init__(self, spec: LearnerSpec, cpus_per_rank: float, gpus_per_rank: float) -> None:
-        """`gpus_per_rank`: 0 on CPU, a half where a rank shares the only GPU with an engine."""
+    def __init__(
+        self,
+        spec: LearnerSpec,
+        cpus_per_rank: float,
+        gpus_per_rank: float,
+        labels: Mapping[str, str] | None = None,
+    ) -> None:
+        """`gpus_per_rank`: 0 on CPU, a half where a rank shares the only GPU with an engine. `labels`: of its nodes."""
         self._spec = spec
         self._cpus_per_rank = cpus_per_rank
         self._gpus_per_rank = gpus_per_rank
+        self._labels = dict(labels or {})
         self._mailbox: MailboxHandle | None = None
         self._fit: asyncio.Future[None] | None = None
 
-    async def start(self) -> None:
-        """Start the worker group and build a learner on every rank."""
+    async def start(self, placement_deadline_s: float) -> None:
+        """`place` and `load`."""
+        await self.place(placement_deadline_s)
+        await self.load()
+
+    async def place(self, deadline_s: float) -> str:
+        """Start the ranks' processes, which load nothing yet; gives the node of rank 0."""
         import ray
 
         actor = ray.remote(Mailbox).options(num_cpus=0, max_concurrency=64)
         self._mailbox = cast(MailboxHandle, actor.remote(self._spec.config.num_ranks))
-        self._storage = tempfile.mkdtemp(prefix="raylign-train-")
-        self._fit = in_daemon_thread(self._run_trainer)
+        self._storage = OwnedFolder("raylign-train-")
+        self._fit = in_daemon_thread(partial(self._run_trainer, deadline_s))
+        try:
+            node: str = await self._send(WHERE, None, deadline_s)
+        except LearnerError as error:
+            if self._fit.done():  # it failed by itself, and says why
+                raise
+            count = self._spec.config.num_ranks
+            together = {name: count * amount for name, amount in self._resources.items()}
+            raise no_room(f"{count} learner ranks", together, self._labels) from error
+        return node
+
+    async def load(self) -> None:
+        """Build a learner on every rank."""
         await self._call(RankVerbs.ready)
 
-    def _run_trainer(self) -> None:
+    @property
+    def _resources(self) -> dict[str, float]:
+        """Of one rank."""
+        return {"CPU": self._cpus_per_rank} | ({"GPU": self._gpus_per_rank} if self._gpus_per_rank else {})
+
+    def _run_trainer(self, placement_deadline_s: float) -> None:
+        # Ray Train would give the place up and ask again every minute; `place` has the deadline
+        os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(placement_deadline_s + POLL_S)
         from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
-        from ray.train.torch import TorchConfig
 
-        from raylign.actors.learner.quiet_trainer import QuietTorchTrainer
+        from raylign.actors.learner.quiet_trainer import QuietTorchConfig, QuietTorchTrainer
 
-        assert self._mailbox is not None, "start() has made it"
+        assert self._mailbox is not None, "place() has made it"
         arguments: RankArguments = {"spec": self._spec, "mailbox": self._mailbox}
         QuietTorchTrainer(
             serve_rank,
             train_loop_config=arguments,
-            torch_config=TorchConfig(backend="nccl" if self._gpus_per_rank else "gloo"),
+            torch_config=QuietTorchConfig(backend="nccl" if self._gpus_per_rank else "gloo"),
             scaling_config=ScalingConfig(
                 num_workers=self._spec.config.num_ranks,
                 use_gpu=self._gpus_per_rank > 0,
-                resources_per_worker={
-                    "CPU": self._cpus_per_rank,
-                    **({"GPU": self._gpus_per_rank} if self._gpus_per_rank else {}),
-                },
+                resources_per_worker=self._resources,
+                placement_strategy="PACK",
+                label_selector=self._labels or None,
             ),
             run_config=RunConfig(
                 name="learner",
-                storage_path=self._storage,
+                storage_path=str(self._storage.path),
                 failure_config=FailureConfig(max_failures=0),
                 logging_config=LoggingConfig(log_level="WARNING"),
                 worker_runtime_env={"env_vars": RANK_ENVIRONMENT},
@@ -94,20 +125,23 @@ class LearnerGroup:
         """Run one of `RankVerbs` on every rank."""
         import ray
 
-        config, name = self._spec.config, verb.__name__
+        config = self._spec.config
         deadline_s = config.start_deadline_s if verb is RankVerbs.ready else config.step_deadline_s
-        assert self._fit is not None and self._mailbox is not None, "start() comes first"
-        call = asyncio.ensure_future(self._mailbox.call.remote(Command(name, ray.put((given, named))), deadline_s))
+        return cast(R, await self._send(verb.__name__, ray.put((given, named)), deadline_s))
+
+    async def _send(self, name: str, arguments: Any, deadline_s: float) -> Any:
+        assert self._fit is not None and self._mailbox is not None, "place() comes first"
+        call = asyncio.ensure_future(self._mailbox.call.remote(Command(name, arguments), deadline_s))
         finished, _ = await asyncio.wait(
             {call, self._fit}, timeout=deadline_s + POLL_S, return_when=asyncio.FIRST_COMPLETED
         )
         if call in finished:
-            return cast(R, answer_of(call))
+            return answer_of(call)
         if self._fit in finished:
             # A rank that raised has told the mailbox first; its traceback is the better message.
             await asyncio.wait({call}, timeout=2.0)
             if call.done():
-                return cast(R, answer_of(call))
+                return answer_of(call)
             error = self._fit.exception()
             raise LearnerError(f"the learner group ended during `{name}`: {error}") from error
         raise LearnerError(f"`{name}` got no answer from the learner group within {deadline_s:.0f} s")
@@ -135,12 +169,6 @@ class LearnerGroup:
     async def release_weights(self) -> None:
         await self._call(RankVerbs.release_weights)
 
-    async def connect_weights(self, transport: str, handles: Sequence[ActorHandle]) -> None:
-        await self._call(RankVerbs.connect_weights, transport, tuple(handles))
-
-    async def send_weights(self, version: int) -> None:
-        await self._call(RankVerbs.send_weights, version)
-
     async def save(self, folder: Path) -> None:
         await self._call(RankVerbs.save, str(folder))
 
@@ -156,7 +184,7 @@ class LearnerGroup:
         if self._fit.done():
             self._fit.exception()  # whoever called a verb has seen it
         ray.kill(cast("ActorHandle[Mailbox]", self._mailbox))
-        shutil.rmtree(self._storage, ignore_errors=True)
+        self._storage.remove()
 
 
 def answer_of(call: asyncio.Future[Any]) -> Any:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 STOP = "stop"
+WHERE = "where"
 POLL_S = 20.0
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 """Positional and named ones of one of `RankVerbs`, which says their types."""
@@ -30,9 +31,9 @@ class Command:
     """What every rank is to do."""
 
     verb: str
-    """STOP, or the name of one of `RankVerbs`."""
+    """STOP, WHERE (the node of the rank, before it builds anything), or the name of one of `RankVerbs`."""
     arguments: ray.ObjectRef[Arguments] | None = None
-    """In the object store, where all ranks of a node read one copy; None with STOP."""
+    """In the object store, where all ranks of a node read one copy; None with STOP and WHERE."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Ray Train's TorchTrainer without four of its habits.
+"""Ray Train's TorchTrainer without five of its habits.
 
 Given and giving what a TorchTrainer does, but:
 - no placement-group cleaner: it polls the dashboard's state API every second and logs an error each time where there is
@@ -7,6 +7,7 @@ Given and giving what a TorchTrainer does, but:
 - no data-set actors: we read data ourselves, and two more processes that import ray.data cost seconds at every start.
 - no word to Ray's autoscaling coordinator: an actor more, which imports ray.data too, and a traceback in the output
   where it does not answer in 5 s on a busy machine. The placement group of the ranks asks the autoscaler for the same.
+- the process group of ranks on one machine listens on loopback alone (`rollout/loopback_store.py`).
 - ranks stay in the folder that the run was started in: paths in a config are relative to it.
 """
 
@@ -14,11 +15,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from ray.train.torch import TorchTrainer
+from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch.config import _TorchBackend
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.callbacks.working_dir_setup import WorkingDirectorySetupCallback
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
+
+from raylign.rollout.loopback_store import keep_stores_on_loopback
 
 LEFT_OUT = (DatasetsCallback, PlacementGroupCleanerCallback, WorkingDirectorySetupCallback)
 
@@ -32,6 +36,20 @@ class QuietTorchTrainer(TorchTrainer):
     def _initialize_and_run_controller(self, **controller_settings: Any) -> Any:
         controller_settings["scaling_policy"] = FixedRanks(self.scaling_config)
         return super()._initialize_and_run_controller(**controller_settings)
+
+
+class QuietTorchConfig(TorchConfig):
+    """TorchConfig as ours."""
+
+    @property
+    def backend_cls(self) -> type[_TorchBackend]:
+        return _LoopbackBackend
+
+
+class _LoopbackBackend(_TorchBackend):
+    def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
+        worker_group.execute(keep_stores_on_loopback)
+        super().on_start(worker_group, backend_config)
 
 
 class FixedRanks(FixedScalingPolicy):

@@ -6,9 +6,9 @@ Given a `LearnerSpec`; gives the verbs that commands name. All ranks run every v
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from raylign.actors.learner.spec import LearnerSpec
 from raylign.learners.engines.distributed import rank
@@ -18,14 +18,6 @@ from raylign.rollout.weights.buckets import BucketInfo, SharedMemorySender
 
 if TYPE_CHECKING:
     import torch
-    from ray.actor import ActorHandle
-
-
-class WeightSender(Protocol):
-    """The sending end of nccl or ipc."""
-
-    def send_weights(self) -> None:
-        """All of them, to all connected engines."""
 
 
 class LearnerRank(Learner):
@@ -49,7 +41,6 @@ class LearnerRank(Learner):
             self.load_state(Path(spec.state_folder))
         self._spec = spec
         self._sender = SharedMemorySender(spec.weights_bucket_bytes) if rank() == 0 else None
-        self._gpu_sender: WeightSender | None = None
 
     def ready(self) -> None:
         """It is, once `__init__` has ended."""
@@ -85,29 +76,6 @@ class LearnerRank(Learner):
         """Engines have read the buckets."""
         if self._sender is not None:
             self._sender.release()
-
-    def connect_weights(self, transport: str, handles: Sequence[ActorHandle]) -> None:
-        """Open the sending end of nccl or ipc. **Not run**: needs NVIDIA GPUs."""
-        import ray.util
-
-        from raylign.actors.weights.engine_sync_client import EngineSyncClient, free_port
-        from raylign.rollout.weights.transfer import LearnerSource, make_trainer_sender
-
-        gpus_per_engine = self._spec.gpus_per_engine
-        self._gpu_sender = make_trainer_sender(
-            transport,
-            client=EngineSyncClient(handles, self._spec.weights_deadline_s, gpus_per_engine),
-            source=LearnerSource(self.weights, self.weight_metadata),
-            rank=rank(),
-            num_engine_gpus=len(handles) * gpus_per_engine,
-            master_address=ray.util.get_node_ip_address(),
-            master_port=free_port(),
-        )
-
-    def send_weights(self, version: int) -> None:
-        """Send all weights to the connected engines; the publisher verifies them and labels them with `version`."""
-        assert self._gpu_sender is not None, "connect_weights comes first"
-        self._gpu_sender.send_weights()
 
     def save(self, folder: str) -> None:
         """The model in Hugging Face format, and resumable state below `state/`."""

@@ -1,6 +1,6 @@
 """What Ray Train runs on every rank: commands from the mailbox, one after the other.
 
-Given a `LearnerSpec` and the mailbox; builds the learner on the first command, answers verbs until STOP, and ends with
+Given a `LearnerSpec` and the mailbox; builds the learner on the first verb, answers verbs until STOP, and ends with
 the first error, which the mailbox is told before. A rank waits for the loop's next command; nothing else unblocks it.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import traceback
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from raylign.actors.learner.mailbox import POLL_S, STOP, Answer, MailboxHandle
+from raylign.actors.learner.mailbox import POLL_S, STOP, WHERE, Answer, MailboxHandle
 from raylign.actors.learner.spec import LearnerSpec
 
 if TYPE_CHECKING:
@@ -40,7 +40,9 @@ def serve_rank(arguments: RankArguments) -> None:
             continue
         result: Any = None
         try:
-            if command.verb != STOP:
+            if command.verb == WHERE:
+                result = ray.get_runtime_context().get_node_id()
+            elif command.verb != STOP:
                 if learner is None:
                     learner = LearnerRank(arguments["spec"])
                 assert command.arguments is not None, "every verb comes with its arguments, be they none"

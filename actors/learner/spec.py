@@ -33,7 +33,3 @@ class LearnerSpec:
     weights_bucket_bytes: int = 256 << 20
     ships_adapters: bool = False
     """Weight updates hold the adapters alone (weights.lora = adapter)."""
-    gpus_per_engine: int = 1
-    """How many GPUs of each engine receive weights (nccl)."""
-    weights_deadline_s: float = 120.0
-    """How long engines may take to answer rank 0 (nccl, ipc)."""

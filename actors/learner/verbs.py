@@ -7,13 +7,10 @@ import: the loop's process never loads a model.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from raylign.learners.examples.example import Example
 from raylign.rollout.weights.buckets import BucketInfo
-
-if TYPE_CHECKING:
-    from ray.actor import ActorHandle
 
 
 class RankVerbs(Protocol):
@@ -43,13 +40,6 @@ class RankVerbs(Protocol):
 
     def release_weights(self) -> None:
         """Engines have fetched the exported weights."""
-
-    def connect_weights(self, transport: str, handles: Sequence[ActorHandle]) -> None:
-        """Open the transport (nccl, ipc) between the ranks and the engines behind `handles`."""
-
-    def send_weights(self, version: int) -> None:
-        """Send all weights to the connected engines; rank 0 drives the whole update on them, and the publisher labels
-        them with `version`."""
 
     def save(self, folder: str) -> None:
         """The model in Hugging Face format in `folder`, and resumable state in `folder/state`."""

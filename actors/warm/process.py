@@ -13,11 +13,11 @@ import os
 import socket
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 from raylign.actors.warm.copies import ADDRESS_VARIABLE, FIRST_JOB
 from raylign.rollout.engine.process import QUIET_ON_CPU
+from raylign.rollout.owned_folders import OwnedFolder
 
 OFF_VARIABLE = "RAYLIGN_COLD_START"
 """Set to 1 to start every process from nothing."""
@@ -43,8 +43,8 @@ class WarmProcess:
     """The process that imports, and is copied."""
 
     def __init__(self) -> None:
-        self._folder = tempfile.mkdtemp(prefix="raylign-warm-", dir="/tmp")
-        self.address = f"{self._folder}/socket"
+        self._folder = OwnedFolder("raylign-warm-", "/tmp")
+        self.address = str(self._folder.path / "socket")
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(self.address)
             listener.listen(64)
@@ -73,8 +73,7 @@ class WarmProcess:
         os.close(self._alive)
         self._process.kill()  # nothing in it is worth saving
         self._process.wait()
-        Path(self.address).unlink(missing_ok=True)
-        os.rmdir(self._folder)
+        self._folder.remove()
 
 
 _warm: WarmProcess | None = None

@@ -10,14 +10,15 @@ from pydantic import BaseModel, Field
 class WeightsConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
     """How weights travel from the learner to the engines."""
 
-    transport: Literal["auto", "shared_memory", "ipc", "nccl"] = "auto"
-    """shared_memory: through the memory of the one node that learner and engines share, with or without GPUs; nccl:
-    between GPUs of any nodes; ipc: engine and learner on the same GPUs. auto: shared_memory in a cluster of one node,
-    nccl in one of several nodes with GPUs; several nodes without GPUs are refused."""
+    transport: Literal["auto", "shared_memory", "gloo", "nccl"] = "auto"
+    """From the learner's node to others, where engines read them as those of the learner's node do: gloo by TCP, nccl
+    between a GPU of each node. shared_memory: all are on one node, with or without GPUs. auto: by where the roles were
+    placed, shared_memory on one node, nccl between nodes that all have GPUs, else gloo."""
     bucket_mib: int = Field(256, ge=1)
     """Weights travel in buckets of this size."""
     deadline_s: float = Field(120, gt=0)
-    """How long one phase of an update, or one call of it (about 2 GiB), may take before the update is aborted."""
+    """How long one phase of an update, or one call of it (about 2 GiB), may take before the update is aborted. Between
+    nodes a transfer that stands still for half of it is broken off, and done again with the nodes that answer."""
     lora: Literal["merged", "adapter"] = "adapter"
     """With `learner.lora`: merged sends all weights with the adapters folded in, adapter only the adapters, which
     engines hold beside their own weights."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -22,18 +23,21 @@ from typing import Any
 from raylign.actors.fleet import Engine, EngineState, Fleet, FleetObserver
 from raylign.actors.weights.calls import answer_of
 from raylign.actors.weights.config import WeightsConfig
-from raylign.actors.weights.learner_end import LearnerEnd
+from raylign.actors.weights.node_copies import NodeCopies
 from raylign.actors.weights.transaction import Failures, WeightTransaction, majority
 from raylign.actors.weights.update import ExportedWeights, Phase, WeightUpdate, WeightUpdateError
 
 
 class WeightPublisher(FleetObserver):
-    """The one owner of weight updates, and so of `pause` during them. `learner`: see `LearnerEnd`."""
+    """The one owner of weight updates, and so of `pause` during them. The learner has the awaitable verbs
+    `export_weights(version)` (a list of bucket descriptions) and `release_weights()`."""
 
-    def __init__(self, fleet: Fleet, learner: Any, config: WeightsConfig, version: int = 0) -> None:
-        """`version` is what the learner was started from, and the engines too where they are CURRENT."""
-        self.fleet, self._config = fleet, config
-        self._learner = LearnerEnd(learner, config)
+    def __init__(
+        self, fleet: Fleet, learner: Any, config: WeightsConfig, version: int = 0, copies: NodeCopies | None = None
+    ) -> None:
+        """`version` is what the learner was started from, and the engines too where they are CURRENT. `copies`: brings
+        weights to other nodes; None where there are none."""
+        self.fleet, self._learner, self._config, self._copies = fleet, learner, config, copies
         self._exported: ExportedWeights | None = None
         self._learner_moved_on = False
         """The learner's weights are changing, or have changed since the last export."""
@@ -62,7 +66,9 @@ class WeightPublisher(FleetObserver):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._exported = None
-        await self._learner.release()
+        if self._copies is not None:
+            await self._copies.close()
+        await self._learner.release_weights()
 
     async def publish(self, version: int) -> dict[str, float]:
         """Bring every engine to the learner's current weights under this label; gives metrics."""
@@ -106,11 +112,7 @@ class WeightPublisher(FleetObserver):
         task.add_done_callback(self._catching_up.discard)
 
     async def before_learning(self) -> None:
-        """The learner is about to change its weights: from now on they are not the published version. Weights that are
-        not set aside are first read by the engines that are being sent them."""
-        if not self._learner.sets_aside:
-            async with self._alone:
-                pass
+        """The learner is about to change its weights: from now on they are not the published version."""
         self._learner_moved_on = True
 
     @asynccontextmanager
@@ -129,7 +131,11 @@ class WeightPublisher(FleetObserver):
     async def _export(self, version: int) -> ExportedWeights:
         self._is_exporting, self._exported = True, None
         try:
-            self._exported = await self._learner.export(version)
+            started_at, deadline_s = time.perf_counter(), self._config.deadline_s
+            exporting = self._learner.export_weights(version)
+            buckets = await answer_of("learner", exporting, Phase.EXPORT, version, deadline_s)
+            assert all(bucket.version == version for bucket in buckets), "a label says what the bytes are"
+            self._exported = ExportedWeights(version, tuple(buckets), time.perf_counter() - started_at)
         finally:
             self._is_exporting = False
         self._learner_moved_on = False
@@ -148,8 +154,7 @@ class WeightPublisher(FleetObserver):
         stale = [engine for engine in self.fleet.engines if engine.state is EngineState.STALE]
         exported = self._exported
         has_newer = exported is not None and exported.version > self.version
-        comes_from_learner = exported is None or not self._learner.sets_aside
-        if not stale or has_newer or (comes_from_learner and self._learner_moved_on):
+        if not stale or has_newer or (exported is None and self._learner_moved_on):
             return  # the next delivery brings it
         if exported is None:  # nothing was delivered yet: the learner still holds what the engines were started from
             if self.digest is None:
@@ -206,7 +211,7 @@ class WeightPublisher(FleetObserver):
     async def _attempt(
         self, exported: ExportedWeights, engines: list[Engine], must_match: str | None
     ) -> tuple[WeightUpdate | None, Failures]:
-        transaction = WeightTransaction(self.fleet, self._learner, self._config, exported, must_match)
+        transaction = WeightTransaction(self.fleet, self._copies, self._config, exported, must_match)
         self._transaction = transaction
         try:
             return await transaction.run(engines), transaction.failures

@@ -1,7 +1,8 @@
-"""One attempt to bring engines to one version of the weights: prepare → transfer → verify → commit.
+"""One attempt to bring engines to one version of the weights: travel → prepare → transfer → verify → commit.
 
 Given exported weights and engines; gives what was done, and the engines that failed with the reason.
 
+    travel     what was written is brought to the memory of every node that engines are on (they still generate)
     prepare    engines check what was written (they still generate), then freeze their requests
     transfer   every engine loads every bucket
     verify     engines report a digest over what they hold; what most of them report is right
@@ -19,17 +20,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable
 from typing import Any
 
 from raylign.actors.fleet import Engine, EngineState, Fleet
 from raylign.actors.weights.calls import answer_of
 from raylign.actors.weights.config import WeightsConfig
-from raylign.actors.weights.learner_end import LearnerEnd
+from raylign.actors.weights.node_copies import NodeCopies
 from raylign.actors.weights.update import ExportedWeights, Phase, WeightUpdate, WeightUpdateError
 
-CALL_BYTES = 2 << 30
-"""An engine loads about so much in one call, so that the deadline of a call does not grow with the model."""
 Failures = dict[Engine, WeightUpdateError]
 
 
@@ -39,23 +38,30 @@ class WeightTransaction:
     def __init__(
         self,
         fleet: Fleet,
-        learner: LearnerEnd,
+        copies: NodeCopies | None,
         config: WeightsConfig,
         exported: ExportedWeights,
         must_match: str | None,
     ) -> None:
-        """`must_match`: the digest that engines must report; None: what most of them report."""
-        self._fleet, self._learner, self._config = fleet, learner, config
+        """`copies`: None where all engines are on the learner's node. `must_match`: the digest that engines must
+        report; None: what most of them report."""
+        self._fleet, self._copies, self._config = fleet, copies, config
         self._exported, self._must_match = exported, must_match
-        self.phase = Phase.PREPARE
+        self._here: dict[Engine, ExportedWeights] = {}
+        """The same weights in the memory of each engine's node."""
+        self.phase = Phase.TRAVEL
         self.failures: Failures = {}
 
     async def run(self, engines: list[Engine]) -> WeightUpdate | None:
         """What was done; None where every engine failed."""
         clock, exported = time.perf_counter, self._exported
         started_at = clock()
-        for buckets in exported.calls(CALL_BYTES):
-            engines = list(await self._call_all(engines, "check_weights", buckets))
+        engines = await self._bring(engines)
+        arrived_at = clock()
+
+        self.phase = Phase.PREPARE
+        for part in range(len(exported.calls())):
+            engines = list(await self._call_each(engines, "check_weights", part))
         checked_at = clock()
         engines = list(await self._call_all(engines, "pause"))
         paused_at = clock()
@@ -86,27 +92,38 @@ class WeightTransaction:
             num_bytes=exported.num_bytes,
             num_buckets=len(exported.buckets),
             export_s=exported.export_s,
+            travel_s=arrived_at - started_at,
             deliver_s=ended_at - started_at,
             pause_s=ended_at - checked_at,
             load_s=loaded_at - paused_at,
             num_attempts=1,
         )
 
+    async def _bring(self, engines: list[Engine]) -> list[Engine]:
+        """Those that can read the weights in the memory of their node."""
+        if self._copies is None:
+            self._here = dict.fromkeys(engines, self._exported)
+        else:
+            self._here, errors = await self._copies.bring(self._exported, engines)
+            self.failures |= errors
+        return list(self._here)
+
     async def _transfer(self, engines: list[Engine]) -> dict[Engine, str]:
         """Digests of what the engines hold then."""
         digests: dict[Engine, str] = {}
-        if self._learner.sets_aside:
-            for buckets in self._exported.calls(CALL_BYTES):  # the last call gives the digest
-                digests = await self._call_all(engines, "load_weights", buckets)
-                engines = list(digests)
-            return digests
-        if engines:
-            try:
-                await self._learner.send(self._exported.version, engines)
-            except WeightUpdateError as error:
-                self.failures |= dict.fromkeys(engines, error)
-                engines = []
-        return await self._call_all(engines, "weight_checksum")
+        for part in range(len(self._exported.calls())):  # the last call gives the digest
+            digests = await self._call_each(engines, "load_weights", part)
+            engines = list(digests)
+        return digests
+
+    async def _call_each(self, engines: list[Engine], verb: str, part: int) -> dict[Engine, Any]:
+        """A verb that is given buckets: each engine's are those of its node."""
+        calls = {engine: self._call(engine, verb, self._here[engine].calls()[part]) for engine in engines}
+        answers = await self._answers_of(calls)
+        if self._copies is not None and self.phase is Phase.PREPARE:
+            for engine in set(engines) - set(answers):
+                self._copies.forget(engine)
+        return answers
 
     def _verified(self, digests: dict[Engine, str], digest: str | None) -> list[Engine]:
         """Those that hold what they should; the others fail."""
@@ -136,10 +153,12 @@ class WeightTransaction:
                 print(f"while aborting: {outcome}", flush=True)
 
     async def _call_all(self, engines: list[Engine], verb: str, *arguments: Any) -> dict[Engine, Any]:
-        """Answers of those that did it, once every call has ended: nothing of a phase outlasts it. The others fail."""
-        calls = [self._call(engine, verb, *arguments) for engine in engines]
+        return await self._answers_of({engine: self._call(engine, verb, *arguments) for engine in engines})
+
+    async def _answers_of(self, calls: dict[Engine, Coroutine[Any, Any, Any]]) -> dict[Engine, Any]:
+        """Of those that did it, once every call has ended: nothing of a phase outlasts it. The others fail."""
         answers: dict[Engine, Any] = {}
-        for engine, outcome in zip(engines, await asyncio.gather(*calls, return_exceptions=True), strict=True):
+        for engine, outcome in zip(calls, await asyncio.gather(*calls.values(), return_exceptions=True), strict=True):
             if isinstance(outcome, WeightUpdateError):
                 self.failures[engine] = outcome
             elif isinstance(outcome, BaseException):

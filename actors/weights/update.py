@@ -11,12 +11,16 @@ from typing import Any
 
 from raylign.rollout.weights.buckets import BucketInfo
 
+CALL_BYTES = 2 << 30
+"""About so much is moved or loaded in one call, so that the deadline of a call does not grow with the model."""
+
 
 class Phase(StrEnum):
     """Where an update stands."""
 
     IDLE = "idle"
     EXPORT = "export"
+    TRAVEL = "travel"
     PREPARE = "prepare"
     TRANSFER = "transfer"
     VERIFY = "verify"
@@ -46,14 +50,14 @@ class ExportedWeights:
 
     version: int
     buckets: tuple[BucketInfo, ...]
-    """Where they lie; none with nccl and ipc, which read them from the learner itself."""
+    """Where they lie: in the memory of the learner's node, or of an engine's to which they were brought."""
     export_s: float
 
     @property
     def num_bytes(self) -> int:
         return sum(bucket.num_bytes for bucket in self.buckets)
 
-    def calls(self, call_bytes: int) -> list[list[BucketInfo]]:
+    def calls(self, call_bytes: int = CALL_BYTES) -> list[list[BucketInfo]]:
         """The buckets in order, so many together that a call moves about `call_bytes`; at least one in each."""
         calls: list[list[BucketInfo]] = []
         held_bytes = call_bytes
@@ -77,6 +81,8 @@ class WeightUpdate:
     num_buckets: int
     export_s: float
     """The learner writing its weights; engines still generate."""
+    travel_s: float
+    """Bytes on their way to the memory of other nodes; engines still generate."""
     deliver_s: float
     """From the first word to the engines until those that have the weights went on."""
     pause_s: float
@@ -94,6 +100,7 @@ class WeightUpdate:
             "weights/version": self.version,
             "weights/bytes": self.num_bytes,
             "weights/export_s": self.export_s,
+            "weights/travel_s": self.travel_s,
             "weights/deliver_s": self.deliver_s,
             "weights/pause_s": self.pause_s,
             "weights/load_s": self.load_s,

@@ -6,13 +6,17 @@ what the reference answers earn. A reward that fails on every sample row is a pr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from raylign.jobs.checks.findings import Findings
+from raylign.jobs.checks.unused_rows import SectionRead
 from raylign.jobs.config.references import compare_with_references
 from raylign.rewards.base import Item
 from raylign.rewards.registry import RewardConfig
@@ -46,9 +50,37 @@ class Samples:
     """A reward compares answers with them; so do those of `rewards`."""
 
 
+_Remembered = dict[str, tuple[Findings, int | None]]
+_remembered: ContextVar[_Remembered | None] = ContextVar("remembered", default=None)
+
+
+@contextmanager
+def remember_rows() -> Iterator[None]:
+    """Until the block ends, rows that were checked are not read and rendered again for the next command that has the
+    same ones: a sweep has hundreds of commands and a few data sets."""
+    token = _remembered.set({})
+    try:
+        yield
+    finally:
+        _remembered.reset(token)
+
+
 def check_data(samples: Samples, tokenizer: PreTrainedTokenizerBase, seed: int, findings: Findings) -> int | None:
     """All rows through template and tokenizer, the first ones' answers through the rewards; gives their number."""
-    return findings.attempt(samples.key, lambda: _check_rows(samples, tokenizer, seed, findings))
+    known = _remembered.get()
+    if known is None:
+        return findings.attempt(samples.key, lambda: _check_rows(samples, tokenizer, seed, findings))
+    # The seed decides only which rows stand first.
+    key = repr((samples, tokenizer.name_or_path, findings.num_embeddings))
+    if key not in known:
+        of_rows = Findings(num_embeddings=findings.num_embeddings)
+        num_rows = of_rows.attempt(samples.key, lambda: _check_rows(samples, tokenizer, seed, of_rows))
+        known[key] = of_rows, num_rows
+    of_rows, num_rows = deepcopy(known[key])
+    findings.facts += of_rows.facts
+    findings.warnings += of_rows.warnings
+    findings.problems += of_rows.problems
+    return num_rows
 
 
 def _check_rows(samples: Samples, tokenizer: PreTrainedTokenizerBase, seed: int, findings: Findings) -> int:
@@ -73,7 +105,10 @@ def _check_rows(samples: Samples, tokenizer: PreTrainedTokenizerBase, seed: int,
         findings.warnings.append(
             f"{samples.key}: {source.num_unanswered} rows left out: no demonstration, or no reference"
         )
-    findings.fact(samples.key, f"{samples.data.source}: {len(source)} rows{skipped}")
+    findings.read.append(SectionRead(samples.key, samples.data, source.num_in_source))
+    num_chosen = len(source) + source.num_skipped + source.num_unusable + source.num_unanswered
+    of_all = f" of {source.num_in_source} ({samples.data.rows})" if num_chosen < source.num_in_source else ""
+    findings.fact(samples.key, f"{samples.data.source}: {len(source)} rows{of_all}{skipped}")
     if source.found:
         findings.fact("  found", f"{source.found} (data.format says it by hand)")
     for note in source.notes:

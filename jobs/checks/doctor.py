@@ -9,12 +9,15 @@ from __future__ import annotations
 import os
 import platform
 import resource
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from pydantic import BaseModel
 
+from raylign.actors.cluster import interpreter_problem
 from raylign.jobs.checks.diagnosis import Diagnosis, Status
+from raylign.jobs.checks.leftovers import check_leftovers, clean
 from raylign.jobs.checks.machine import GIB, Machine, disk_space, this_machine
 
 
@@ -25,21 +28,34 @@ class DoctorConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
     """Where runs will be written."""
     imports: bool = True
     """Import every heavy library in a process of its own; takes about half a minute on two cores."""
+    clean: bool = False
+    """Look at nothing else: list what killed runs left in shared memory and temporary folders, then remove what no
+    process uses. Processes of other containers that share /dev/shm are not seen."""
 
 
 def doctor(config: DoctorConfig) -> int:
     """Print all diagnoses; 1 if any is bad."""
     from raylign.jobs.checks.doctor_environment import check_environment
 
+    if config.clean:
+        return clean()
     machine = this_machine()
     diagnoses = [
         *check_machine(machine, config.folder),
+        check_interpreter(),
         check_containment(),
         *check_environment(machine, config.imports),
         *check_ray(),
+        *check_leftovers(),
     ]
     print_diagnoses(diagnoses)
     return 1 if any(diagnosis.status == "bad" for diagnosis in diagnoses) else 0
+
+
+def check_interpreter() -> Diagnosis:
+    """Whether Ray can start processes with this Python."""
+    problem = interpreter_problem()
+    return Diagnosis("interpreter", "bad" if problem else "ok", sys.executable, problem or "")
 
 
 def check_machine(machine: Machine, folder: Path) -> Iterator[Diagnosis]:
@@ -108,7 +124,7 @@ def _enough(topic: str, num_bytes: int, bad_gib: float, warn_gib: float, what: s
     return Diagnosis(topic, status, f"{gib:.1f} GiB {what}", "" if status == "ok" else wanted)
 
 
-def check_ray(session_folders: tuple[Path, ...] = (Path("/tmp/ray"), Path("/tmp"))) -> Iterator[Diagnosis]:
+def check_ray(session_folders: tuple[Path, ...] = (Path("/tmp/ray"),)) -> Iterator[Diagnosis]:
     """Ray that runs already, and what dead Rays left behind."""
     address = os.environ.get("RAY_ADDRESS")
     if address:
@@ -124,8 +140,7 @@ def check_ray(session_folders: tuple[Path, ...] = (Path("/tmp/ray"), Path("/tmp"
     sessions = [
         path
         for folder in session_folders
-        for pattern in ("session_2*", "raylign-*")
-        for path in folder.glob(pattern)
+        for path in folder.glob("session_2*")
         if path.is_dir() and not path.is_symlink() and os.access(path, os.R_OK)
     ]
     stale = [path for path in sessions if not any(str(path) in words for words in command_lines)]

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from raylign.jobs.checks.machine import GIB
+from raylign.jobs.checks.unused_rows import SectionRead
 
 T = TypeVar("T")
 LONGEST_VALUE = 600
@@ -28,6 +29,10 @@ class Findings:
     """(role, part, bytes)"""
     warnings: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """Nothing is wrong with them; said by the plan and at the start."""
+    read: list[SectionRead] = field(default_factory=list)
+    """Data sections whose rows were read."""
     num_embeddings: int | None = None
     """Of the model that rows are read for; filled by the check of its folder, None where it is not known."""
 
@@ -65,6 +70,8 @@ def print_findings(findings: Findings) -> None:
         for role, part, num_bytes in findings.memory:
             memory.add_row(role, part, f"{num_bytes / GIB:.2f}")
         console.print(memory)
+    for note in findings.notes:
+        console.print(f"note: {escape(note)}", soft_wrap=True, highlight=False)
     for warning in findings.warnings:
         console.print(f"[yellow]warning:[/] {escape(warning)}", soft_wrap=True, highlight=False)
     for problem in findings.problems:

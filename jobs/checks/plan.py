@@ -6,6 +6,7 @@ run will do. Takes seconds: no Ray, no engine, no learner.
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from dataclasses import replace
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
-from raylign.actors.cluster import ClusterConfig
+from raylign.actors.cluster import ClusterConfig, check_address
 from raylign.jobs.checks.data import Samples, check_data, may_share_rows
 from raylign.jobs.checks.findings import Findings, print_findings
 from raylign.jobs.checks.idle_settings import idle_settings
@@ -30,6 +31,8 @@ from raylign.jobs.checks.memory_estimate import (
     learner_bytes,
     read_model_size,
 )
+from raylign.jobs.checks.private_cluster import check_private_cluster
+from raylign.jobs.checks.unused_rows import unused_rows
 from raylign.jobs.config.evaluate import EvaluateConfig
 from raylign.jobs.config.loading import config_yaml
 from raylign.jobs.config.references import compare_with_references
@@ -40,7 +43,7 @@ from raylign.jobs.config.train import (
 )
 from raylign.jobs.run.folder import check_run_folder
 from raylign.jobs.run.output_folder import check_can_write
-from raylign.jobs.run.roles import beside_a_learner, shares_gpu
+from raylign.jobs.run.roles import beside_a_learner, gpus_of_rewards, shares_gpu
 from raylign.jobs.simulation.config import PlanConfig
 from raylign.rollout.data.text_checks import tokens_without_embedding
 from raylign.rollout.engine.config import EngineConfig
@@ -64,6 +67,8 @@ def plan(config: TrainConfig) -> int:
 def check_before_start(config: TrainConfig) -> None:
     """Raise with all problems of a training run; warnings are said and do not hold it up."""
     findings = examine_training(config, this_machine())
+    for note in findings.notes:
+        print(f"note: {note}", file=sys.stderr)
     for warning in findings.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     findings.raise_problems()
@@ -147,6 +152,7 @@ def examine_training(config: TrainConfig, machine: Machine) -> Findings:
                 f"evaluation.pairs.rows {evaluation.pairs.rows} and data.rows {config.data.rows} of "
                 f"{config.data.source} overlap: the run is evaluated on pairs that it trains on"
             )
+    findings.notes += unused_rows(findings.read)
     return findings
 
 
@@ -168,6 +174,7 @@ def examine_answering(
     from raylign.jobs.run.checkpoints import model_folder
 
     if _runs_here(cluster.address):
+        check_private_cluster(cluster, machine, findings)
         _check_count("num_engines", num_engines, engine.tensor_parallel_size, machine, findings)
     path = findings.attempt("model", lambda: model_folder(model))
     if path is None:
@@ -279,7 +286,12 @@ def _check_resources(config: TrainConfig, num_engines: int, machine: Machine, fi
     roles = f"{ranks} learner rank(s), {num_engines} engine(s)"
     if not _runs_here(config.cluster.address):
         findings.fact("roles", f"{roles}, on the cluster {config.cluster.address}")
+        try:  # a plan may be made where the cluster is not seen; a start looks again
+            check_address(config.cluster)
+        except ValueError as error:
+            findings.warnings.append(str(error))
         return
+    check_private_cluster(config.cluster, machine, findings)
     findings.fact("roles", f"{roles}, on {machine.num_cores} cores and {len(machine.gpus)} GPUs")
     if config.cluster.num_cpus is not None and config.cluster.num_cpus > machine.num_cores:
         findings.warnings.append(
@@ -292,27 +304,21 @@ def _check_resources(config: TrainConfig, num_engines: int, machine: Machine, fi
 
 def _check_gpus(config: TrainConfig, num_engines: int, num_gpus: int, findings: Findings) -> None:
     """All roles together, and the transport between them."""
-    transport, engine = config.weights.transport, config.rollout.engine
+    engine = config.rollout.engine
     if num_gpus == 0:
-        if transport in ("ipc", "nccl"):
-            findings.problems.append(
-                f"weights.transport is {transport}: it needs GPUs, and this machine has none; use auto"
-            )
+        if config.weights.transport == "nccl":
+            findings.problems.append("weights.transport is nccl: it needs GPUs, and this machine has none; use auto")
         return
-    num_wanted = config.learner.num_ranks + num_engines * engine.tensor_parallel_size
+    of_rewards = gpus_of_rewards(config.rewards)
+    num_wanted = config.learner.num_ranks + num_engines * engine.tensor_parallel_size + math.ceil(of_rewards)
     if shares_gpu(num_gpus, config.learner.num_ranks, num_engines, engine.tensor_parallel_size):
         share = beside_a_learner(engine).gpu_memory_utilization
         findings.fact("GPU", f"the engine (at most {share:.0%} of its memory) and the learner rank take turns on it")
-        wrong_transport, why = "nccl", "NCCL cannot connect two processes on one GPU"
-    else:
-        if num_wanted > num_gpus and not findings.problems:
-            findings.problems.append(
-                f"learner.num_ranks and rollout.num_engines take {num_wanted} GPUs together: "
-                f"this machine has {num_gpus}"
-            )
-        wrong_transport, why = "ipc", "engines and learner ranks do not share GPUs here"
-    if num_engines and transport == wrong_transport:
-        findings.problems.append(f"weights.transport is {transport}: {why}; use auto")
+    elif num_wanted > num_gpus and not findings.problems:
+        findings.problems.append(
+            f"learner.num_ranks and rollout.num_engines{' and rewards' if of_rewards else ''} take {num_wanted} GPUs "
+            f"together: this machine has {num_gpus}"
+        )
 
 
 def _check_count(key: str, count: int, gpus_each: int, machine: Machine, findings: Findings) -> None:

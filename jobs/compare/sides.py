@@ -109,7 +109,7 @@ def _from_model(config: CompareConfig, key: str, index: int) -> Side:
         deterministic=False,
         engine=config.engine,
         num_engines=config.num_engines,
-        placement_deadline_s=config.cluster.placement_deadline_s,
+        cluster=config.cluster,
         answer_deadline_s=config.answer_deadline_s,
     )
     identity = DrawIdentity(policy_identity(model_path), fingerprint, num_answers=1)

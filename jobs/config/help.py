@@ -80,7 +80,7 @@ def default_words(default: Any) -> str:
         return str(default) or "''"
     if isinstance(default, list | tuple):
         default = [each.model_dump(mode="json") if isinstance(each, BaseModel) else each for each in default]
-    return json.dumps(default, ensure_ascii=False)
+    return json.dumps(default, ensure_ascii=False, default=str)
 
 
 def describe_item_keys(model: type[BaseModel]) -> str:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import argparse
 import importlib.resources
+import itertools
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,8 +23,11 @@ from pydantic_settings import BaseSettings, CliSettingsSource, SettingsError
 
 from raylign.jobs.config.defaults import merged, with_defaults
 from raylign.jobs.config.help import describe_item_keys, help_of_keys
+from raylign.jobs.config.help_pages import HelpRequest, help_page, help_request
 from raylign.jobs.config.keys import KeyPath, dotted_keys, nearest, readable_problems
 from raylign.jobs.config.word_lists import WordList, word_list_keys
+from raylign.jobs.originals.hints import original_words_hint
+from raylign.rollout.data.yaml_text import read_yaml
 
 Config = TypeVar("Config", bound=BaseModel)
 
@@ -65,8 +70,21 @@ def resolve(config_class: type[Config], layers: Sequence[Layer]) -> Config:
     try:
         return config_class.model_validate(with_defaults(config_class, values))
     except ValidationError as error:
-        places = [layer.places for layer in reversed(layers)]
-        raise ConfigError("\n".join(readable_problems(config_class, error, places))) from None
+        raise ConfigError("\n".join(readable_problems(config_class, error, [_places(layers)]))) from None
+
+
+def _places(layers: Sequence[Layer]) -> dict[KeyPath, str]:
+    """Where the values stand that won: what a later layer replaces as a whole takes the places inside with it."""
+    places: dict[KeyPath, str] = {}
+    for layer in layers:
+        for path, place in layer.places.items():
+            value: Any = layer.values
+            for step in path:
+                value = value[step] if isinstance(value, dict | list) else None
+            if not isinstance(value, dict):
+                places = {old: where for old, where in places.items() if old[: len(path)] != path}
+            places[path] = place
+    return places
 
 
 def config_yaml(config: BaseModel) -> str:
@@ -89,47 +107,28 @@ def find_recipe(name: str) -> Path:
     word = Path(name).name.removesuffix(".yaml")  # a name may hold a point: qwen2.5
     if Path(name).parent == Path() and word in shipped:
         return shipped[word]
-    hint = nearest(word, shipped)
-    raise ConfigError(
-        f"--config {name}: no such file"
-        + (f"; did you mean the recipe {hint}?" if hint else ".")
-        + (f" Recipes that come with raylign: {', '.join(sorted(shipped))}" if shipped else "")
-    )
+    if Path(name).is_dir():
+        files = ", ".join(sorted(path.name for path in Path(name).glob("*.yaml"))[:5])
+        raise ConfigError(f"--config {name}: a folder; name a file in it: {files or 'it has no .yaml'}")
+    if hint := nearest(word, shipped):
+        raise ConfigError(f"--config {name}: no such file; did you mean the recipe {hint}?")
+    names = textwrap.fill(", ".join(sorted(shipped)), 100)
+    raise ConfigError(f"--config {name}: no such file. Recipes that come with raylign:\n{names}")
 
 
 def read_recipe(path: Path) -> Layer:
     """A YAML file with the line of every key."""
     try:
-        loader = yaml.SafeLoader(path.read_text(encoding="utf-8"))
-        node = loader.get_single_node()
-        if node is None:
-            return Layer()
-        layer = Layer()
-        _note_places(node, (), str(path), layer.places)
-        layer.values = loader.construct_document(node)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else "?"
-        raise ConfigError(f"{path}:{line}: not valid YAML: {error.problem}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        values, places = read_yaml(path.read_text(encoding="utf-8"), str(path))
+    except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not a YAML text file: {error}") from None
-    if not isinstance(layer.values, dict):
-        raise ConfigError(f"{path}: expected `key: value` lines, found {type(layer.values).__name__}")
-    return layer
-
-
-def _note_places(node: yaml.Node, path: KeyPath, file: str, places: dict[KeyPath, str]) -> None:
-    if isinstance(node, yaml.MappingNode):
-        for key_node, value_node in node.value:
-            key_path = (*path, key_node.value if isinstance(key_node, yaml.ScalarNode) else "?")
-            place = f"{file}:{key_node.start_mark.line + 1}"
-            if key_path in places:
-                raise ConfigError(f"{place}: {key_path[-1]} is given twice, first in {places[key_path]}")
-            places[key_path] = place
-            _note_places(value_node, key_path, file, places)
-    elif isinstance(node, yaml.SequenceNode):
-        for index, item in enumerate(node.value):
-            places[(*path, index)] = f"{file}:{item.start_mark.line + 1}"
-            _note_places(item, (*path, index), file, places)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    if values is None and not places:
+        return Layer()
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected `key: value` lines, found {type(values).__name__}")
+    return Layer(values, places)
 
 
 # command line
@@ -143,7 +142,10 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parse_words(config_class: type[BaseModel], words: list[str], program: str) -> ParsedWords:
-    """Read options; `--help` prints every key with its default and a sentence, and exits."""
+    """Read options; `--help` prints a page or, as `--help all`, every key with its default and a sentence, and ends."""
+    if (request := help_request(words)) is not None:
+        _print_help_page(config_class, request, program)
+        words = ["--help"]
     parser = _Parser(
         prog=program,
         usage=f"{program} [--config RECIPE.yaml ...] [--section.key VALUE ...]",
@@ -173,7 +175,7 @@ def parse_words(config_class: type[BaseModel], words: list[str], program: str) -
     )
     namespace, unknown = parser.parse_known_args(words)
     if unknown:
-        raise ConfigError("\n".join(_unknown_options(config_class, unknown)))
+        raise ConfigError("\n".join(_unknown_options(config_class, unknown, words, program)))
     given = vars(namespace)
     files, print_config = given.pop("config"), given.pop("print_config")
     try:
@@ -182,6 +184,28 @@ def parse_words(config_class: type[BaseModel], words: list[str], program: str) -
         raise ConfigError(f"{error}; values of lists are JSON, for instance '[1, 2]'") from None
     _note_flags(flags.values, (), flags.places)
     return ParsedWords([*(read_recipe(find_recipe(file)) for file in files), flags], print_config)
+
+
+def _print_help_page(config_class: type[BaseModel], request: HelpRequest, program: str) -> None:
+    """And end; returns where everything is to be printed."""
+    paths = [find_recipe(file) for file in request.recipes]
+    values: dict[str, Any] = {}
+    for path in paths:
+        values = merged(values, read_recipe(path).values)
+    heads = [line[1:].strip() for path in paths for line in _head_comment(path)]
+    try:
+        page = help_page(config_class, request, values, "\n".join(heads), program)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    if page is not None:
+        print(page)
+        raise SystemExit(0)
+
+
+def _head_comment(path: Path) -> list[str]:
+    """What a recipe says of itself above its first key."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return list(itertools.takewhile(lambda line: line.startswith("#"), lines))
 
 
 def _add_argument(
@@ -200,15 +224,19 @@ def _add_argument(
     return parser.add_argument(*names, **options)
 
 
-def _unknown_options(config_class: type[BaseModel], unknown: list[str]) -> list[str]:
-    known = dotted_keys(config_class)
+def _unknown_options(
+    config_class: type[BaseModel], unknown: Sequence[str], words: Sequence[str], program: str
+) -> list[str]:
+    """Words of the published programs are answered with our whole command line, others with the nearest key."""
+    known = [*dotted_keys(config_class), "config", "print-config", "help"]
+    hint = original_words_hint(program.removeprefix("raylign "), words, known)
     problems = []
     for word in unknown:
-        if word.startswith("--"):
+        if word.startswith("--") and word not in hint.explained:
             key = word[2:].split("=")[0]
-            hint = nearest(key, [*known, "config", "print-config", "help"])
-            problems.append(f"--{key}: unknown option" + (f"; did you mean --{hint}?" if hint else ""))
-    return problems or [f"{unknown[0]}: unexpected; options are written --section.key value"]
+            near = nearest(key, known)
+            problems.append(f"--{key}: unknown option" + (f"; did you mean --{near}?" if near else ""))
+    return [*problems, *hint.lines] or [f"{unknown[0]}: unexpected; options are written --section.key value"]
 
 
 def _note_flags(values: dict[str, Any], path: KeyPath, places: dict[KeyPath, str]) -> None:

@@ -24,6 +24,7 @@ COMPARING = frozenset(
         "bleu_rm",
         "bertscore",
         "choice",
+        "task",
     }
 )
 """`function` and `http` are given the references and may do without them; the rest look elsewhere."""

@@ -134,9 +134,6 @@ class RefreshEngines:
         if version <= publisher.version:  # engines began with them, or an evaluation has just sent them
             return nothing
         exported = await publisher.export(version)
-        if not exported.buckets:  # nccl and ipc set nothing aside: the learner must not go on before they have arrived
-            await publisher.deliver(exported)
-            return nothing
 
         async def deliver() -> None:
             await publisher.deliver(exported)

@@ -15,6 +15,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from raylign.actors.cluster import ClusterConfig
 from raylign.actors.rollout_pool import RolloutPool
 from raylign.jobs.data.draw_log import DrawLog
 from raylign.jobs.run.progress import Progress
@@ -44,7 +45,7 @@ class Drawing:
     """A seed for every answer: the same answers again, however often the job was interrupted."""
     engine: EngineConfig
     num_engines: int
-    placement_deadline_s: float
+    cluster: ClusterConfig
     answer_deadline_s: float
 
 
@@ -78,7 +79,7 @@ async def draw(drawing: Drawing, prompts: Sequence[Prompt], log: DrawLog, report
                     weight_version=0,
                     seed=_pool_seed(drawing, len(log.drawn)),
                     cpus=cpus_for_each_role(drawing.num_engines),
-                    placement_deadline_s=drawing.placement_deadline_s,
+                    cluster=drawing.cluster,
                     answer_deadline_s=drawing.answer_deadline_s,
                 )
             await draw_missing(drawing, pool, missing, log, report, progress)

@@ -220,6 +220,6 @@ def _drawing(config: GrpoDataConfig, model_path: str) -> Drawing:
         deterministic=config.deterministic,
         engine=config.engine,
         num_engines=config.num_engines,
-        placement_deadline_s=config.cluster.placement_deadline_s,
+        cluster=config.cluster,
         answer_deadline_s=config.answer_deadline_s,
     )

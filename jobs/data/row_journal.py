@@ -82,6 +82,11 @@ class RowJournal:
         self._write({"stage": self.stage, "row": row, "key": key, "begun": True})
         self._lines[row] = _Line(len(self._lines) + 1, key)
 
+    def withdraw(self, row: str, key: str) -> None:
+        """The work on a row that was begun ended without a result, and with nothing under way."""
+        self._write({"stage": self.stage, "row": row, "key": key, "withdrawn": True})
+        self._lines.pop(row, None)
+
     def append(self, row: str, key: str, result: Any) -> None:
         """One line, out of this process when the call returns: safe from its death."""
         if self.has(row, key):
@@ -119,6 +124,9 @@ class RowJournal:
         whole, newline, _ = content.rpartition(b"\n")
         for number, text in enumerate(whole.split(b"\n") if newline else [], 1):
             row, line = self._parsed(text, number)
+            if line is None:
+                self._lines.pop(row, None)
+                continue
             before = self._lines.get(row)
             if before is not None and (before.finished or before.key != line.key):
                 raise ValueError(
@@ -127,12 +135,13 @@ class RowJournal:
             self._lines[row] = line
         return len(whole) + len(newline)
 
-    def _parsed(self, text: bytes, number: int) -> tuple[str, _Line]:
+    def _parsed(self, text: bytes, number: int) -> tuple[str, _Line | None]:
+        """None: the row was withdrawn."""
         try:
             values = json.loads(text)
             stage, row, key = str(values["stage"]), str(values["row"]), str(values["key"])
-            begun = bool(values.get("begun"))
-            line = _Line(number, key, None if begun else values["result"], finished=not begun)
+            begun, withdrawn = bool(values.get("begun")), bool(values.get("withdrawn"))
+            line = None if withdrawn else _Line(number, key, None if begun else values["result"], finished=not begun)
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise ValueError(
                 f"{self.path}:{number}: not what this job writes ({error!r}); remove the line: its row is made again"

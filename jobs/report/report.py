@@ -5,57 +5,28 @@ Given a run folder, or a folder of several (`runs/quickstart/{sft,grpo}`); gives
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from raylign.jobs.curricula.selection import SELECTION_FILE
 from raylign.jobs.report.charts import COLOURS, Line, caption, figures, values_of
 from raylign.jobs.report.page import folded, number, page, percent, table, tiles
 from raylign.jobs.report.samples import samples_html
-from raylign.jobs.report.selection import selection_html
-from raylign.jobs.run.folder import read_metrics, write_atomically
+from raylign.jobs.report.selection import refreshes_html, selection_html
+from raylign.jobs.report.stage import Problems, Stage, read_stages, read_summary
+from raylign.jobs.report.starts import MISMATCH_WORDS, accuracy_words, starts_html
+from raylign.jobs.run.folder import write_atomically
 from raylign.jobs.run.progress import duration
 
+MISMATCH = "mean |Δ log-prob|"
 PHASES = {"wait": "waiting for groups", "learner": "learning", "weights": "sending weights"}
 """By metric, what the learner does in a step: engines and rewards go on beside it."""
 
 
-@dataclass(frozen=True)
-class Stage:
-    """One run folder, read."""
-
-    path: Path
-    lines: list[dict[str, Any]]
-    config_yaml: str
-    summary: dict[str, Any] | None
-    """None while the run goes on."""
-
-    @property
-    def name(self) -> str:
-        return self.path.name
-
-    @property
-    def state(self) -> str:
-        """`finished`, or how far it is."""
-        if self.summary is not None and self.summary.get("finished", True):
-            return "finished"
-        config = yaml.safe_load(self.config_yaml) if self.config_yaml else None
-        total = config.get("num_steps") if isinstance(config, dict) else None
-        going = "in progress" if self.summary is None else "stopped"
-        return f"{going}, step {self.num_steps}" + (f" of {total}" if total else "")
-
-    @property
-    def num_steps(self) -> int:
-        return int(max((line.get("step", 0) for line in self.lines), default=0))
-
-
-def write_report(folder: Path | str) -> Path:
-    """Write `report.html` of a run folder, or of a folder that holds several."""
+def write_report(folder: Path | str, say: Callable[[str], None] = print) -> Path:
+    """Write `report.html` of a run folder, or of a folder that holds several; say what of them cannot be shown."""
     folder = Path(folder).resolve()
     stages = read_stages(folder)
     if not stages:
@@ -68,34 +39,26 @@ def write_report(folder: Path | str) -> Path:
         body.append(_stage(stage, index, alone=len(stages) == 1, drawn=drawn))
     report_path = folder / "report.html"
     write_atomically(report_path, page(f"{folder.name} · raylign", "\n".join(body), drawn))
+    for stage in stages:
+        for line in stage.problems.lines():
+            say(f"not shown: {stage.path}/{line}")
     return report_path
 
 
 def try_report(folder: Path, say: Callable[[str], None]) -> None:
     """The report of a run that is done. The run is what counts: whatever hinders its report is said, and no more."""
     try:
-        write_report(folder)
+        write_report(folder, say)
     except Exception as error:  # not even a fault of ours in the report ends a finished run as failed
         reason = f"{type(error).__name__}: {error}"
         say(f"no report was written ({reason}); everything else is saved, and `raylign report {folder}` tries again")
-
-
-def read_stages(folder: Path) -> list[Stage]:
-    """The folder itself if it is a run, else the runs directly in it, in the order in which they were started."""
-    if (folder / "metrics.jsonl").is_file():
-        paths = [folder]
-    else:
-        # the lock file is made once and never written again, so its time is the start of the run
-        paths = [metrics.parent for metrics in folder.glob("*/metrics.jsonl")]
-        paths.sort(key=lambda path: (_started(path), path.name))
-    return [Stage(path, read_metrics(path), _text(path / "config.yaml"), _summary(path)) for path in paths]
 
 
 def _head(folder: Path, stages: Sequence[Stage]) -> str:
     states = ", ".join(f"{stage.name} {stage.state}" for stage in stages) if len(stages) > 1 else stages[0].state
     links = "".join(f'<a href="#stage-{index}">{escape(stage.name)}</a>' for index, stage in enumerate(stages))
     # of a single run the same numbers stand below, as long as it goes on too
-    summary = (_summary(folder) or {}) if len(stages) > 1 else {}
+    summary = (read_summary(folder, Problems()) or {}) if len(stages) > 1 else {}
     facts = [fact for key, value in summary.items() if (fact := _fact(key, value))]
     return (
         f'<h1>{escape(folder.name)}</h1><p class="soft">{escape(states)}</p>'
@@ -173,7 +136,7 @@ def _facts(stage: Stage) -> list[tuple[str, str]]:
         ("tokens/s, median", number(round(sorted(speed)[len(speed) // 2])) if speed else "–"),
         ("reward, start → end", _first_to_last(values_of(lines, "reward/mean")[1])),
         ("loss, start → end", _first_to_last(values_of(lines, "learner/loss")[1])),
-        ("mean |Δ log-prob|", f"{sum(mismatch) / len(mismatch):.1e}" if mismatch else "–"),
+        (MISMATCH, f"{sum(mismatch) / len(mismatch):.1e}" if mismatch else "–"),
     ]
 
 
@@ -198,25 +161,45 @@ def _stage(stage: Stage, index: int, alone: bool, drawn: dict[str, Any]) -> str:
     for number_of_chart, (chart, figure) in enumerate(charts):
         chart_id = f"chart-{index}-{number_of_chart}"
         drawn[chart_id] = figure
+        said = caption(chart) + (f" {accuracy_words(stage.config_yaml)}" if chart.title == "Accuracy" else "")
         parts.append(
-            f"<figure><figcaption>{escape(chart.title)}<small>{escape(caption(chart))}</small></figcaption>"
+            f"<figure><figcaption>{escape(chart.title)}<small>{escape(said)}</small></figcaption>"
             f'<div class="plot" id="{chart_id}"></div></figure>'
         )
-    samples, selection = samples_html(stage.path), selection_html(stage.path)
+    samples, selection = samples_html(stage.path, stage.problems), _selection(stage)
+    refreshes = refreshes_html(stage.lines, stage.config_yaml)
+    how = starts_html(stage)
+    facts = _tiles_of(stage) if stage.lines else []
     title = "" if alone else f'<h2 class="stage" id="stage-{index}">{escape(stage.name)}</h2>'
     return "\n".join(
         [
-            title,
-            tiles(_tiles_of(stage)) if stage.lines else "",
+            title + _not_shown(stage.problems),
+            tiles(facts) if facts else "",
+            f'<p class="soft small">{escape(MISMATCH_WORDS)}</p>' if MISMATCH in dict(facts) else "",
             _time_split(stage.lines),
             "<h3>Charts</h3>" if charts else '<p class="soft">No step has finished yet.</p>',
             f'<div class="charts">{"".join(parts)}</div>',
             f'<p class="soft small">Not measured here: {escape(", ".join(missing))}.</p>' if missing else "",
-            "<h3>Selection of rows</h3>" + selection if selection else "",
+            "<h3>Selection of rows</h3>" + refreshes + selection if refreshes or selection else "",
             "<h3>Samples</h3>" + samples if samples else "",
+            how,
             "<h3>Config</h3>" + folded("config.yaml", f"<pre>{escape(stage.config_yaml)}</pre>"),
         ]
     )
+
+
+def _selection(stage: Stage) -> str:
+    try:
+        return selection_html(stage.path)
+    except (ValueError, LookupError, TypeError, AttributeError, OSError) as error:  # pyarrow's errors are ValueErrors
+        stage.problems.add(SELECTION_FILE, error)
+        return ""
+
+
+def _not_shown(problems: Problems) -> str:
+    """What of the run could not be read."""
+    items = "".join(f"<li>{escape(line)}</li>" for line in problems.lines())
+    return f'<div class="failure"><b>Not shown, since it cannot be read:</b><ul>{items}</ul></div>' if items else ""
 
 
 def _time_split(lines: Sequence[Line]) -> str:
@@ -234,17 +217,3 @@ def _time_split(lines: Sequence[Line]) -> str:
         for label, s, c in parts
     )
     return f'<h3>Where the time went</h3><div class="split">{bars}</div><div class="legend">{legend}</div>'
-
-
-def _started(path: Path) -> float:
-    marker = path / ".lock"
-    return (marker if marker.exists() else path / "metrics.jsonl").stat().st_mtime
-
-
-def _summary(path: Path) -> dict[str, Any] | None:
-    text = _text(path / "summary.json")
-    return json.loads(text) if text else None
-
-
-def _text(path: Path) -> str:
-    return path.read_text("utf-8") if path.is_file() else ""

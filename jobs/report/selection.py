@@ -6,7 +6,7 @@ Given a run folder with `selection.parquet`; gives HTML in which everything from
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import numpy as np
 
 from raylign.jobs.curricula.selection import SELECTION_FILE, read_selection
 from raylign.jobs.report.page import folded, number, percent, table, tiles
+from raylign.rollout.data.yaml_text import yaml_value
 
 NUM_ROWS = 12
 """Rows shown at each end."""
@@ -51,6 +52,29 @@ def selection_html(folder: Path) -> str:
     )
 
 
+def refreshes_html(lines: Sequence[Mapping[str, Any]], config_yaml: str) -> str:
+    """What the policy has answered anew so far, from the first refresh on; empty for runs that never do."""
+    refreshes = [line for line in lines if line.get("refresh/rows") is not None]
+    if not refreshes:
+        return "<p>No row has been answered anew yet.</p>" if _answers_anew(config_yaml) else ""
+    rows, tokens = (sum(line.get(f"refresh/{name}") or 0 for line in refreshes) for name in ("rows", "tokens"))
+    last = refreshes[-1]
+    times = "once" if len(refreshes) == 1 else f"in {len(refreshes)} refreshes"
+    return (
+        f"<p>Answered anew by the policy: {number(rows)} rows {times}, {number(tokens)} tokens; the last "
+        f"{number(last['refresh/rows'])} in use since step {number(last.get('step', 0))}.</p>"
+    )
+
+
+def _answers_anew(config_yaml: str) -> bool:
+    try:
+        config = yaml_value(config_yaml, "config.yaml")
+    except ValueError:  # the report says elsewhere that it cannot be read
+        return False
+    algorithm = config.get("algorithm") if isinstance(config, Mapping) else None
+    return isinstance(algorithm, Mapping) and "generation_every_steps" in algorithm
+
+
 def _histogram(weights: np.ndarray) -> str:
     counts, edges = np.histogram(weights, NUM_BINS)
     rows = []
@@ -62,7 +86,7 @@ def _histogram(weights: np.ndarray) -> str:
 
 def _rows(rows: Sequence[dict[str, Any]]) -> str:
     lines = "".join(
-        f'<tr><td class="number">{row["row"]}</td><td class="number">{row["weight"]:.4g}</td>'
+        f'<tr><td class="number">{escape(str(row["row"]))}</td><td class="number">{row["weight"]:.4g}</td>'
         f'<td><span class="tag">{escape(row["state"])}</span></td>'
         f"<td><pre>{_text(row['prompt'])}</pre></td><td><pre>{_text(row['response'])}</pre>{_answers(row)}</td></tr>\n"
         for row in rows
@@ -73,7 +97,7 @@ def _rows(rows: Sequence[dict[str, Any]]) -> str:
 
 def _answers(row: dict[str, Any]) -> str:
     return "".join(
-        f'<p class="soft small">answer of the policy, weight version {answer["version"]}</p>'
+        f'<p class="soft small">answer of the policy, weight version {escape(str(answer["version"]))}</p>'
         f"<pre>{_text(answer['text'])}</pre>"
         for answer in row["answers"] or ()
     )

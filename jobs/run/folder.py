@@ -6,6 +6,7 @@ Given a path and the resolved config; gives a folder that is never overwritten:
     metrics.jsonl   one line for each step       experience/   every scored group (docs/experience.md)
     summary.json    the end result               checkpoints/  policies to load and state to resume
     report.html     all of it as one page        reference/    log π_ref of rows, where rows are learned from
+    run.log         what was said while it went  starts.jsonl  machine, versions, command of each start
 
 and what was asked for beside: `evaluation/` with answers to held-out prompts, `selection.parquet`, the trackers' files.
 """
@@ -16,6 +17,8 @@ import json
 import math
 import os
 from collections.abc import Mapping
+from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -33,6 +36,7 @@ class RunFolder:
         self.config_path = path / "config.yaml"
         self.metrics_path = path / "metrics.jsonl"
         self.summary_path = path / "summary.json"
+        self.log_path = path / "run.log"
         self.report_path = path / "report.html"
         self.samples_path = path / "samples"
         self.experience_path = path / "experience"
@@ -80,6 +84,12 @@ class RunFolder:
         self._metrics_file = self.metrics_path.open("a", encoding="utf-8")
         return len(cut)
 
+    def append_log(self, message: str) -> None:
+        """A line of `run.log`, with its time. What cannot be written is no reason to end a run."""
+        stamp = datetime.now().astimezone().isoformat(timespec="seconds")
+        with suppress(OSError), self.log_path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+            file.writelines(f"{stamp} {line}\n" for line in message.split("\n"))
+
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """The end result, for people and scripts."""
         write_atomically(self.summary_path, json.dumps(summary, indent=2) + "\n")
@@ -103,36 +113,67 @@ def check_run_folder(path: Path, config_yaml: str, resume: bool) -> None:
     check_output_folder(path, config_yaml, resume, MAY_CHANGE_ON_RESUME, MAY_GROW_ON_RESUME)
 
 
-def read_metrics(path: Path | str) -> list[dict[str, Any]]:
-    """All metric lines of a run folder, of a running one too; a half-written last line is left out."""
+def read_metrics(path: Path | str, damaged: list[tuple[int, str]] | None = None) -> list[dict[str, Any]]:
+    """All metric lines of a run folder, of a running one too; a half-written last line is left out. `damaged` is given
+    the number of every other line that is left out, and why."""
     metrics_path = Path(path) / "metrics.jsonl"
     if not metrics_path.is_file():
         return []
-    return [metrics for line in _lines(metrics_path) if (metrics := _parsed(line)) is not None]
+    found = []
+    lines = _read_text(metrics_path).split("\n")
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            found.append(_metrics_of(line))
+        except ValueError as error:
+            if damaged is not None and number < len(lines):
+                damaged.append((number, str(error)))
+    return found
 
 
 def write_atomically(path: Path, text: str) -> None:
     """All of the text or the old file, never half of it."""
     temporary = path.with_name(f".tmp-{path.name}")
+    temporary.unlink(missing_ok=True)  # of a crash; a link in its place would lead the text elsewhere
     # Half a surrogate pair in somebody's message is written as its escape, which JSON reads: no text ends a run.
-    with temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
+    with temporary.open("x", encoding="utf-8", errors="backslashreplace") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
 
 
+def _read_text(path: Path) -> str:
+    """As `rollout/data/json_lines.py` reads it; here the last line may be half-written, and cut inside a character."""
+    return path.read_text("utf-8-sig", errors="replace")
+
+
 def _lines(path: Path) -> list[str]:
-    """As `rollout/data/json_lines.py` cuts them; here the last may be half-written, and be cut inside a character."""
-    return [line for line in path.read_text("utf-8-sig", errors="replace").split("\n") if line.strip()]
+    return [line for line in _read_text(path).split("\n") if line.strip()]
 
 
 def _parsed(line: str) -> dict[str, Any] | None:
     try:
-        metrics = json.loads(line)
+        return _metrics_of(line)
     except ValueError:  # the machine died while the line was written
         return None
-    return metrics if isinstance(metrics, dict) else None
+
+
+def _metrics_of(line: str) -> dict[str, Any]:
+    """What `append_metrics` writes: names and finite numbers, or null."""
+    try:
+        metrics = json.loads(line)
+        if not isinstance(metrics, dict):
+            raise ValueError(f"a {type(metrics).__name__} in the place of names and numbers")
+        for key, value in metrics.items():
+            if value is not None and not (isinstance(value, int | float) and math.isfinite(float(value))):
+                raise ValueError(f"{key[:80]} is {str(value)[:80]!r}, which is no number")
+        if metrics.get("step", 0) is None:
+            raise ValueError("step is null")
+    except (RecursionError, OverflowError) as error:
+        raise ValueError(f"cannot be read ({error})") from None
+    return metrics
 
 
 def _json_number(value: float | None) -> float | None:

@@ -7,12 +7,14 @@ does. Runs, drawing jobs and the plan of both ask here.
 from __future__ import annotations
 
 import fcntl
+import os
 import tempfile
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-import yaml
+from raylign.rewards.addresses import without_secrets
+from raylign.rollout.data.yaml_text import yaml_value
 
 PLACE = ("resume", "folder", "cluster")
 """Config sections that say where a job lives, not what it computes."""
@@ -29,10 +31,11 @@ def check_output_folder(
         return
     if not resume:
         raise ValueError(f"{path} exists and is not empty: go on with it by --resume, or choose a new name")
+    refuse_links_out(path)
     before = path / "config.yaml"
     if not before.is_file():
         raise ValueError(f"{path} has no config.yaml, so it is not a folder to resume; choose a new name")
-    differences = config_differences(before.read_text(), config_yaml, may_change, may_grow)
+    differences = config_differences(before.read_text("utf-8"), config_yaml, may_change, may_grow, str(before))
     if differences:
         lines = "\n".join(f"  {difference}" for difference in differences)
         allowed = [f"only {', '.join(sorted(keys))} may {what} on resume" for keys, what in
@@ -41,6 +44,20 @@ def check_output_folder(
             f"the config differs from the one that {path} was started with:\n{lines}\n"
             f"undo the changes, or choose a new name ({'; '.join(allowed)})"
         )
+
+
+def refuse_links_out(path: Path) -> None:
+    """Raise where something in the folder is a link to a place outside it: going on would write and delete there. The
+    folder itself may be a link."""
+    inside = path.resolve()
+    for root, folders, files in os.walk(path):
+        for place in (Path(root, name) for name in (*folders, *files)):
+            if place.is_symlink() and not place.resolve().is_relative_to(inside):
+                raise ValueError(
+                    f"{place} is a link to {place.readlink()}, out of the folder: what is written or removed there "
+                    "would be changed elsewhere. Put the files themselves in its place; to use another disk, let "
+                    f"{path} itself be a link"
+                )
 
 
 def check_can_write(path: Path) -> None:
@@ -65,16 +82,20 @@ def check_can_write(path: Path) -> None:
 
 
 def config_differences(
-    old_yaml: str, new_yaml: str, may_change: Collection[str] = (), may_grow: Collection[str] = ()
+    old_yaml: str,
+    new_yaml: str,
+    may_change: Collection[str] = (),
+    may_grow: Collection[str] = (),
+    name: str = "config.yaml",
 ) -> list[str]:
-    """`key: old -> new` for every key that may not change when a job is resumed."""
-    old, new = dict(_leaves(yaml.safe_load(old_yaml), "")), dict(_leaves(yaml.safe_load(new_yaml), ""))
+    """`key: old -> new` for every key that may not change when a job is resumed. `name`: where the old one stands."""
+    old, new = (dict(_leaves(yaml_value(text, name), "")) for text, name in ((old_yaml, name), (new_yaml, "config")))
     differences = []
     for key in sorted(old.keys() | new.keys()):
         before, after = old.get(key, "absent"), new.get(key, "absent")
         grows = key in may_grow and isinstance(before, int) and isinstance(after, int) and after > before
         if before != after and not grows and key.split(".")[0] not in (*PLACE, *may_change):
-            differences.append(f"{key}: {before} -> {after}")
+            differences.append(without_secrets(f"{key}: {before} -> {after}"))
     return differences
 
 

@@ -8,26 +8,34 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Coroutine
+import time
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from raylign.actors.cluster import is_private
 from raylign.actors.cores import split_cores
 from raylign.actors.learner.group import LearnerGroup
 from raylign.actors.learner.spec import LearnerSpec
 from raylign.actors.rollout_pool import RolloutPool
+from raylign.actors.weights.node_copies import NodeCopies
 from raylign.actors.weights.publisher import WeightPublisher
 from raylign.jobs.config.train import TrainConfig, answers_rows
 from raylign.jobs.run.checkpoints import Checkpoint
 from raylign.jobs.run.roles import (
     SHARED_GPU,
+    asks_for_gpus,
     cpus_for_each_role,
+    gpus_of_engine,
+    leaves_the_gpu,
     num_cluster_gpus,
+    place_engines,
     shares_gpu,
     start_pool,
     start_reward_server,
-    transport_between_nodes,
+    way_between_nodes,
 )
 from raylign.learners.algorithms.facts import RunRows
 from raylign.learners.examples.example import Example
@@ -66,24 +74,40 @@ class RunParts:
         rows: RunRows,
     ) -> None:
         """Side by side: most of their time is imports. `rows`: those of the run, for every rank."""
-        config, num_gpus = self._config, num_cluster_gpus()
+        config, uses_gpus = self._config, asks_for_gpus(self._config.cluster)
+        num_gpus = num_cluster_gpus() if config.cluster.gpus == "auto" else 0  # with `always` more are to come
         cpus = cpus_for_each_role(config.learner.num_ranks + self.num_engines)
         gpus_per_engine = config.rollout.engine.tensor_parallel_size
         share_gpu = shares_gpu(num_gpus, config.learner.num_ranks, self.num_engines, gpus_per_engine)
         self.takes_turns = share_gpu and self._generates
         engine_cores: list[int] | None = None
         learner_cores: list[int] = []
-        if not num_gpus and (self._generates or answers_rows(config)) and config.asynchrony.max_staleness > 0:
+        if not uses_gpus and (self._generates or answers_rows(config)) and config.asynchrony.max_staleness > 0:
             engine_cores, learner_cores = split_cores(os.sched_getaffinity(0), config.rollout.engine.cpu_cores)
         self.learner = LearnerGroup(
             self._learner_spec(num_steps, run_folder.absolute(), checkpoint, rows, learner_cores),
             cpus_per_rank=cpus,
-            gpus_per_rank=SHARED_GPU if share_gpu else float(num_gpus > 0),
+            gpus_per_rank=SHARED_GPU if share_gpu else float(uses_gpus),
+            labels=config.cluster.labels.learner,
         )
         self._started.push_async_callback(self.learner.stop)
-        starting: list[Coroutine[Any, Any, Any]] = [self.learner.start()]
+        placements: list[Any] = []
+        copies, deadline_s = None, config.cluster.placement_deadline_s
+        learner_starts: Callable[[], Coroutine[Any, Any, None]] = self.learner.load
+        if is_private(config.cluster):
+            learner_starts = partial(self.learner.start, deadline_s)
+        else:  # ranks are placed before engines, and weights must be able to travel before anybody loads a model
+            until_s = time.monotonic() + deadline_s
+            learner_node = await self.learner.place(deadline_s)
+            gpus = gpus_of_engine(config.rollout.engine, config.cluster, share_gpu)
+            left_s, labels = until_s - time.monotonic(), config.cluster.labels.rollout
+            placements = await place_engines(self.num_engines, cpus, gpus, left_s, labels)
+            copies = await way_between_nodes(config.weights, learner_node, placements)
+            if copies is not None:
+                self._started.push_async_callback(copies.close)
+        starting: list[Coroutine[Any, Any, Any]] = [learner_starts()]
         if self.num_engines:
-            starting.append(self._start_engines(checkpoint, cpus, share_gpu, engine_cores))
+            starting.append(self._start_engines(checkpoint, cpus, share_gpu, engine_cores, placements, copies))
         await asyncio.gather(*starting)
         if self.num_engines and self._lora:
             await self.publisher.catch_up()
@@ -98,7 +122,7 @@ class RunParts:
     ) -> LearnerSpec:
         config, learns_from_rows = self._config, self._config.algorithm.learns_from_rows
         return LearnerSpec(
-            config=config.learner,
+            config=leaves_the_gpu(config.learner) if self.takes_turns else config.learner,
             model_path=config.model.path,
             algorithm=config.algorithm,
             temperature=1.0 if learns_from_rows else config.sampling.temperature,
@@ -112,8 +136,6 @@ class RunParts:
             reference_cache=str(run_folder / "reference") if learns_from_rows else "",
             cpu_cores=tuple(cores),
             ships_adapters=self._lora is not None,
-            gpus_per_engine=config.rollout.engine.tensor_parallel_size,
-            weights_deadline_s=config.weights.deadline_s,
         )
 
     async def _start_engines(
@@ -122,10 +144,11 @@ class RunParts:
         cpus: float,
         share_gpu: bool,
         cores: list[int] | None,
+        placements: list[Any],
+        copies: NodeCopies | None,
     ) -> None:
-        config, weights = self._config, self._config.weights
-        if weights.transport == "auto":
-            weights = weights.model_copy(update={"transport": transport_between_nodes(share_gpu)})
+        """`copies`: how weights come to them from another node."""
+        config = self._config
         version = checkpoint.record.step if checkpoint else 0
         # engines that are sent adapters hold the model under them; a checkpoint has them folded in
         model_path = str(checkpoint.path) if checkpoint and self._lora is None else config.model.path
@@ -134,24 +157,25 @@ class RunParts:
             config.rollout.engine,
             self.num_engines,
             config.rewards or config.evaluation.rewards,
-            weight_backend=weights.transport,
+            weight_backend="shared_memory",
             weight_version=version,
             seed=config.seed,
             cpus=cpus,
-            placement_deadline_s=config.cluster.placement_deadline_s,
+            cluster=config.cluster,
             answer_deadline_s=config.rollout.answer_deadline_s,
             share_gpu=share_gpu,
             lora_rank=self._lora.rank if self._lora else 0,
             cores=cores,
+            placements=placements,
         )
         self._started.push_async_callback(self.rollouts.stop)
         self.evaluation_pool = self.rollouts
         if config.evaluation.rewards and config.evaluation.rewards != config.rewards:
             self.evaluation_pool = self.rollouts.with_rewards(
-                await start_reward_server(config.evaluation.rewards),
+                await start_reward_server(config.evaluation.rewards, config.cluster),
                 scores_apart=not all(map(is_quick, config.evaluation.rewards)),
             )
-        self.publisher = WeightPublisher(self.rollouts.fleet, self.learner, weights, version)
+        self.publisher = WeightPublisher(self.rollouts.fleet, self.learner, config.weights, version, copies)
         self._started.push_async_callback(self._close_publisher)
 
     async def update(self, examples: list[Example], version: int | None) -> dict[str, float]:

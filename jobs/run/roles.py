@@ -10,19 +10,24 @@ from __future__ import annotations
 import asyncio
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from raylign.actors.cluster import ClusterConfig
 from raylign.actors.cores import share_of
 from raylign.actors.fleet import Fleet
-from raylign.actors.placement import reserve
+from raylign.actors.placement import node_of, reserve
 from raylign.actors.reward_server import RESTARTS, RewardServer
 from raylign.actors.rollout_errors import RewardServerError, RolloutError
 from raylign.actors.rollout_pool import RolloutPool
 from raylign.actors.rollout_worker import RolloutWorker
 from raylign.actors.waiting import wait_for
-from raylign.actors.weights.transport import choose_transport
+from raylign.actors.weights.config import WeightsConfig
+from raylign.actors.weights.node_copies import NodeCopies, start_courier
+from raylign.actors.weights.transport import way_of_weights
+from raylign.learners.engines.config import LearnerConfig
 from raylign.rewards.registry import RewardConfig, is_quick
+from raylign.rewards.reward_model import RewardModelConfig
 from raylign.rollout.engine.config import EngineConfig
 
 REWARD_SERVER_START_S = 120.0
@@ -53,13 +58,28 @@ def shares_gpu(num_gpus: int, num_ranks: int, num_engines: int, gpus_per_engine:
     return num_gpus == num_ranks == num_engines == gpus_per_engine == 1
 
 
-def transport_between_nodes(share_gpu: bool) -> str:
-    """What `weights.transport: auto` means in this cluster, whichever of its nodes roles will be placed on."""
+async def way_between_nodes(config: WeightsConfig, learner_node: str, placements: Sequence[Any]) -> NodeCopies | None:
+    """How weights come from the learner's node to those where engines were placed, tried once; None where it is one."""
     import ray
 
-    here = ray.get_runtime_context().get_node_id()
-    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
-    return choose_transport(here, nodes, num_cluster_gpus(), share_gpu)
+    nodes = [node_of(placement) for placement in placements]
+    num_gpus = {node["NodeID"]: int(node["Resources"].get("GPU", 0)) for node in ray.nodes()}
+    transport = way_of_weights(config.transport, learner_node, nodes, num_gpus)
+    if transport == "shared_memory":
+        return None
+    copies = NodeCopies(transport, learner_node, start_courier, config.deadline_s)
+    try:
+        await copies.preflight(nodes)
+    except BaseException:
+        await copies.close()
+        raise
+    return copies
+
+
+def leaves_the_gpu(learner: LearnerConfig) -> LearnerConfig:
+    """The learner's config on a GPU that it leaves to an engine by turns: DeepSpeed moves nothing to the host at
+    stage 0, nor in bfloat16 at stage 1; with one rank stage 2 computes the same."""
+    return learner.model_copy(update={"zero_stage": max(2, learner.zero_stage)})
 
 
 def beside_a_learner(engine: EngineConfig) -> EngineConfig:
@@ -85,6 +105,28 @@ def engine_seed(run_seed: int, index: int, weight_version: int) -> int:
     return int(np.random.SeedSequence([run_seed, index, weight_version]).generate_state(1)[0] >> 1)
 
 
+def asks_for_gpus(config: ClusterConfig) -> bool:
+    """Whether each engine and each rank wants GPUs."""
+    return config.gpus == "always" or (config.gpus == "auto" and num_cluster_gpus() > 0)
+
+
+def gpus_of_engine(engine: EngineConfig, cluster: ClusterConfig, share_gpu: bool) -> float:
+    """What one engine asks Ray for."""
+    if not asks_for_gpus(cluster):
+        return 0.0
+    return SHARED_GPU if share_gpu else float(engine.tensor_parallel_size)
+
+
+async def place_engines(
+    num_engines: int, cpus: float, num_gpus: float, deadline_s: float, labels: Mapping[str, str]
+) -> list[Any]:
+    """Room for each engine, on one node."""
+    resources = {"CPU": cpus} | ({"GPU": num_gpus} if num_gpus else {})
+    return await asyncio.gather(
+        *(reserve(f"rollout worker {index}", resources, deadline_s, labels) for index in range(num_engines))
+    )
+
+
 async def start_pool(
     model_path: str,
     engine: EngineConfig,
@@ -95,26 +137,25 @@ async def start_pool(
     weight_version: int,
     seed: int,
     cpus: float,
-    placement_deadline_s: float,
+    cluster: ClusterConfig,
     answer_deadline_s: float,
     share_gpu: bool = False,
     lora_rank: int = 0,
     cores: Sequence[int] | None = None,
+    placements: Sequence[Any] = (),
 ) -> RolloutPool:
     """Rollout workers and a reward server, started side by side. `share_gpu`: with the learner (`shares_gpu`).
     `lora_rank`: of the adapters that weight updates bring; 0: they bring all weights. `cores`: of all engines on a CPU
-    machine, where a learner computes beside them."""
+    machine, where a learner computes beside them. `placements`: what `place_engines` gave, where it came first."""
     import ray
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-    resources = {"CPU": cpus}
-    if num_cluster_gpus():
-        resources["GPU"] = SHARED_GPU if share_gpu else float(engine.tensor_parallel_size)
+    num_gpus = gpus_of_engine(engine, cluster, share_gpu)
+    placements = placements or await place_engines(
+        num_engines, cpus, num_gpus, cluster.placement_deadline_s, cluster.labels.rollout
+    )
     if share_gpu:
         engine = beside_a_learner(engine)
-    placements = await asyncio.gather(
-        *(reserve(f"rollout worker {index}", resources, placement_deadline_s) for index in range(num_engines))
-    )
 
     async def start_worker(index: int) -> Any:
         """A worker that holds the weights of `model_path`, under the label `weight_version`."""
@@ -122,7 +163,7 @@ async def start_pool(
             ray.remote(RolloutWorker)
             .options(
                 num_cpus=cpus,
-                num_gpus=resources.get("GPU", 0),
+                num_gpus=num_gpus,
                 max_concurrency=1000,
                 scheduling_strategy=PlacementGroupSchedulingStrategy(placements[index]),
             )
@@ -155,7 +196,7 @@ async def start_pool(
 
     starting = [asyncio.create_task(start_worker(index)) for index in range(num_engines)]
     try:
-        reward_server, *workers = await asyncio.gather(start_reward_server(rewards), *starting)
+        reward_server, *workers = await asyncio.gather(start_reward_server(rewards, cluster), *starting)
     except BaseException:
         for task in starting:
             task.cancel()
@@ -166,16 +207,35 @@ async def start_pool(
     return RolloutPool(fleet, reward_server, answer_deadline_s, scores_apart=not all(map(is_quick, rewards)))
 
 
-async def start_reward_server(rewards: Sequence[RewardConfig]) -> Any:
-    """Handle of a reward server whose rewards are loaded."""
+def gpus_of_rewards(rewards: Sequence[RewardConfig]) -> float:
+    """What their server asks Ray for in a run on GPUs."""
+    return sum(reward.num_gpus for reward in rewards if isinstance(reward, RewardModelConfig))
+
+
+async def start_reward_server(
+    rewards: Sequence[RewardConfig], cluster: ClusterConfig | None = None, num_gpus: float | None = None
+) -> Any:
+    """Handle of a reward server whose rewards are loaded. `num_gpus`: that it has for itself, and no others; None: as
+    many as its rewards ask for."""
     import ray
 
-    options = {"num_cpus": 0, "max_concurrency": 1000, "max_restarts": RESTARTS, "max_task_retries": RESTARTS}
+    cluster = cluster or ClusterConfig()
+    if num_gpus is None:
+        num_gpus = gpus_of_rewards(rewards) if asks_for_gpus(cluster) else 0.0
+    options: dict[str, Any] = {"num_cpus": 0, "num_gpus": num_gpus, "max_concurrency": 1000}
+    options |= {"max_restarts": RESTARTS, "max_task_retries": RESTARTS}
+    if cluster.labels.reward:
+        options["label_selector"] = cluster.labels.reward
+    if not num_gpus and asks_for_gpus(cluster):
+        options["runtime_env"] = {"env_vars": {"CUDA_VISIBLE_DEVICES": ""}}
     server: Any = ray.remote(RewardServer).options(**options).remote(list(rewards))
     names = ", ".join(reward.name for reward in rewards)
     try:
         await wait_for(
-            server.ready.remote(), f"the rewards ({names}) to load", REWARD_SERVER_START_S, error=RewardServerError
+            server.ready.remote(),
+            f"the rewards ({names}) to load",
+            REWARD_SERVER_START_S + (cluster.placement_deadline_s if num_gpus or cluster.labels.reward else 0),
+            error=RewardServerError,
         )
     except BaseException:
         ray.kill(server)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,7 +17,6 @@ from typing import Any
 import numpy as np
 
 from raylign.jobs.run.folder import RunFolder, write_atomically
-from raylign.rollout.data.json_lines import read_json_lines
 from raylign.rollout.sample import FloatArray, Group
 
 MAX_COMPLETIONS = 8
@@ -80,13 +80,9 @@ def sample_record(group: Group, max_completions: int | None = None) -> dict[str,
 
 def sample_files(folder: Path) -> dict[int, Path]:
     """The sample files of a run folder by step."""
-    files = {int(path.stem.removeprefix("step-")): path for path in (folder / "samples").glob("step-*.jsonl")}
+    found = (folder / "samples").glob("step-*.jsonl")
+    files = {int(path.stem[5:]): path for path in found if re.fullmatch(r"step-\d{1,12}", path.stem, re.ASCII)}
     return dict(sorted(files.items()))
-
-
-def read_samples(path: Path) -> list[dict[str, Any]]:
-    """The kept groups of one step."""
-    return [record for _, record in read_json_lines(path)]
 
 
 def _chosen(groups: Sequence[Group], random: Random, num_random: int) -> list[tuple[str, Group]]:

@@ -12,11 +12,11 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Protocol
 
-import yaml
-
 from raylign.jobs.config.trackers import TrackersConfig
 from raylign.jobs.run.folder import RunFolder, write_atomically
 from raylign.jobs.run.metrics import describe
+from raylign.rewards.addresses import without_secrets
+from raylign.rollout.data.yaml_text import yaml_value
 
 if TYPE_CHECKING:
     from ray.util.metrics import Gauge
@@ -91,7 +91,7 @@ class WandbTracker:
             id=id_path.read_text(),
             resume="allow",
             dir=str(run_folder.path),
-            config=yaml.safe_load(run_folder.config_path.read_text()),
+            config=yaml_value(without_secrets(run_folder.config_path.read_text("utf-8")), str(run_folder.config_path)),
             # a terminal must not wait for a key to be typed in the middle of a run
             settings=wandb.Settings(login_timeout=30, init_timeout=60, console="off", silent=True),
         )

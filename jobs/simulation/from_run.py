@@ -11,9 +11,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import yaml
-
 from raylign.jobs.run.folder import read_metrics
+from raylign.rollout.data.yaml_text import yaml_value
 
 WARM_UP_STEPS = 2
 """Steps left out where there are enough: compilation and the first fill are in them."""
@@ -48,7 +47,7 @@ def read_rates(folder: Path) -> RecordedRates:
     if not lines:
         raise ValueError(f"simulation.from_run is {folder}: no step of it has rollout and learner tokens per second")
     lines = lines[WARM_UP_STEPS:] or lines[-1:]
-    config = yaml.safe_load((folder / "config.yaml").read_text("utf-8"))
+    config = yaml_value((folder / "config.yaml").read_text("utf-8"), str(folder / "config.yaml"))
     sync_s = _median(lines, "weights/pause_s")
     return RecordedRates(
         folder=folder,

@@ -49,9 +49,9 @@ CONFIGS = {config.model_fields["name"].default: config for config in get_args(An
 ALGORITHM_NAMES = tuple(CONFIGS)
 
 
-def default_algorithm() -> AnyAlgorithmConfig:
+def default_algorithm(**values: Any) -> AnyAlgorithmConfig:
     """Where a run names none."""
-    return GrpoConfig()
+    return GrpoConfig(**values)
 
 
 def names_with(curriculum: CurriculumKind) -> list[str]:

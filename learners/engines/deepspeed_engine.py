@@ -17,6 +17,7 @@ from raylign.learners.engines.config import LearnerConfig, resolve_dtype
 from raylign.learners.engines.distributed import local_device, reduce_metrics, world_size
 from raylign.learners.engines.non_finite import NonFiniteError, non_finite_error
 from raylign.learners.engines.schedule import learning_rate
+from raylign.learners.engines.state_files import load_as_data
 from raylign.learners.meters.metric import Metric, PassMetrics, StepMetrics, add_metrics
 
 if TYPE_CHECKING:
@@ -197,7 +198,9 @@ def shard_frozen(model: LearnerModel, config: LearnerConfig) -> FrozenModel:
 
     bf16 = resolve_dtype(config) == "bfloat16"
     if config.zero_stage < 3:
-        frozen: FrozenModel = model.to(local_device(), torch.bfloat16 if bf16 else torch.float32)
+        for parameter in model.parameters():  # buffers stay float32, as DeepSpeed leaves them: rotary angles need it
+            parameter.data = parameter.data.to(torch.bfloat16 if bf16 else torch.float32)
+        frozen: FrozenModel = model.to(local_device())
         return frozen
     settings = {
         "train_micro_batch_size_per_gpu": 1,
@@ -216,4 +219,7 @@ def _initialize(model: LearnerModel, settings: dict[str, Any], optimizer: torch.
 
     logger.setLevel("ERROR")
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    return deepspeed.initialize(model=model, optimizer=optimizer, config=settings, dist_init_required=False)[0]
+    engine = deepspeed.initialize(model=model, optimizer=optimizer, config=settings, dist_init_required=False)[0]
+    if optimizer is not None:  # what is frozen has no checkpoints
+        engine.checkpoint_engine.load = load_as_data
+    return engine

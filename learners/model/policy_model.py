@@ -158,7 +158,7 @@ def _load(model_path: str, layout: Layout) -> nn.Module:
 
     disable_progress_bar()
     folder = Path(model_path)
-    if folder.is_dir() and not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
+    if folder.is_dir() and not any(folder.glob("*.safetensors")):
         raise ValueError(
             f"{model_path} holds no weights (*.safetensors): give a folder that `save_model` or init-model wrote"
         )
@@ -179,7 +179,11 @@ def _load(model_path: str, layout: Layout) -> nn.Module:
         register_packed_attention()
     implementation = PACKED_ATTENTION if layout == "packed" else "sdpa"
     model = AutoModelForCausalLM.from_pretrained(
-        model_path, dtype=torch.float32, attn_implementation=implementation, trust_remote_code=False
+        model_path,
+        dtype=torch.float32,
+        attn_implementation=implementation,
+        trust_remote_code=False,
+        use_safetensors=True,
     )
     for module in model.modules():  # a dropped unit would be a mismatch between engine and learner; adapters come later
         if isinstance(module, nn.Dropout):

@@ -78,6 +78,7 @@ def load_scorer(model_path: str, config: LearnerConfig, layout: Layout, seed: in
         config=model_config,
         dtype=torch.float32,
         trust_remote_code=False,
+        use_safetensors=True,
         attn_implementation=PACKED_ATTENTION if layout == "packed" else "sdpa",
     )
     for module in model.modules():

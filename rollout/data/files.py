@@ -48,8 +48,7 @@ def has_data_card(folder: Path) -> bool:
 def find_files(path: Path, split: str) -> list[Path]:
     """Data files below a folder, or those that a glob names."""
     if path.is_dir():
-        below = [file for file in sorted(path.rglob("*")) if suffix_of(file.name) and file.name not in NOT_DATA]
-        files = [file for file in below if not any(part.startswith(".") for part in file.relative_to(path).parts)]
+        files = _files_below(path)
         if not files:
             raise ValueError(f"{path}: a folder without data files ({', '.join(FILE_SUFFIXES)})")
         files = _of_split(files, path, split)
@@ -64,6 +63,16 @@ def find_files(path: Path, split: str) -> list[Path]:
             f"that are meant by a glob, for instance {path if path.is_dir() else path.parent}/*{min(suffixes)}"
         )
     return files
+
+
+def splits_in(folder: Path) -> list[str]:
+    """The splits that a folder's files name."""
+    return sorted({name for file in _files_below(folder) if (name := _split_of(file.relative_to(folder)))})
+
+
+def _files_below(folder: Path) -> list[Path]:
+    below = [file for file in sorted(folder.rglob("*")) if suffix_of(file.name) and file.name not in NOT_DATA]
+    return [file for file in below if not any(part.startswith(".") for part in file.relative_to(folder).parts)]
 
 
 def _of_split(files: list[Path], folder: Path, split: str) -> list[Path]:

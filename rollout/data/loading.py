@@ -19,7 +19,7 @@ from raylign.rollout.data.order import select_rows
 from raylign.rollout.data.pair_formats import likely_format
 from raylign.rollout.data.preferences import expand_rows
 from raylign.rollout.data.row_formats import find_format
-from raylign.rollout.data.sources import Reading, is_hugging_face_name, read_source
+from raylign.rollout.data.sources import Reading, RowsRead, is_hugging_face_name, read_source
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,8 @@ class LoadedRows:
     """With the keys that the found format sets."""
     found: str
     notes: list[str]
+    num_in_source: int
+    """Before `config.rows` chose among them."""
 
 
 def load_mapped_rows(config: DataConfig) -> list[MappedRow]:
@@ -45,6 +47,11 @@ def load_rows(config: DataConfig, as_pairs: bool = False) -> LoadedRows:
         raise ValueError(f"`subset` {config.subset!r} is for Hugging Face data sets; {config.source!r} is none")
     reading = Reading(config.encoding, config.delimiter, config.max_unpacked_gib)
     read = read_source(config.source, config.subset, config.split, config.num_generated, config.split_seed, reading)
+    return map_read_rows(config, read, as_pairs)
+
+
+def map_read_rows(config: DataConfig, read: RowsRead, as_pairs: bool) -> LoadedRows:
+    """Rows as they were read, of any format, mapped: an item's index is its place among the expanded rows."""
     try:
         rows = list(expand_rows(config.pairs, read.rows))
     except ValueError as error:
@@ -61,7 +68,7 @@ def load_rows(config: DataConfig, as_pairs: bool = False) -> LoadedRows:
         chosen = select_rows(config.rows, [str(item.messages) for item in mapped], config.split_seed)
     except ValueError as error:
         raise ValueError(f"{config.source}: {error}") from error
-    return LoadedRows([mapped[index] for index in np.sort(chosen)], found.config, found.words, read.notes)
+    return LoadedRows([mapped[index] for index in np.sort(chosen)], found.config, found.words, read.notes, len(mapped))
 
 
 def keep_answered(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from raylign.rollout.data.yaml_text import yaml_value
 from raylign.rollout.hub import nearest
 
 PREFIX = "reasoning_gym:"
@@ -61,9 +62,7 @@ def generate_rows(source: str, num_rows: int, seed: int) -> list[dict[str, Any]]
 
 
 def _yaml_scalar(text: str, where: str) -> Any:
-    import yaml
-
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{where}: {text!r} is not a YAML value") from error
+        return yaml_value(text, where)
+    except ValueError as error:
+        raise ValueError(f"{where}: {text[:80]!r} is not a YAML value") from error

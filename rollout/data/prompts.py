@@ -59,6 +59,8 @@ class PromptSource:
         self._mapped = mapped
         self._prompts = EncodedTexts(tokenizer, texts)
         self._tokenizer = tokenizer
+        self.num_in_source = len(mapped)
+        """Rows of the source, before `rows` chose among them."""
         self.num_unusable = 0
         """Pairs left out because nothing can be learned from them."""
         self.num_unanswered = 0
@@ -168,7 +170,7 @@ class PromptSource:
 
     def _look_at(self, answers: Sequence[Sequence[str]], loaded: LoadedRows) -> None:
         """Fill the words about the rows. `answers`: of each row, what is learned from."""
-        self.found, self.notes = loaded.found, list(loaded.notes)
+        self.found, self.notes, self.num_in_source = loaded.found, list(loaded.notes), loaded.num_in_source
         source, texts = self.config.source, self._prompts.texts
         self.warnings = text_warnings(self._tokenizer, self._mapped, answers, source)
         if self.config.template == "chat":

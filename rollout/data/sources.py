@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from raylign.rollout.data.files import FILE_SUFFIXES, find_files, has_data_card, is_glob, suffix_of
+from raylign.rollout.data.files import FILE_SUFFIXES, find_files, has_data_card, is_glob, splits_in, suffix_of
 from raylign.rollout.data.json_files import read_json, read_jsonl
 from raylign.rollout.data.procedural import PREFIX, generate_rows
 from raylign.rollout.data.tables import drop_index_columns, read_table
@@ -154,8 +154,29 @@ def read_datasets_folder(path: Path, split: str) -> list[Row]:
     return rows
 
 
+def split_names(source: str, subset: str | None) -> list[str]:
+    """The splits that a source has; none where it has no such thing (a file, files that name none)."""
+    path = Path(source).expanduser().absolute()
+    if source.startswith(PREFIX) or path.is_file() or is_glob(source):
+        return []
+    if path.is_dir() and is_saved_by_datasets(path):
+        import datasets
+
+        loaded = datasets.load_from_disk(str(path))
+        return list(loaded) if isinstance(loaded, datasets.DatasetDict) else []
+    if path.is_dir() and not has_data_card(path):
+        return splits_in(path)
+    return list(_load_hugging_face(source, subset, None))
+
+
 def read_hugging_face(name: str, subset: str | None, split: str) -> list[Row]:
     """Rows of a data set on the Hugging Face hub, in its local cache when the hub does not answer, or in a folder."""
+    rows: list[Row] = _load_hugging_face(name, subset, split).to_list()
+    return rows
+
+
+def _load_hugging_face(name: str, subset: str | None, split: str | None) -> Any:
+    """One split, or without a name all of them."""
     import datasets
 
     online = not Path(name).is_dir() and hub_is_reachable()
@@ -163,14 +184,13 @@ def read_hugging_face(name: str, subset: str | None, split: str) -> list[Row]:
     # Its switch is read at import; set here, it goes to the cache at once instead of retrying for half a minute.
     datasets.config.HF_HUB_OFFLINE = not online
     try:
-        loaded = datasets.load_dataset(name, subset, split=split)
+        return datasets.load_dataset(name, subset, split=split)
     except (OSError, ValueError) as error:
-        asked = f"data set {name!r}" + (f", subset {subset!r}" if subset else "") + f", split {split!r}"
+        asked = f"data set {name!r}" + (f", subset {subset!r}" if subset else "")
+        asked += f", split {split!r}" if split else ""
         if Path(name).is_dir():
             raise ValueError(f"{asked}: the folder's data card (README.md) does not lead to it: {error}") from error
         reason = str(error) if online else f"the Hugging Face hub does not answer from here, and its cache: {error}"
         raise ValueError(f"{asked}: neither a file ({Path(name).absolute()}) nor loaded by name: {reason}") from error
     finally:
         datasets.config.HF_HUB_OFFLINE = offline_before
-    rows: list[Row] = loaded.to_list()
-    return rows

@@ -6,10 +6,10 @@ Given prompts, an engine gives groups; another inference engine implements `Roll
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import AsyncIterator, Sequence
+from typing import Protocol
 
-from raylign.rollout.sample import Group, Prompt
+from raylign.rollout.sample import Group, Prompt, StopReason
 from raylign.rollout.sampling import SamplingConfig
 from raylign.rollout.weights.buckets import BucketInfo
 
@@ -26,6 +26,9 @@ class RolloutEngine(Protocol):
 
     async def generate(self, prompt: Prompt, sampling: SamplingConfig, seed: int | None) -> Group:
         """All completions of one prompt. An engine failure comes back as `Group.failures`, with no completions."""
+
+    def stream(self, prompt: Prompt, sampling: SamplingConfig) -> AsyncIterator[tuple[str, StopReason | None]]:
+        """The text of one completion as it comes; why it ended comes with the last piece."""
 
     async def wait_until_queued(self, num_completions: int, deadline_s: float) -> bool:
         """Whether so many completions are known to the engine, at the latest after the deadline."""
@@ -56,18 +59,6 @@ class RolloutEngine(Protocol):
 
     async def weight_checksum(self) -> str:
         """One digest over the weights that the engine holds."""
-
-    async def init_weight_transfer(self, init_info: dict[str, Any]) -> None:
-        """nccl, ipc: connect to the trainer's side of the transport. It makes the next three calls."""
-
-    async def start_weight_update(self) -> None:
-        """Make ready to receive all weights."""
-
-    async def update_weights(self, update_info: dict[str, Any]) -> None:
-        """Receive one piece."""
-
-    async def finish_weight_update(self) -> None:
-        """Put the received weights to use."""
 
     async def sleep(self) -> None:
         """Give the GPU's memory to somebody else: weights, keys and values are gone."""

@@ -11,13 +11,13 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from raylign.rollout.sample import Completion, Failure, Group, Prompt, VersionSpan
+from raylign.rollout.sample import Completion, Failure, Group, Prompt, StopReason, VersionSpan
 from raylign.rollout.sampling import SamplingConfig
 from raylign.rollout.weights.buckets import BucketError, BucketInfo, check_buckets, read_bucket
 
@@ -54,6 +54,14 @@ class FakeEngine:
         except RuntimeError as error:
             return Group(prompt, (), failures=(Failure("engine", "engine", str(error)),))
         return Group(prompt, tuple(completions), timings_s={"generate": time.perf_counter() - started_at})
+
+    async def stream(self, prompt: Prompt, sampling: SamplingConfig) -> AsyncIterator[tuple[str, StopReason | None]]:
+        """A character at a time."""
+        text = self._answer(prompt, 0)
+        for index, character in enumerate(text[: sampling.max_tokens], 1):
+            await asyncio.sleep(self._token_s)
+            is_last = index == min(len(text), sampling.max_tokens)
+            yield character, ("stop" if index == len(text) else "length") if is_last else None
 
     async def _complete(self, prompt: Prompt, sampling: SamplingConfig, seed: int) -> Completion:
         written = [*self._answer(prompt, seed).encode(), END_TOKEN]
@@ -118,9 +126,6 @@ class FakeEngine:
         for name, tensor in sorted(self.weights.items()):
             digest.update(name.encode() + tensor.numpy().tobytes())
         return digest.hexdigest()[:32]
-
-    async def init_weight_transfer(self, init_info: dict[str, Any]) -> None:
-        pass
 
     async def start_weight_update(self) -> None:
         if self._update is not None:

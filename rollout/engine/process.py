@@ -14,9 +14,14 @@ import signal
 import threading
 import warnings
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
+from raylign.rollout.owned_folders import OwnedFolder
+
 OWNER_VARIABLE = "RAYLIGN_ENGINE_OWNER"
+SOCKETS_VARIABLE = "VLLM_RPC_BASE_PATH"
+SOCKETS_PREFIX = "raylign-engine-"
 QUIET_ON_CPU = {
     "TORCH_LOGS": "-torch._library.triton",  # there is no Triton without a GPU
     "TORCH_CPP_LOG_LEVEL": "ERROR",  # vLLM tells the NUMA node that it binds memory to
@@ -32,6 +37,8 @@ def set_environment(model_path: str, cpu_cores: str | None) -> None:
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ["VLLM_NO_USAGE_STATS"] = "1"
     os.environ["DO_NOT_TRACK"] = "1"
+    if Path(os.environ.get(SOCKETS_VARIABLE, SOCKETS_PREFIX)).name.startswith(SOCKETS_PREFIX):
+        os.environ[SOCKETS_VARIABLE] = str(_folder_of_sockets().path)
     if Path(model_path).is_dir():
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
     warnings.filterwarnings("ignore", category=FutureWarning, module=re.escape(LOOKED_AT_BY_VLLM) + r"\Z")
@@ -44,6 +51,12 @@ def set_environment(model_path: str, cpu_cores: str | None) -> None:
         os.environ["VLLM_CPU_OMP_THREADS_BIND"] = usable_cores() if cpu_cores == "auto" else cpu_cores
         # Compiling takes 15 s at the first request and gains nothing at the sizes that one trains on CPU.
         os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")
+
+
+@cache
+def _folder_of_sockets() -> OwnedFolder:
+    """One for all engines of this process; vLLM would leave its sockets in the temporary folder."""
+    return OwnedFolder(SOCKETS_PREFIX)
 
 
 def usable_cores() -> str:

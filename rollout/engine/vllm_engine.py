@@ -10,15 +10,15 @@ import gc
 import hashlib
 import multiprocessing
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from raylign.rollout.engine.base import EngineDiedError
 from raylign.rollout.engine.config import EngineConfig
-from raylign.rollout.engine.evidence import EvidenceError, to_completion
+from raylign.rollout.engine.evidence import STOP_REASONS, EvidenceError, to_completion
 from raylign.rollout.engine.process import set_environment
-from raylign.rollout.sample import ENGINE_DIED, Completion, Failure, Group, Prompt
+from raylign.rollout.sample import ENGINE_DIED, Completion, Failure, Group, Prompt, StopReason
 from raylign.rollout.sampling import AnswerSamplingConfig, SamplingConfig
 from raylign.rollout.weights.buckets import AdapterFolder, BucketError, BucketInfo, check_buckets
 
@@ -49,12 +49,12 @@ class VllmEngine:
         sleeps: bool = False,
         lora_rank: int = 0,
     ) -> None:
-        """`weight_backend`: shared_memory (also `auto`), nccl, ipc, or None when weights never change. `sleeps`: shares
+        """`weight_backend`: shared_memory, or None when weights never change. `sleeps`: shares
         its GPU by turns (`sleep`, `wake`). `lora_rank`: of the adapter that updates bring, on top of the model's own
         weights; 0: they bring all weights."""
         self._model_path = model_path
         self._config = config
-        self._weight_backend = "shared_memory" if weight_backend == "auto" else weight_backend
+        self._weight_backend = weight_backend
         self._seed = seed
         self._sleeps = sleeps
         self._lora_rank = lora_rank
@@ -111,6 +111,7 @@ class VllmEngine:
         arguments = AsyncEngineArgs(
             model=self._model_path,
             trust_remote_code=False,
+            load_format="safetensors",
             dtype=auto_dtype if config.dtype == "auto" else config.dtype,
             seed=self._seed,
             max_model_len=config.max_model_len,
@@ -168,6 +169,22 @@ class VllmEngine:
             kind = ENGINE_DIED if isinstance(error, EngineDeadError) else "engine"
             return Group(prompt, (), failures=(Failure(kind, "engine", self._failure_message(error)),))
         return Group(prompt, completions, timings_s={"generate": time.perf_counter() - started_at})
+
+    async def stream(self, prompt: Prompt, sampling: SamplingConfig) -> AsyncIterator[tuple[str, StopReason | None]]:
+        """The text of one completion as it comes; leaving the iteration aborts the request."""
+        from vllm.sampling_params import RequestOutputKind
+        from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+
+        parameters = sampling_params(sampling, None)
+        parameters.detokenize, parameters.output_kind = True, RequestOutputKind.DELTA
+        self._num_requests += 1
+        tokens: Any = {"type": "token", "prompt_token_ids": prompt.token_ids.tolist()}
+        try:
+            async for output in self._llm.generate(tokens, parameters, request_id=f"stream-{self._num_requests}"):
+                last = output.outputs[0]
+                yield last.text, STOP_REASONS.get(last.finish_reason or "", "aborted") if output.finished else None
+        except (EngineDeadError, EngineGenerateError) as error:
+            raise EngineDiedError(self._failure_message(error)) from error
 
     def _failure_message(self, error: Exception) -> str:
         if self._llm is None:
@@ -271,22 +288,6 @@ class VllmEngine:
     async def weight_checksum(self) -> str:
         return one_digest(await self._answer(self._llm.collective_rpc("compute_digests")))
 
-    async def init_weight_transfer(self, init_info: dict[str, Any]) -> None:
-        from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
-
-        await self._answer(self._llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info=init_info)))
-
-    async def start_weight_update(self) -> None:
-        await self._answer(self._llm.start_weight_update())
-
-    async def update_weights(self, update_info: dict[str, Any]) -> None:
-        from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
-
-        await self._answer(self._llm.update_weights(WeightTransferUpdateRequest(update_info=update_info)))
-
-    async def finish_weight_update(self) -> None:
-        await self._answer(self._llm.finish_weight_update())
-
     async def sleep(self) -> None:
         # level 2 forgets the weights, which the next update brings anyway; level 1 would copy them to the host
         await self._answer(self._llm.sleep(level=2, mode="keep"))
@@ -322,8 +323,7 @@ def one_digest(of_workers: Sequence[dict[str, str]]) -> str:
 
 
 def sampling_params(sampling: SamplingConfig, seed: int | None) -> SamplingParams:
-    """vLLM's request parameters: one log-prob a token, everything in one output, and no truncation of the distribution
-    except for answers that nothing is trained on."""
+    """vLLM's request parameters: one log-prob a token, everything in one output; top-p for answers alone."""
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 

@@ -219,7 +219,11 @@ def _offsets(lengths: Iterable[int]) -> pa.Array:
 
 
 def _strings(values: Iterable[str]) -> pa.Array:
-    return pa.array(list(values), pa.string())
+    texts = list(values)
+    try:
+        return pa.array(texts, pa.string())
+    except UnicodeEncodeError:  # half a surrogate pair, in somebody's message: its escape says as much, and ends no run
+        return pa.array([text.encode("utf-8", "backslashreplace").decode("utf-8") for text in texts], pa.string())
 
 
 def _lists(arrays: Sequence[NDArray[Any] | None], dtype: type[np.generic]) -> pa.Array:

@@ -18,13 +18,14 @@ import math
 import mmap
 import os
 import secrets
-import shutil
 import tempfile
 import weakref
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from raylign.rollout.owned_folders import OwnedFolder
 
 if TYPE_CHECKING:
     import torch
@@ -77,7 +78,7 @@ class SharedMemorySender:
     def __init__(self, bucket_bytes: int, folder: Path | None = None) -> None:
         self._bucket_bytes = bucket_bytes
         self._folder = folder or shared_memory_folder()
-        self._files: list[_BucketFile] = []
+        self._files: list[BucketFile] = []
         weakref.finalize(self, _close_all, self._files, os.getpid())
         remove_orphans(self._folder)
 
@@ -92,7 +93,7 @@ class SharedMemorySender:
                     if written:
                         self._files[written - 1].seal()
                     if written == len(self._files):
-                        self._files.append(_BucketFile(self._folder, self._bucket_bytes))
+                        self._files.append(BucketFile(self._folder, self._bucket_bytes))
                     self._files[written].begin(version, written, tensor)
                     written += 1
                 self._files[written - 1].append(name, tensor)
@@ -112,18 +113,18 @@ class SharedMemorySender:
         _close_all(self._files, os.getpid())
 
 
-def _close_all(files: list[_BucketFile], owner_pid: int) -> None:
+def _close_all(files: list[BucketFile], owner_pid: int) -> None:
     while files and os.getpid() == owner_pid:  # a forked child leaves its parent's files alone
         files.pop().close()
 
 
-class _BucketFile:
-    """One file, filled by version after version."""
+class BucketFile:
+    """One file, filled by version after version: tensor by tensor (`append`), or as bytes that come (`room_for`)."""
 
     def __init__(self, folder: Path, bucket_bytes: int) -> None:
         self._bucket_bytes = bucket_bytes
-        self._path = folder / f"{PREFIX}{os.getpid()}-{secrets.token_hex(6)}"
-        self._file = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        self.path = folder / f"{PREFIX}{os.getpid()}-{secrets.token_hex(6)}"
+        self._file = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._file, fcntl.LOCK_EX)
         self._memory: mmap.mmap | None = None
         self._capacity = 0
@@ -131,12 +132,25 @@ class _BucketFile:
 
     def begin(self, version: int, index: int, first: torch.Tensor) -> None:
         """Forget what is in it."""
-        capacity = max(self._bucket_bytes, _num_bytes(first))
+        self._grow_to(max(self._bucket_bytes, _num_bytes(first)))
+        self.info = BucketInfo(str(self.path), version, index, 0, 0, "")
+
+    def room_for(self, num_bytes: int) -> torch.Tensor:
+        """Its first bytes, to be written over."""
+        import torch
+
+        if not num_bytes:
+            return torch.empty(0, dtype=torch.uint8)
+        self._grow_to(num_bytes)
+        self._reserve(num_bytes)
+        assert self._memory is not None
+        return torch.frombuffer(self._memory, dtype=torch.uint8, count=num_bytes)
+
+    def _grow_to(self, capacity: int) -> None:
         if capacity > self._capacity:
             self._memory = None  # unmapped once no tensor refers to it
             os.ftruncate(self._file, capacity)  # sparse: pages come as they are reserved
             self._memory, self._capacity = mmap.mmap(self._file, capacity), capacity
-        self.info = BucketInfo(str(self._path), version, index, 0, 0, "")
 
     def has_room(self, tensor: torch.Tensor) -> bool:
         return self.info.num_bytes + _num_bytes(tensor) <= max(self._bucket_bytes, self._capacity)
@@ -164,7 +178,7 @@ class _BucketFile:
             os.posix_fallocate(self._file, self._reserved_bytes, size)
         except OSError as error:
             raise BucketError(
-                f"no room for {size} more bytes of weights in {self._path.parent} ({error.strerror}); "
+                f"no room for {size} more bytes of weights in {self.path.parent} ({error.strerror}); "
                 "make it larger (docker run --shm-size) or lower weights.bucket_mib"
             ) from error
         self._reserved_bytes = end
@@ -180,7 +194,7 @@ class _BucketFile:
 
     def close(self) -> None:
         self._memory = None
-        self._path.unlink(missing_ok=True)
+        self.path.unlink(missing_ok=True)
         os.close(self._file)
 
 
@@ -232,8 +246,8 @@ class AdapterFolder:
     """A peft folder in shared memory, rewritten by version after version."""
 
     def __init__(self, folder: Path | None = None) -> None:
-        self.path = Path(tempfile.mkdtemp(prefix="raylign-adapter-", dir=folder or shared_memory_folder()))
-        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
+        self._folder = OwnedFolder("raylign-adapter-", folder or shared_memory_folder())
+        self.path = self._folder.path
 
     def write(self, buckets: Iterable[BucketInfo]) -> None:
         """What those buckets, all of one version, hold."""
@@ -285,16 +299,22 @@ def shared_memory_folder() -> Path:
 
 
 def remove_orphans(folder: Path) -> None:
-    """Unlink buckets whose writer is gone: nobody holds their lock."""
+    """Unlink buckets whose writer is gone."""
     for path in folder.glob(f"{PREFIX}*"):
-        try:
-            file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        except OSError:  # somebody else's, or just gone
-            continue
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if is_orphan(path):
             path.unlink(missing_ok=True)
-        except BlockingIOError:
-            pass  # its writer lives
-        finally:
-            os.close(file)
+
+
+def is_orphan(path: Path) -> bool:
+    """Whether the writer of a bucket is gone: nobody holds its lock."""
+    try:
+        file = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:  # somebody else's, or just gone
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except BlockingIOError:  # its writer lives
+        return False
+    finally:
+        os.close(file)

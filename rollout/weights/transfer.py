@@ -1,4 +1,4 @@
-"""The engine's side of a weight update, run inside vLLM's worker processes, and the trainer's side on GPUs.
+"""The engine's side of a weight update, run inside vLLM's worker processes.
 
 Given bucket descriptions through vLLM's weight-transfer verbs, gives a model that holds exactly the sent weights, or
 an error. vLLM imports this module in its workers because `worker_extension_cls` names it: so it finds "shared_memory".
@@ -10,24 +10,20 @@ reload, during which parameters lie on the meta device: a model whose update bro
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from vllm.config import set_current_vllm_config
 from vllm.config.weight_transfer import WeightTransferConfig
 from vllm.distributed.weight_transfer.base import (
-    ParamMeta,
-    TrainerWeightTransferEngine,
-    VLLMWeightSyncClient,
-    WeightSource,
     WeightTransferEngine,
     WeightTransferInitInfo,
     WeightTransferUpdateInfo,
 )
-from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory, WeightTransferTrainerFactory
+from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 
 from raylign.rollout.engine.process import end_with_owner
+from raylign.rollout.loopback_store import keep_stores_on_loopback
 from raylign.rollout.weights.buckets import BucketError, BucketInfo, BucketMaps, read_bucket
 
 if TYPE_CHECKING:
@@ -253,55 +249,7 @@ def digest_of_packed(layer: Any, dtype: torch.dtype) -> str:
     return digest_of(layer.cpu_linear(one_hot, layer.weight, None))
 
 
-class LearnerSource(WeightSource):
-    """The learner's weights as vLLM's trainer side wants them."""
-
-    def __init__(
-        self,
-        weights: Callable[[], Iterable[tuple[str, torch.Tensor]]],
-        metadata: Callable[[], Iterable[tuple[str, tuple[int, ...], torch.dtype]]],
-    ) -> None:
-        self._weights = weights
-        self._metadata = metadata
-
-    def metadata(self) -> list[ParamMeta]:
-        return [ParamMeta(name, dtype, tuple(shape)) for name, shape, dtype in self._metadata()]
-
-    def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
-        return iter(self._weights())
-
-
-def make_trainer_sender(
-    backend: str,
-    *,
-    client: VLLMWeightSyncClient,
-    source: LearnerSource,
-    rank: int,
-    num_engine_gpus: int = 0,
-    master_address: str = "",
-    master_port: int = 0,
-) -> TrainerWeightTransferEngine[Any]:
-    """The trainer's end of `nccl` or `ipc`; call on every learner rank, then `send_weights()` on every rank.
-
-    Written against vLLM 0.32's sources and **not run**: both need NVIDIA GPUs. `nccl` wants the address of learner
-    rank 0 and the number of engine GPUs; `ipc` wants engine and learner on the same GPUs.
-    """
-    init_info: Any
-    if backend == "nccl":
-        from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
-
-        init_info = NCCLTrainerInitInfo(
-            master_address=master_address, master_port=master_port, world_size=1 + num_engine_gpus, rank=rank
-        )
-    elif backend == "ipc":
-        from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
-
-        init_info = IPCTrainerInitInfo(packed=True, rank=rank)
-    else:
-        raise ValueError(f"no trainer side for the weight transport {backend!r}: nccl or ipc")
-    return WeightTransferTrainerFactory.trainer_init(init_info, client=client, source=source)
-
-
 if "shared_memory" not in WeightTransferEngineFactory._registry:
     WeightTransferEngineFactory.register_engine("shared_memory", SharedMemoryEngine)
 end_with_owner()
+keep_stores_on_loopback()

@@ -6,6 +6,7 @@ Given the words of a command line; gives its output and all processes ever seen 
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -52,6 +53,23 @@ class WatchedProcess:
     def titles(self) -> set[str]:
         """Command lines of the descendants that run, `ray::` and `VLLM::` titles included."""
         return {title for process in self.alive() if (title := _title(process))}
+
+    def listening(self) -> dict[str, str]:
+        """Addresses at which it or a descendant waits for connections, and whose they are."""
+        found: dict[str, str] = {}
+        for process in [psutil.Process(self.pid), *self.alive()]:
+            with suppress(psutil.NoSuchProcess):
+                sockets = [each for each in process.net_connections("inet") if each.status == psutil.CONN_LISTEN]
+                found |= {f"{each.laddr.ip} port {each.laddr.port}": _title(process) for each in sockets}
+        return found
+
+    def modes_of_folders(self) -> dict[str, int]:
+        """Rights on each folder `/tmp/raylign-…` that a descendant's command line names."""
+        named: set[str] = set()
+        for process in self.alive():
+            with suppress(psutil.NoSuchProcess):
+                named |= set(re.findall(r"/tmp/raylign-[\w-]+", " ".join(process.cmdline())))
+        return {folder: os.stat(folder).st_mode & 0o777 for folder in named}
 
     def alive(self) -> list[psutil.Process]:
         """Descendants that still run."""

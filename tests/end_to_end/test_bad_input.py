@@ -6,6 +6,8 @@ What each message says in full is tested beside the part that writes it; here ea
 from __future__ import annotations
 
 import json
+import os
+import pickle
 import shutil
 import time
 from collections.abc import Callable
@@ -132,6 +134,28 @@ def resumed_with_another_config(values: Values, folder: Path) -> str:
     return "seed: 4 -> 3|undo the changes"
 
 
+def resumed_from_a_checkpoint_that_would_run_code(values: Values, folder: Path) -> str:
+    values |= {"folder": str(folder / "foreign"), "resume": True}
+    (folder / "others").mkdir()
+    step = earlier_run(values | {"resume": False}, folder / "others").rename(folder / "foreign")
+    step /= "checkpoints/step-000001"
+    record = {"step": 1, "seed": 3, "data_fingerprint": ""}
+    (step / "complete.json").write_text(json.dumps(record))
+    (step / "state").mkdir()
+    (step / "state" / "mp_rank_00_model_states.pt").write_bytes(pickle.dumps(Attack(folder / "new")))
+    return f"{step}/state/mp_rank_00_model_states.pt: not loaded: |could run code"
+
+
+class Attack:
+    """Leaves a trace when it is unpickled."""
+
+    def __init__(self, trace: Path) -> None:
+        self._trace = trace
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (f"touch {self._trace}",)
+
+
 CASES: list[Case] = [
     misspelt_key,
     wrong_type,
@@ -154,6 +178,7 @@ CASES: list[Case] = [
     more_engines_than_cores,
     run_folder_that_exists,
     resumed_with_another_config,
+    resumed_from_a_checkpoint_that_would_run_code,
 ]
 
 

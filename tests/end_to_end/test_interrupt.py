@@ -5,6 +5,7 @@ One run, with adapters, is stopped three times, each time resumed where the last
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import signal
 from collections.abc import Callable, Collection
@@ -13,10 +14,13 @@ from pathlib import Path
 
 import pytest
 
+from raylign.jobs.checks.leftovers import find_leftovers
 from raylign.jobs.run.checkpoints import CheckpointStore
 from raylign.jobs.run.folder import read_metrics
+from raylign.rollout.owned_folders import clear_orphans, in_use
 from tests.end_to_end.conftest import small_config, write_recipe
 from tests.end_to_end.processes import WatchedProcess, interrupt_group, raylign
+from tests.patience import wait_until
 
 pytestmark = pytest.mark.ray
 
@@ -34,6 +38,10 @@ class Stopped:
     titles: set[str]
     """Of its processes while it ran."""
     output: str
+    listening: dict[str, str]
+    """Addresses at which they waited for connections, and which process it was."""
+    modes: dict[str, int]
+    """Of the folders in /tmp that they named, which say what others may do there."""
 
     @property
     def own_output(self) -> str:
@@ -58,11 +66,11 @@ def stop_after_a_step(
     steps_before = len(read_metrics(folder))
     with raylign("train", "--config", str(recipe), *resume, log=log) as process:
         process.wait_for(lambda: len(read_metrics(folder)) > steps_before, "a step")
-        titles = process.titles()
+        titles, listening, modes = process.titles(), process.listening(), process.modes_of_folders()
         stop(process)
         exit_code = process.wait()
         process.wait_until_none_is_left(30, but)
-        return Stopped(folder, exit_code, titles, process.output())
+        return Stopped(folder, exit_code, titles, process.output(), listening, modes)
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +106,15 @@ def test_an_interrupted_run_saves_and_leaves_no_process(interrupted: Stopped) ->
     assert "Traceback" not in interrupted.own_output
 
 
+def test_a_run_listens_on_loopback_alone_and_its_folders_are_its_users(interrupted: Stopped) -> None:
+    addresses = {place: place.split()[0].removeprefix("::ffff:") for place in interrupted.listening}
+    assert len(addresses) >= 5
+    open_to_others = [place for place, address in addresses.items() if not ipaddress.ip_address(address).is_loopback]
+    assert open_to_others == [], interrupted.listening
+    assert len(interrupted.modes) >= 1
+    assert set(interrupted.modes.values()) == {0o700}, interrupted.modes
+
+
 def test_a_terminals_interrupt_reaches_all_and_still_ends_cleanly(interrupted_again: tuple[int, Stopped]) -> None:
     before, stopped = interrupted_again
     assert stopped.exit_code == 130, stopped.output
@@ -126,3 +143,9 @@ def test_no_process_outlives_a_killed_run(recipe: Path, interrupted_again: tuple
     assert killed.exit_code == -signal.SIGKILL
     assert killed.checkpoint_step == saved  # the last complete one: it can be resumed again
     assert killed.steps[-1] > saved
+    folders = [Path(folder) for folder in killed.modes]
+    assert folders and all(folder.exists() for folder in folders)
+    wait_until(lambda: not in_use(folders), "end of Ray's agents")
+    assert {each.path for each in find_leftovers()} >= set(folders)
+    clear_orphans()  # as the next start does
+    assert not any(folder.exists() for folder in folders)

@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from raylign.jobs.checks import plan
 from raylign.jobs.checks.findings import Findings
 from raylign.jobs.checks.machine import GIB, Gpu, Machine
-from raylign.jobs.cli import COMMANDS, _command_name
+from raylign.jobs.cli import COMMANDS, command_name
 from raylign.jobs.compare.compare import examine_compare
 from raylign.jobs.compare.config import CompareConfig
 from raylign.jobs.config.evaluate import EvaluateConfig
@@ -30,7 +30,13 @@ from raylign.jobs.data.best_of_n_config import BestOfNConfig
 from raylign.jobs.data.grpo import examine as examine_grpo_data
 from raylign.jobs.data.grpo_config import GrpoDataConfig
 from raylign.jobs.init_model import InitModelConfig, init_model
-from raylign.jobs.sweep import expand
+from raylign.jobs.sample.config import SampleConfig
+from raylign.jobs.sample.sample import examine_sample
+from raylign.jobs.sweep.commands import expand
+from raylign.jobs.synthetic.config import SynthesizeConfig
+from raylign.jobs.synthetic.examine import examine_synthesis
+from raylign.jobs.synthetic.given import read_given
+from raylign.jobs.synthetic.rl_config import SyntheticRLConfig
 from raylign.rollout.data.config import DataConfig
 from raylign.rollout.data.templates import Template
 
@@ -47,7 +53,13 @@ PUBLISHED_REFERENCES = (
     "Llama-3.1-8B-Instruct",
 )
 """Whose answers the published pool of BLEUBERI holds."""
-COMMAND_OF_PREFIX = {"evaluate": "evaluate", "best_of_n": "data best-of-n", "compare": "compare", "sweep": "sweep"}
+COMMAND_OF_PREFIX = {
+    "evaluate": "evaluate",
+    "best_of_n": "data best-of-n",
+    "compare": "compare",
+    "sweep": "sweep",
+    "synthetic_rl": "synthetic-rl",
+}
 """Which command a recipe is for, by how its name begins; all others are for `train`."""
 
 
@@ -100,9 +112,14 @@ class StandIns:
         self._answers.write_text("".join(json.dumps(line) + "\n" for line in lines))
         self._files: dict[Any, Path] = {}
 
+    @property
+    def model(self) -> str:
+        """Folder of the tiny model."""
+        return str(self._model)
+
     def examine(self, words: Sequence[str]) -> Findings:
         """The checks of `raylign <words>` before its start; ConfigError where a key or a value is refused."""
-        name, rest = _command_name(list(words))
+        name, rest = command_name(list(words))
         config_class = config_class_of(name)
         layers = parse_words(config_class, rest, f"raylign {name}").layers
         config = resolve(config_class, [*layers, Layer(self._values(resolve(config_class, layers)))])
@@ -115,6 +132,11 @@ class StandIns:
             return examine_best_of_n(config, TWO_CORES)
         if isinstance(config, GrpoDataConfig):
             return examine_grpo_data(config, TWO_CORES)
+        if isinstance(config, SampleConfig):
+            return examine_sample(config, TWO_CORES)
+        if isinstance(config, SynthesizeConfig | SyntheticRLConfig):
+            data = config if isinstance(config, SynthesizeConfig) else config.synthesis()
+            return examine_synthesis(data, read_given(data), EIGHT_GPUS)
         if isinstance(config, CompareConfig):
             return examine_compare(config, TWO_CORES)
         if isinstance(config, SweepConfig):
@@ -139,8 +161,10 @@ class StandIns:
             values |= {"model": {"path": str(self._model)}}
             if config.learner.reference_path is not None:
                 values["learner"] = {"reference_path": str(self._model)}
-        elif isinstance(config, EvaluateConfig | BestOfNConfig):
+        elif isinstance(config, EvaluateConfig | BestOfNConfig | SampleConfig):
             values |= {"model": str(self._model)}
+        elif isinstance(config, SynthesizeConfig | SyntheticRLConfig):
+            values |= self._task_data(config)
         elif isinstance(config, GrpoDataConfig):
             values = self._pool(config)
         elif isinstance(config, CompareConfig):
@@ -152,6 +176,29 @@ class StandIns:
             for key in path[:-1]:
                 section = section.setdefault(key, {})
             section[path[-1]] = self._data(data)
+        return values
+
+    def _task_data(self, config: SynthesizeConfig | SyntheticRLConfig) -> dict[str, Any]:
+        """A task's data set with the documented columns and no others, and a library."""
+        import datasets
+
+        saved, library = self._folder / "task", self._folder / "library.jsonl"
+        if not saved.exists():
+            # labels that most tasks read
+            label = "so \\boxed{A} #### 4 <answer>A</answer>"
+            columns = {"Input": [f"{number}?" for number in range(8)], "Output": [label] * 8}
+            splits = {name: datasets.Dataset.from_dict(columns).select(range(start, start + 4)) for name, start in
+                      (("train", 0), ("test", 4))}  # fmt: skip
+            datasets.DatasetDict(splits).save_to_disk(str(saved))
+            library.write_text(json.dumps({"text": "a passage"}) + "\n")
+        values: dict[str, Any] = {"passage_paths": [str(library)] if config.passage_paths else []}
+        if config.dataset_path is not None:
+            values["dataset_path"] = str(saved)
+        if config.demo_examples is not None:
+            values["demo_examples"] = str(saved)
+        values["model" if isinstance(config, SynthesizeConfig) else "base_model_path"] = str(self._model)
+        if not isinstance(config, SynthesizeConfig):
+            values["target_model_path"] = str(self._folder / "nothing-there")
         return values
 
     def _pool(self, config: GrpoDataConfig) -> dict[str, Any]:

@@ -179,6 +179,18 @@ def test_non_finite_gradient_stops_before_the_optimizer_moves(make: Make, tmp_pa
     assert list((tmp_path / "debug").iterdir())
 
 
+@pytest.mark.parametrize("stage", [0, 3])
+def test_the_reference_is_the_policy_to_the_bit_in_bfloat16_also_far_into_a_sequence(make: Make, stage: int) -> None:
+    """Angles of rotary embeddings computed in bfloat16 would be off by over 1 at such distances."""
+    learner = make(dtype="bfloat16", zero_stage=stage, micro_batch_tokens=4096)
+    rng = np.random.default_rng(0)
+    prompt, completion = (rng.integers(0, 97, size).astype(np.int32) for size in (8, 4088))
+    batches = learner._local_batches([Example(prompt, completion, loss_mask=np.ones(4088, np.float32))])
+    (policy,), (reference,) = learner.engine.logprobs(batches), learner._reference_logprobs(batches)
+    assert len(policy) == 4088
+    assert torch.equal(policy, reference)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_states_move_to_the_cpu_where_the_optimizer_of_the_stage_can(make: Make, dtype: str, stage: int) -> None:

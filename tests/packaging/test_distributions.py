@@ -61,7 +61,9 @@ def files_of_the_package(tree: Path) -> set[str]:
     found = {"raylign/__init__.py", "raylign/py.typed"}
     for folder in FOLDERS:
         found |= {f"raylign/{path.relative_to(tree)}" for path in (tree / folder).rglob("*") if path.is_file()}
-    return found
+    # the tables that `raylign from` reads are pages of the documentation, linked to
+    pages = (tree / "docs" / "from_the_originals").iterdir()
+    return found | {f"raylign/jobs/originals/pages/{page.name}" for page in pages}
 
 
 def assert_runs(installed: Path) -> None:
@@ -73,6 +75,8 @@ def assert_runs(installed: Path) -> None:
     assert Path(where.strip()) == installed / "raylign" / "__init__.py"
     for command in ([sys.executable, "-m", "raylign.jobs"], [installed / "bin" / "raylign"]):
         assert "train" in run(*command, "--help", cwd=elsewhere, PYTHONPATH=str(installed))
+    ours = run(*command, "from", "cdpo dpo -p DDP", cwd=elsewhere, PYTHONPATH=str(installed))
+    assert ours == "raylign train --config sail_ddp\n"
 
 
 def test_links_in_the_repository_are_relative_and_lead_to_the_five_folders() -> None:

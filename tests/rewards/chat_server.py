@@ -54,8 +54,8 @@ class ChatServer:
 
 
 @contextmanager
-def chat_server(answer: Callable[[dict[str, Any]], Scripted]) -> Iterator[ChatServer]:
-    """Serves at `address`, up to and with /v1."""
+def chat_server(answer: Callable[[dict[str, Any]], Scripted], port: int = 0) -> Iterator[ChatServer]:
+    """Serves at `address`, up to and with /v1. Port 0: any that is free."""
     script = ChatServer(answer)
 
     class Handler(BaseHTTPRequestHandler):
@@ -78,7 +78,7 @@ def chat_server(answer: Callable[[dict[str, Any]], Scripted]) -> Iterator[ChatSe
         def log_message(self, format: str, *args: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
     thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
     script.address = f"http://127.0.0.1:{server.server_port}/v1"

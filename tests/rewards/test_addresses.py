@@ -10,10 +10,12 @@ from typing import ClassVar
 import pytest
 from pydantic import ValidationError
 
-from raylign.rewards.addresses import check_address
-from raylign.rewards.base import Item
+from raylign.rewards.addresses import check_address, without_secrets
+from raylign.rewards.base import Item, RewardFailure
 from raylign.rewards.endpoint import HttpConfig, HttpReward
 from raylign.rewards.judge.config import JudgeEndpoint
+from raylign.rewards.rules import NumericConfig
+from raylign.rewards.scoring import Scorer
 
 SECRET = "hunter2-secret"
 
@@ -47,6 +49,29 @@ def test_an_address_that_is_none_or_holds_a_secret_is_refused_without_repeating_
 @pytest.mark.parametrize("url", ["http://host/score", "https://host:8443/a?model=x&n=3", "http://[::1]:80/score"])
 def test_ordinary_addresses_are_taken(url: str) -> None:
     assert check_address(url) == url
+
+
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        (f"ConnectError: http://user:{SECRET}@host/a", "ConnectError: http://***@host/a"),
+        (f"url: 'https://{SECRET}@host:1/a'", "url: 'https://***@host:1/a'"),
+        (f"http://h/a?n=1&api_key={SECRET}&m=2 failed", "http://h/a?n=1&api_key=***&m=2 failed"),
+        (f"http://h/a?access_token={SECRET}#x", "http://h/a?access_token=***#x"),
+        (f"http://h/a?sig={SECRET}", "http://h/a?sig=***"),
+        ("http://h/a?n=1&monkey, 3 + 4 @ home, a@b.org", "http://h/a?n=1&monkey, 3 + 4 @ home, a@b.org"),
+        ("http://host/a@b", "http://host/a@b"),
+    ],
+)
+def test_secrets_in_addresses_are_masked_in_any_text(text: str, masked: str) -> None:
+    assert without_secrets(text) == masked
+
+
+def test_a_failure_never_holds_the_secret_of_an_address() -> None:
+    scorer = Scorer([NumericConfig()])
+    failure = RewardFailure("unreachable", f"ConnectError: http://user:{SECRET}@host/a")
+    ((_, written),) = scorer.combined([[failure]], 1).failures
+    assert written == RewardFailure("unreachable", "ConnectError: http://***@host/a")
 
 
 def test_the_key_of_openai_is_a_default_for_openai_alone() -> None:

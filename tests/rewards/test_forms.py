@@ -13,6 +13,8 @@ from raylign.rewards.base import Graded, Item, RewardFailure, Score
 from raylign.rewards.function import FunctionConfig, FunctionReward
 from raylign.rewards.registry import build_reward
 from raylign.rewards.scoring import Scorer
+from raylign.rollout.experience.schema import batch_to_groups, groups_to_batch
+from raylign.rollout.sample import Completion, Failure, Group, Prompt
 
 CHAT = [{"role": "user", "content": "2+2?"}]
 ITEM = Item("2+2?", ("4", "five"), ("4",), {"answer": "4", "level": 2})
@@ -79,6 +81,31 @@ FORMS = [
         "def plain(f):\n    def wrapper(*args, **kwargs):\n        return f(*args, **kwargs)\n    return wrapper\n"
         "@plain\ndef reward(completion): return float(completion == '4')",
     ),
+    ("a group", "def reward(completions, answer=None): return [float(c == a) for c, a in zip(completions, answer)]"),
+    ("a group", "def reward(completions, **kw): return [float(c == a) for c, a in zip(completions, kw['answer'])]"),
+    ("a group", "def reward(completions, /, **kw): return [float(c == '4') for c in completions]"),
+    ("a group", "async def reward(completions, **kw):\n    for c in completions: yield float(c == '4')"),
+    ("one completion", "def reward(pred, answer, /): return float(pred == answer)"),
+    (
+        "one completion",
+        "class Base:\n    def __call__(self, completion): return float(completion == '4')\nclass reward(Base): pass",
+    ),
+    (
+        "one completion",
+        "import asyncio\ndef reward(completion):\n    async def asked(): return float(completion == '4')\n"
+        "    return asyncio.run(asked())",
+    ),
+    (
+        "TRL",
+        "def reward(completions, trainer_state, log_metric=None, **kw):\n"
+        "    return [float(c == '4') for c in completions]",
+    ),
+    ("TRL", "def reward(completions, solution, **_): return [float(c[0]['content'] == '4') for c in completions]"),
+    (
+        "a group",
+        "import argparse\nargparse.ArgumentParser().parse_args()\n"
+        "def reward(completions, **_): return [float(c == '4') for c in completions]",
+    ),
     ("async", "class R:\n    async def __call__(self, completion): return float(completion == '4')\nreward = R()"),
 ]
 
@@ -121,6 +148,14 @@ def test_none_leaves_a_sample_out_of_the_sum_and_is_no_failure(tmp_path: Path) -
         "def reward(completion): return (0.5, {'format': 1})",
         "def reward(completions, **_): return [{'score': 0.5, 'format': 1}] * 2",
         "def reward(queries, prompts, labels): return {'rewards': [0.5] * 2, 'extra_logs': {'format': [1, 1]}}",
+        "def reward(queries, prompts, labels): return {'rewards': [0.5] * 2, 'extra_logs': {'format': 1.0}}",
+        "from collections import namedtuple\nS = namedtuple('S', 'score format')\n"
+        "def reward(completions, **_): return [S(0.5, 1)] * 2",
+        "from dataclasses import dataclass\n@dataclass\nclass S:\n    score: float\n    format: float\n"
+        "def reward(completion): return S(0.5, 1)",
+        "def reward(completions, log_metric, **_):\n    log_metric('format', 1)\n    return [0.5] * 2",
+        "def reward(completions, log_extra, **_):\n    log_extra('format', [1, 1])\n    log_extra('why', ['a', 'b'])\n"
+        "    return [0.5] * 2",
     ],
 )
 def test_further_numbers_become_parts_and_count_in_no_total(tmp_path: Path, source: str) -> None:
@@ -169,6 +204,46 @@ def test_relative_imports_and_module_paths_are_found(tmp_path: Path, monkeypatch
     assert by_file.score([ITEM]) == by_module.score([ITEM]) == [[7.0, 7.0]]
     with pytest.raises(ValueError, match=r"no module brought_rewards\.nothing"):
         FunctionReward(FunctionConfig(path="brought_rewards.nothing:reward"))
+
+
+def test_a_method_that_is_named_by_its_class_gets_an_object(tmp_path: Path) -> None:
+    source = "class R:\n    def score(self, completions): return [float(c == '4') for c in completions]"
+    assert loaded(tmp_path, source, "mine.py:R.score").score([ITEM]) == [[1.0, 0.0]]
+
+
+def test_what_rewards_do_not_get_is_refused_at_once_or_named(tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match="needs `completion_ids`, and rewards here get texts, no token ids; give it a def"
+    ):
+        loaded(tmp_path, "def reward(completions, completion_ids, **kw): return [0.0] * 2")
+    asks = "def reward(completions, trainer_state, **_): return [trainer_state.global_step for _ in completions]"
+    (scores,) = loaded(tmp_path, asks).score([ITEM])
+    assert "trainer_state.global_step is not known here" in words(scores)
+    (scores,) = loaded(tmp_path, "def reward(completions, **_): return [1.0, 0.0], [0.5, 0.5]").score([ITEM])
+    assert "gave back a tuple that begins with a list" in words(scores), "not two pairs of a score and a part"
+
+
+def test_a_function_of_texts_gets_texts_where_the_data_are_chats(tmp_path: Path) -> None:
+    source = "def reward(prompts, completions, **kw): return [float(c.strip() == '4') for c in completions]"
+    assert loaded(tmp_path, source).score([CHAT_ITEM, CHAT_ITEM]) == [[1.0, 0.0]] * 2
+
+
+def test_half_a_character_in_a_message_or_a_name_ends_no_run(tmp_path: Path) -> None:
+    half = "'half ' + chr(0xd83d)"
+    source = (
+        f"def reward(completion):\n    if completion == '4': raise ValueError({half})\n"
+        f"    return {{'score': 1, {half}: 2}}"
+    )
+    (tmp_path / "mine.py").write_text(source)
+    scorer = Scorer([FunctionConfig(path=f"{tmp_path}/mine.py:reward")])
+    (scored,) = scorer.score([ITEM])
+    scorer.close()
+    ids, logps = np.zeros(1, np.int32), np.zeros(1, np.float32)
+    answer = Completion(ids, logps, (), "stop", "4")
+    failures = tuple(Failure(each.kind, name, each.message) for name, each in scored.failures)
+    group = Group(Prompt("0", 0, "q", ids), (answer,) * 2, scored.rewards, scored.total, failures)
+    (kept,) = batch_to_groups(groups_to_batch([group]))
+    assert "half \\ud83d" in kept.failures[0].message and list(kept.rewards) == ["function", "function/half \\ud83d"]
 
 
 def words(scores: list[Score]) -> str:

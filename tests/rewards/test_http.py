@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import socket
 import threading
@@ -13,6 +14,17 @@ import pytest
 from raylign.rewards.base import Item, RewardFailure, Score
 from raylign.rewards.endpoint import HttpConfig, HttpReward
 from tests.patience import HANGS_S
+
+ANSWERS = {
+    "html": b"<html>",
+    "brackets": b"[" * 200_000,
+    "digits": b'{"scores": [' + b"1" * 5000 + b"]}",
+    "infinite": b'{"scores": [1e999, NaN]}',
+    "packed": gzip.compress(bytes(1 << 26)),
+    "latin": b'{"scores": ["\xe4", "\xf6"]}',
+    "endless": b"",
+}
+"""By task, what cannot be read."""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -33,15 +45,29 @@ class Handler(BaseHTTPRequestHandler):
             status = 422
         elif task == "short":
             scores = scores[1:]
+        elif task == "elsewhere":
+            status = 307
+        elif task == "repeats":
+            status = 401
         elif task == "slow":
             Handler.go_on.wait()
-        answer = b"<html>" if task == "html" else json.dumps({"scores": scores}).encode()
+        answer = json.dumps({"scores": scores}).encode()
+        if task in ANSWERS:
+            answer = ANSWERS[task]
+        elif task == "repeats":
+            answer = f"bad key: {self.headers['Authorization']}".encode()
         try:
             self.send_response(status)
-            self.send_header("Content-Length", str(len(answer)))
+            if task == "packed":
+                self.send_header("Content-Encoding", "gzip")
+            elif task == "elsewhere":
+                self.send_header("Location", f"http://localhost:{self.connection.getsockname()[1]}/plain")
+            self.send_header("Content-Length", str(2**30 if task == "endless" else len(answer)))
             self.end_headers()
             self.wfile.write(answer)
-        except BrokenPipeError:
+            while task == "endless":
+                self.wfile.write(bytes(1 << 16))
+        except (BrokenPipeError, ConnectionResetError):
             pass
 
     def log_message(self, format: str, *args: object) -> None:
@@ -83,6 +109,13 @@ def test_passing_trouble_is_tried_again(address: str) -> None:
         ("short", "wrong_count", "1 scores for 2"),
         ("html", "exception", '{"scores": […]}'),
         ("slow", "timeout", "no answer within 2 s"),
+        ("brackets", "exception", "RecursionError"),
+        ("digits", "exception", "Exceeds the limit (4300 digits)"),
+        ("infinite", "nan", ""),
+        ("latin", "exception", "UnicodeDecodeError"),
+        ("packed", "reply", "is packed (gzip)"),
+        ("endless", "reply", "is larger than 1,048,576 bytes"),
+        ("elsewhere", "exception", "HTTP 307"),
     ],
 )
 def test_service_that_goes_wrong_is_a_typed_failure(address: str, task: str, kind: str, message: str) -> None:
@@ -90,6 +123,24 @@ def test_service_that_goes_wrong_is_a_typed_failure(address: str, task: str, kin
     for failure in scores:
         assert isinstance(failure, RewardFailure) and failure.kind == kind and message in failure.message
     assert Handler.num_requests == (3 if task == "broken" else 1)
+
+
+def test_a_group_that_goes_wrong_leaves_the_others_alone(address: str) -> None:
+    """Scored together, in one loop."""
+    good = score(f"{address}/plain", num_items=2)
+    reward = HttpReward(HttpConfig(url=f"{address}/brackets", deadline_s=HANGS_S))
+    assert [isinstance(each, RewardFailure) for each in reward.score([Item("p", ("a",))] * 2)[1]] == [True]
+    assert good == [[0.0, 1.0]] * 2
+
+
+def test_a_service_that_repeats_the_key_does_not_bring_it_into_the_failure(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SCORER_KEY", "planted-secret")
+    config = HttpConfig(url=f"{address}/repeats", api_key_env="SCORER_KEY", deadline_s=HANGS_S)
+    ((failure,),) = HttpReward(config).score([Item("p", ("a",))])
+    assert isinstance(failure, RewardFailure)
+    assert failure.message == "HTTP 401: bad key: Bearer ***"
 
 
 def test_nobody_listening_is_unreachable() -> None:

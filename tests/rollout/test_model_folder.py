@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import pickle
 import pty
 import shutil
 import subprocess
@@ -16,10 +17,16 @@ from typing import Any
 import pytest
 
 import raylign
+from raylign.jobs.checks.memory_estimate import read_model_size
+from raylign.learners.engines.config import LearnerConfig
+from raylign.learners.model.policy_model import load_policy
+from raylign.learners.model.scorer import load_scorer
+from raylign.rewards.reward_model import RewardModel, RewardModelConfig
 from raylign.rollout.model_folder import check_model_folder, load_tokenizer
 from tests.conftest import MakeModel
 
-LOADERS = {"AutoConfig", "AutoTokenizer", "AutoModelForCausalLM", "AutoModelForSequenceClassification"}
+MODELS = {"AutoModelForCausalLM", "AutoModelForSequenceClassification"}
+LOADERS = {"AutoConfig", "AutoTokenizer", *MODELS}
 
 
 def package_files() -> list[Path]:
@@ -55,7 +62,69 @@ def test_every_loader_says_that_no_code_of_a_model_is_trusted() -> None:
                 calls += 1
                 given = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
                 assert given.get("trust_remote_code") == "False", f"{file}:{node.lineno}"
+                if owner.id in MODELS and node.func.attr == "from_pretrained":
+                    assert given.get("use_safetensors") == "True", f"{file}:{node.lineno}"
     assert calls >= 10
+
+
+def test_weights_that_are_a_pickle_are_refused_and_not_opened(make_tiny_model: MakeModel, tmp_path: Path) -> None:
+    folder = shutil.copytree(make_tiny_model("qwen3", tied=True), tmp_path / "m")
+    for file in folder.glob("*.safetensors*"):
+        file.unlink()
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Attack(folder / "pwned")))
+    with pytest.raises(
+        ValueError, match=r"weights are a pickle \(pytorch_model.bin\).*alone\. Convert it once: python"
+    ):
+        check_model_folder(folder)
+    for load in (
+        lambda: load_policy(str(folder), LearnerConfig(), 1.0, "padded", 0),
+        lambda: load_scorer(str(folder), LearnerConfig(), "padded", 0),
+        lambda: RewardModel(RewardModelConfig(model=str(folder))),
+    ):
+        with pytest.raises((ValueError, OSError)):
+            load()
+    assert not (folder / "pwned").exists()
+
+
+def with_header(length: int, header: bytes) -> bytes:
+    return length.to_bytes(8, "little") + header
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("config.json", b"{half", "config.json: not a model's config"),
+        ("config.json", b"[" * 5000, "config.json: not a model's config"),
+        ("config.json", b"[1]", "config.json: not a model's config: a list"),
+        ("model.safetensors.index.json", b"[" * 5000, "not an index of weight files"),
+        ("tokenizer.json", b"[" * 100_000, "the tokenizer does not load"),
+        ("tokenizer.json", b"{half", "the tokenizer does not load"),
+        ("model.safetensors", with_header(2**60, b"{}"), "it says that its header has 1,152,921,504,606,846,976 bytes"),
+        ("model.safetensors", with_header(5, b"{half"), "its header cannot be read"),
+        ("model.safetensors", with_header(5000, b"[" * 5000), "its header cannot be read"),
+        ("model.safetensors", with_header(9, b'{"a": 1}'), "its header cannot be read"),
+    ],
+)
+def test_files_of_a_model_that_cannot_be_read_are_named(
+    make_tiny_model: MakeModel, tmp_path: Path, name: str, content: bytes, said: str
+) -> None:
+    folder = shutil.copytree(make_tiny_model("qwen3", tied=True), tmp_path / "m")
+    (folder / name).write_bytes(content)
+    with pytest.raises(ValueError, match=said) as found:
+        check_model_folder(folder)
+        load_tokenizer(folder)
+        read_model_size(folder)
+    assert str(folder) in str(found.value)
+
+
+class Attack:
+    """Leaves a trace when it is unpickled."""
+
+    def __init__(self, trace: Path) -> None:
+        self._trace = trace
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (f"touch {self._trace}",)
 
 
 def test_a_model_of_its_own_code_is_refused(make_tiny_model: MakeModel, tmp_path: Path) -> None:

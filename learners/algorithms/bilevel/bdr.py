@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from raylign.learners.algorithms.bilevel.two_levels import TwoLevelConfig, TwoLevelObjective
 from raylign.learners.algorithms.facts import RunRows
 from raylign.learners.examples.row_shares import gate
+
+DEFAULT_FILTER_RATE = 0.1
+"""Of a gate that was asked for without it."""
 
 
 class BdrConfig(TwoLevelConfig):
@@ -24,17 +27,23 @@ class BdrConfig(TwoLevelConfig):
     gate: bool = False
     """Let the weights decide which rows pass (see filter_rate) instead of multiplying the losses."""
 
+    filter_rate: float | None = Field(None, ge=0, le=1)
+    """Share of a batch's rows that the gate leaves out of the model's loss: those of the smallest weights. Needs
+    `gate: true`; empty: 0.1 with a gate, nothing without."""
+
     @model_validator(mode="after")
     def _filter_needs_a_gate(self) -> Self:
-        if self.filter_rate != type(self).model_fields["filter_rate"].default and not self.gate:
+        if self.filter_rate is not None and not self.gate:
             raise ValueError(
                 f"filter_rate is {self.filter_rate:g}: bdr does not filter; set gate: true, or leave it out"
             )
         return self
 
     @property
-    def gates(self) -> bool:
-        return self.gate
+    def gated_share(self) -> float | None:
+        if not self.gate:
+            return None
+        return DEFAULT_FILTER_RATE if self.filter_rate is None else self.filter_rate
 
     def build_objective(self, max_staleness: int = 0, rows: RunRows | None = None) -> Bdr:
         assert rows is not None, "the curriculum tells what there is to weigh"
@@ -45,4 +54,5 @@ class Bdr(TwoLevelObjective[BdrConfig]):
     """Implements `factors`."""
 
     def factors(self, weights: Sequence[float]) -> list[float]:
-        return gate(weights, self.config.filter_rate) if self.config.gate else list(weights)
+        share = self.config.gated_share
+        return list(weights) if share is None else gate(weights, share)

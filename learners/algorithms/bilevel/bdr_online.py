@@ -36,6 +36,8 @@ class BdrOnlineConfig(TwoLevelConfig):
 
     name: Literal["bdr_online"] = "bdr_online"
     """Which algorithm this is."""
+    filter_rate: float = Field(0.1, ge=0, le=1)
+    """Share of a batch's rows that the gate leaves out of the model's loss: those of the smallest weights."""
     dynamic: bool = False
     """Which rows are answered: drawn once before training; true: those of the smallest weights, at each refresh."""
     masked_share: float = Field(0.5, gt=0, le=1)
@@ -46,8 +48,8 @@ class BdrOnlineConfig(TwoLevelConfig):
     """No refresh before this step (5000 is fixed in the public code, although its text describes 0)."""
 
     @property
-    def gates(self) -> bool:
-        return True
+    def gated_share(self) -> float:
+        return self.filter_rate
 
     @property
     def refresh(self) -> RefreshPlan:

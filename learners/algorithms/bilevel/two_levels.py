@@ -49,8 +49,6 @@ class TwoLevelConfig(BaseAlgorithmConfig):
     """Strength of the pull to the reference, for pairs above."""
     label_smoothing: float = Field(0.0, ge=0, lt=0.5)
     """Share of labels taken for wrong, for `upper: dpo`."""
-    filter_rate: float = Field(0.1, ge=0, le=1)
-    """Share of a batch's rows that the gate leaves out of the model's loss: those of the smallest weights."""
     export_top_p: float | None = Field(None, gt=0, le=1)
     """Share of rows, by logit, written to selected.jsonl for a fresh sft (SEAL); empty: none are written."""
     selector: SelectorConfig = SelectorConfig()
@@ -64,15 +62,15 @@ class TwoLevelConfig(BaseAlgorithmConfig):
         return "demonstrations" if self.upper == "sft" else "pairs"
 
     @property
-    def gates(self) -> bool:
-        """Whether weights decide which rows pass, instead of multiplying their losses."""
-        return False
+    def gated_share(self) -> float | None:
+        """Share of a batch's rows that a gate leaves out of the model's loss; None: weights multiply the losses."""
+        return None
 
     @property
     def selection(self) -> SelectionPlan:
         kept_share = self.export_top_p
-        if kept_share is None and self.gates:
-            kept_share = 1 - self.filter_rate
+        if kept_share is None and self.gated_share is not None:
+            kept_share = 1 - self.gated_share
         return SelectionPlan(kept_share, self.export_top_p)
 
     def build_examples(

@@ -12,16 +12,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from raylign.actors.fleet import Fleet
 from raylign.actors.handles import LocalHandle
 from raylign.actors.weights.config import WeightsConfig
+from raylign.actors.weights.node_copies import NodeCopies
 from raylign.actors.weights.publisher import WeightPublisher
 from raylign.rollout.engine.config import EngineConfig
 from raylign.rollout.engine.vllm_engine import VllmEngine
 from raylign.rollout.weights.buckets import BucketInfo
+from raylign.rollout.weights.courier import Courier
 from tests.patience import HANGS_S, wait_for_end, wait_until
 
 pytestmark = pytest.mark.ray
@@ -65,6 +68,29 @@ def last_words(out: Path) -> str:
     return "\n".join(f"{log.name}:\n{log.read_text()[-3000:]}" for log in sorted(out.glob("rank*.log")))
 
 
+class OnNode:
+    """An engine that says where it runs."""
+
+    def __init__(self, engine: VllmEngine, name: str) -> None:
+        self._engine, self._name = engine, name
+
+    def __getattr__(self, verb: str) -> Any:
+        return getattr(self._engine, verb)
+
+    async def node(self) -> str:
+        return self._name
+
+
+async def digest_over_nodes(engines: list[VllmEngine], learner: Described) -> str | None:
+    """What engines report that got the same weights on another node, by gloo; the buckets lie in memory of its own."""
+    copies = NodeCopies("gloo", "learner's node", lambda node: LocalHandle(Courier("127.0.0.1")), 60.0)
+    fleet = Fleet([LocalHandle(OnNode(engine, "another node")) for engine in engines])
+    publisher = WeightPublisher(fleet, learner, WeightsConfig(), copies=copies)
+    await publisher.publish(1)
+    await publisher.close()
+    return publisher.digest
+
+
 class Described:
     """A learner that has exported already."""
 
@@ -96,12 +122,14 @@ def test_two_sharded_ranks_feed_two_engines_what_one_rank_would(make_tiny_model,
             from_disk = await engines[0].weight_checksum()
             with exported_by_ranks(model, tmp_path / "two", world_size=2, zero_stage=3, how="train") as learner.buckets:
                 assert len(learner.buckets) > 3
+                by_gloo = await digest_over_nodes(engines, learner)
                 await publisher.publish(1)
             of_two_ranks = publisher.digest
             trained = tmp_path / "two" / "model"
             with exported_by_ranks(trained, tmp_path / "one", world_size=1, zero_stage=0, how="") as learner.buckets:
                 await publisher.publish(2)
             assert publisher.digest == of_two_ranks != from_disk
+            assert by_gloo == of_two_ranks  # which came through the memory of one node
             assert [await engine.weight_checksum() for engine in engines] == [of_two_ranks] * 2
         finally:
             await asyncio.gather(*(engine.stop() for engine in engines))

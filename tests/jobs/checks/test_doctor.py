@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from raylign.jobs.checks.diagnosis import Diagnosis
-from raylign.jobs.checks.doctor import check_machine, check_processor, check_ray
+from raylign.jobs.checks.doctor import check_containment, check_machine, check_processor, check_ray
 from raylign.jobs.checks.doctor_environment import (
     TESTED_VERSIONS,
     _error_of,
@@ -138,6 +138,18 @@ def test_sessions_of_dead_rays_are_told_and_live_ones_are_not(tmp_path: Path) ->
     finally:
         alive.communicate()
     assert found.finding.startswith("1, ") and found.finding.endswith("session_2026-01-01_dead")
+
+
+def test_how_far_the_kernel_helps_to_end_what_rewards_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first is this kernel's; test_limits.py tries both ways of finding children."""
+    assert check_containment().status == "ok"
+    monkeypatch.setattr("raylign.rewards.sandbox.keeper.LISTS_CHILDREN", False)
+    found = check_containment()
+    assert (found.status, "found by looking at every process" in found.finding) == ("ok", True)
+    monkeypatch.setattr("raylign.rewards.sandbox.keeper.can_adopt_orphans", lambda: False)
+    found = check_containment()
+    assert (found.status, found.finding) == ("warn", "end with their process group only")
+    assert "PR_SET_CHILD_SUBREAPER" in found.advice
 
 
 def test_the_command_prints_a_table_and_its_exit_code_says_whether_anything_is_bad(

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from raylign.actors.cluster import ClusterConfig
 from raylign.actors.fleet import Fleet
 from raylign.actors.handles import LocalHandle
 from raylign.actors.reward_server import RewardServer
@@ -52,7 +53,7 @@ def drawing(**changes: object) -> Drawing:
         "deterministic": True,
         "engine": EngineConfig(),
         "num_engines": 1,
-        "placement_deadline_s": HANGS_S,
+        "cluster": ClusterConfig(placement_deadline_s=HANGS_S),
         "answer_deadline_s": HANGS_S,
     }
     return Drawing(**{**values, **changes})  # type: ignore[arg-type]

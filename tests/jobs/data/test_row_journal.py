@@ -40,6 +40,18 @@ def test_results_are_found_again_in_the_order_of_the_rows(tmp_path: Path) -> Non
             journal.result("d", "k4")
 
 
+def test_a_row_that_was_withdrawn_is_made_later_and_counts_as_no_repetition(tmp_path: Path) -> None:
+    path = tmp_path / "votes.jsonl"
+    filled(path)
+    with RowJournal(path, "votes") as journal:
+        journal.withdraw("c", "k2")
+    with RowJournal(path, "votes") as journal:
+        assert not journal.has("c", "k9")
+        journal.begin("c", "k9")
+        journal.append("c", "k9", 1)
+        assert journal.repeated_in_flight == 0 and journal.result("c", "k9") == 1
+
+
 def test_a_half_written_last_line_is_cut_off(tmp_path: Path) -> None:
     path = tmp_path / "votes.jsonl"
     filled(path)

@@ -2,12 +2,14 @@
 
 import json
 import re
+from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from raylign.jobs.cli import run_command_line
 from raylign.jobs.report.charts import CHARTS, figures, moving_mean
 from raylign.jobs.report.report import try_report, write_report
 from raylign.jobs.run.folder import RunFolder
@@ -144,7 +146,118 @@ def test_long_runs_are_thinned_and_smoothed_with_both_ends_kept() -> None:
 
 def test_a_report_that_fails_is_said_and_ends_nothing(tmp_path: Path) -> None:
     fill(tmp_path / "run", 2)
-    (tmp_path / "run" / "samples" / "step-000001.jsonl").write_text("no JSON\n")
+    (tmp_path / "run" / "report.html").mkdir()
     said: list[str] = []
     try_report(tmp_path / "run", said.append)
-    assert len(said) == 1 and "step-000001.jsonl:1: not JSON" in said[0] and "`raylign report " in said[0]
+    assert len(said) == 1 and "report.html" in said[0] and "`raylign report " in said[0]
+
+
+DAMAGE = {
+    "summary.json": [b"{half", b"[1]", b"[" * 5000, b"\xff\xfe", b'{"finished": ' + b"1" * 5000 + b"}"],
+    "config.yaml": [b"a: [1\nb: 2\n", b"\xff\xfe\x00", b"a: &a [*a]\n", b"a: " + b"[" * 5000],
+    "samples/step-000002.jsonl": [
+        b"no JSON\n",
+        b'{"why": "best"}\n',
+        b"[1, 2]\n",
+        b'"text"\n',
+        b"\xff\xfe\n",
+        b"[" * 5000 + b"\n",
+    ],
+    "selection.parquet": [b"no parquet", b"PAR1" + bytes(100) + b"PAR1", b""],
+}
+
+
+@pytest.mark.parametrize(("name", "content"), [(name, content) for name, each in DAMAGE.items() for content in each])
+def test_a_damaged_file_is_named_and_the_rest_is_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, content: bytes
+) -> None:
+    run = tmp_path / "run"
+    fill(run, 3)
+    (run / name).write_bytes(content)
+    assert run_command_line(["report", "--folder", str(run)]) == 0
+    said, path = capsys.readouterr().out.splitlines()
+    assert said.startswith(f"not shown: {run}/{name}:")
+    assert len(said) < 500
+    page = Path(path).read_text()
+    assert "Not shown, since it cannot be read:" in page
+    assert "25.0 % → 50.0 % (+25.0 points)" in page
+    assert ("prompt &lt;script&gt;" in page) and "<figcaption>Reward" in page
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("{half", "Expecting property name"),
+        ("[1]", "a list in the place of names and numbers"),
+        ('{"step": "two"}', "step is 'two', which is no number"),
+        ('{"step": null}', "step is null"),
+        ('{"step": 2, "learner/loss": {"a": 1}}', "learner/loss is"),
+        ('{"step": 2, "learner/loss": 1e999}', "learner/loss is 'inf'"),
+        ('{"step": ' + "9" * 400 + "}", "cannot be read (int too large"),
+        ("[" * 5000, "cannot be read"),
+    ],
+)
+def test_a_damaged_line_in_the_middle_of_the_metrics_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], line: str, said: str
+) -> None:
+    fill(tmp_path, 3)
+    metrics = tmp_path / "metrics.jsonl"
+    first, *rest = metrics.read_text().splitlines(keepends=True)
+    metrics.write_text(first + line + "\n" + "".join(rest))
+    assert run_command_line(["report", "--folder", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.startswith(f"not shown: {tmp_path}/metrics.jsonl:2: {said}")
+    assert "25.0 % → 50.0 % (+25.0 points)" in (tmp_path / "report.html").read_text()
+    metrics.write_text(first + "".join(rest) + line[:5])  # the last line of a run that is being written
+    write_report(tmp_path)
+    assert capsys.readouterr().out == ""
+
+
+def test_what_stands_in_the_place_of_numbers_runs_no_script(tmp_path: Path) -> None:
+    fill(tmp_path, 3)
+    samples = tmp_path / "samples" / "step-000003.jsonl"
+    good = json.loads(samples.read_text())
+    completions = [{**good["completions"][0], "num_tokens": EVIL}]
+    foreign = [
+        {**good, "ordinal": EVIL, "completions": completions},
+        {**good, "num_completions": EVIL},
+        {**good, "why": [EVIL]},
+        {**good, "completions": [{**completions[0], "total": EVIL}]},
+        {**good, "completions": [{**completions[0], "rewards": {EVIL: EVIL, "b": EVIL}}]},
+        {**good, "failures": EVIL},
+    ]
+    samples.write_text("".join(json.dumps(group) + "\n" for group in foreign))
+    (tmp_path / "summary.json").write_text(json.dumps({"finished": EVIL, "seconds": EVIL, EVIL: 1}))
+    for name in ("step-x.jsonl", "step-\u0663.jsonl", f"step-{'9' * 30}.jsonl"):
+        (tmp_path / "samples" / name).write_text("{}")
+    said: list[str] = []
+    page = write_report(tmp_path, said.append).read_text()
+    assert len(said) == 5
+    assert {"script", "img"} & {tag for tag, attributes in Tags(page).tags if attributes.get("id") != "figures"} == {
+        "script"
+    }
+    assert [tag for tag in Tags(page).tags if tag[0] == "script"][1:] == [("script", {}), ("script", {})]
+    assert f"prompt {escape(EVIL)}" in page and f">{escape(EVIL)}</td>" in page
+
+
+def test_a_secret_in_an_older_config_or_failure_is_not_shown(tmp_path: Path) -> None:
+    """Versions before wrote addresses as they were given."""
+    fill(tmp_path, 3)
+    secret = "http://user:hunter2@host/score?api_key=k3y"
+    (tmp_path / "config.yaml").write_text(f"{CONFIG}rewards:\n- name: http\n  url: {secret}\n")
+    samples = tmp_path / "samples" / "step-000003.jsonl"
+    group = json.loads(samples.read_text())
+    group["failures"] = [{"where": "http", "kind": "unreachable", "message": f"{secret}: ConnectError"}]
+    samples.write_text(json.dumps(group) + "\n")
+    page = write_report(tmp_path).read_text()
+    assert page.count("http://***@host/score?api_key=***") == 2
+    assert "hunter2" not in page and "k3y" not in page
+
+
+def test_hundreds_of_damaged_lines_are_counted(tmp_path: Path) -> None:
+    fill(tmp_path, 1)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write("{half\n" * 300)
+    said: list[str] = []
+    write_report(tmp_path, said.append)
+    assert len(said) == 21
+    assert said[-1].endswith("and 280 more")

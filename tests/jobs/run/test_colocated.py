@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 from raylign.actors.weights.update import ExportedWeights
@@ -12,6 +13,7 @@ from raylign.jobs.run.parts import RunParts
 from raylign.jobs.run.roles import shares_gpu
 from raylign.jobs.run.run import Run
 from raylign.jobs.run.stop_request import StopRequest
+from raylign.learners.algorithms.facts import RunRows
 
 
 class NotedDown:
@@ -62,6 +64,17 @@ def test_the_gpu_changes_hands_around_every_step() -> None:
         "engines wake",
         "publisher deliver",
     ]
+
+
+def test_a_learner_that_takes_turns_runs_at_a_stage_that_can_leave_the_gpu(tmp_path: Path) -> None:
+    config = load_config(TrainConfig, [], {"rewards": [{"name": "exact"}]})
+    assert config.learner.zero_stage == 0
+    parts = RunParts(config)
+    stages = []
+    for parts.takes_turns in (False, True):
+        spec = parts._learner_spec(10, tmp_path, None, RunRows(0, "", 1, 10), [])
+        stages.append(spec.config.zero_stage)
+    assert stages == [0, 2]
 
 
 def test_it_is_chosen_where_one_gpu_has_two_roles() -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from raylign.jobs.run.folder import RunFolder, read_metrics
+from raylign.jobs.run.folder import RunFolder, read_metrics, write_atomically
 from raylign.jobs.run.output_folder import config_differences
 
 CONFIG = "name: a\nnum_steps: 10\nlearner:\n  learning_rate: 0.001\n  lora: null\nresume: false\n"
@@ -85,6 +85,42 @@ def test_resume_moves_the_lines_after_the_checkpoint_aside(tmp_path: Path) -> No
     assert [line["step"] for line in read_metrics(tmp_path)] == [1, 2, 3, 4]
     cut = (tmp_path / "metrics.cut-1.jsonl").read_text().splitlines()
     assert cut == ['{"step": 4}', '{"step": 5}', '{"step": 6, "rew']
+
+
+@pytest.mark.parametrize(
+    "place", ["checkpoints", "metrics.jsonl", "samples/step-000001.jsonl", ".lock", "experience/a"]
+)
+def test_a_link_out_of_the_folder_is_refused_and_nothing_outside_changes(tmp_path: Path, place: str) -> None:
+    path, outside = tmp_path / "run", tmp_path / "outside"
+    RunFolder.create(path, CONFIG).close()
+    (outside / "checkpoints" / ".tmp-step-000001").mkdir(parents=True)
+    (outside / "file").write_text("years of work")
+    link = path / place
+    link.parent.mkdir(exist_ok=True)
+    if link.is_dir():
+        link.rmdir()
+    link.unlink(missing_ok=True)
+    link.symlink_to(outside / ("checkpoints" if place == "checkpoints" else "file"))
+    with pytest.raises(ValueError, match=f"{link} is a link to {outside}/"):
+        RunFolder.create(path, CONFIG, resume=True)
+    assert (outside / "file").read_text() == "years of work"
+    assert (outside / "checkpoints" / ".tmp-step-000001").is_dir()
+
+
+def test_links_within_the_folder_and_a_link_to_it_are_taken(tmp_path: Path) -> None:
+    RunFolder.create(tmp_path / "disk", CONFIG).close()
+    (tmp_path / "disk" / "latest").symlink_to("checkpoints")
+    (tmp_path / "run").symlink_to(tmp_path / "disk")
+    RunFolder.create(tmp_path / "run", CONFIG, resume=True).close()
+
+
+def test_a_link_in_the_place_of_a_half_written_file_leads_nowhere(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("years of work")
+    (tmp_path / ".tmp-report.html").symlink_to(tmp_path / "mine")
+    (tmp_path / "report.html").symlink_to(tmp_path / "mine")
+    write_atomically(tmp_path / "report.html", "page")
+    assert (tmp_path / "mine").read_text() == "years of work"
+    assert (tmp_path / "report.html").read_text() == "page" and not (tmp_path / "report.html").is_symlink()
 
 
 def test_two_processes_cannot_write_one_run(tmp_path: Path) -> None:

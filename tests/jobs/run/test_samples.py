@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from raylign.jobs.run.folder import RunFolder
-from raylign.jobs.run.samples import read_samples, sample_files, write_samples
+from raylign.jobs.run.samples import sample_files, write_samples
+from raylign.rollout.data.json_lines import read_json_lines
 from raylign.rollout.sample import Completion, Failure, Group, Prompt, VersionSpan
 
 
@@ -32,7 +33,7 @@ def test_best_worst_failed_and_random_groups_are_kept_once_each(tmp_path: Path) 
         first = path.read_text()
         write_samples(run_folder, 10, groups, seed=3)
         assert path.read_text() == first
-    lines = read_samples(sample_files(tmp_path)[10])
+    lines = [line for _, line in read_json_lines(sample_files(tmp_path)[10])]
     assert [line["why"] for line in lines] == ["best", "worst", "failed", "random", "random"]
     assert [line["ordinal"] for line in lines[:3]] == [9, 0, 4]
     assert len({line["ordinal"] for line in lines}) == 5

@@ -245,9 +245,16 @@ def test_the_upper_share_falls_with_each_pass_over_the_rows() -> None:
     np.testing.assert_allclose(found, [0.5, 0.5, 0.4, 0.3], atol=1e-12)
 
 
-def test_a_filter_without_a_gate_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"filter_rate is 0\.3: bdr does not filter; set gate: true"):
-        BdrConfig(filter_rate=0.3)
+@pytest.mark.parametrize("filter_rate", [0.0, 0.1, 0.3])
+def test_a_filter_without_a_gate_is_refused_whatever_it_is(filter_rate: float) -> None:
+    with pytest.raises(ValueError, match=rf"filter_rate is {filter_rate:g}: bdr does not filter; set gate: true"):
+        BdrConfig(filter_rate=filter_rate)
+    assert BdrConfig(gate=True, filter_rate=filter_rate).gated_share == filter_rate
+
+
+def test_a_gate_without_a_rate_has_the_published_one_and_no_gate_none() -> None:
+    assert (BdrConfig(gate=True).gated_share, BdrConfig().gated_share) == (0.1, None)
+    assert BdrConfig(**BdrConfig().model_dump()) == BdrConfig()  # a printed config is accepted again
 
 
 def test_a_selector_goes_on_where_it_was_saved() -> None:

@@ -14,7 +14,6 @@ import pytest
 from raylign.jobs.compare.answer_files import read_answers
 from raylign.jobs.data.draw_log import DrawIdentity, DrawLog
 from raylign.jobs.run.folder import read_metrics, write_atomically
-from raylign.jobs.run.samples import read_samples
 from raylign.rollout.data.json_lines import MAX_DEPTH, read_json_lines
 from raylign.rollout.data.sources import read_rows
 
@@ -34,18 +33,21 @@ def text_of(value: Any) -> str:
 def test_a_line_ends_at_a_newline_only_in_every_file_that_holds_json_lines(tmp_path: Path) -> None:
     text = LINE_ENDS_OF_OTHERS.replace("\u001c", "").replace("\u000b", "").replace("\u000c", "")
     line = text_of({"prompt": text, "response": text})
-    file = write(tmp_path / "metrics.jsonl", line, "", line, start="\ufeff")
+    file = write(tmp_path / "rows.jsonl", line, "", line, start="\ufeff")
     expected = [{"prompt": text, "response": text}] * 2
     assert [value for _, value in read_json_lines(file)] == expected
     assert [number for number, _ in read_json_lines(file)] == [1, 3], "an empty line holds nothing, and counts"
-    assert read_rows(str(file)) == read_samples(file) == read_metrics(tmp_path) == expected
+    assert read_rows(str(file)) == expected
+    metrics = {f"reward/{text}/mean": 0.5}  # a reward may be called anything
+    write(tmp_path / "metrics.jsonl", text_of(metrics), "", text_of(metrics), start="\ufeff")
+    assert read_metrics(tmp_path) == [metrics] * 2
     assert [answer.text for answer in read_answers(file)] == [text] * 2
 
 
 @pytest.mark.parametrize("character", LINE_ENDS_OF_OTHERS[1::2])
 def test_what_is_written_with_any_character_is_read_again(character: str, tmp_path: Path) -> None:
     write_atomically(tmp_path / "a.jsonl", text_of({"prompt": f"a{character}b"}) + "\n")
-    assert read_samples(tmp_path / "a.jsonl") == [{"prompt": f"a{character}b"}]
+    assert [value for _, value in read_json_lines(tmp_path / "a.jsonl")] == [{"prompt": f"a{character}b"}]
 
 
 def test_half_a_surrogate_pair_in_a_message_does_not_hinder_writing(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ import pytest
 
 from raylign.jobs.cli import run_command_line
 from raylign.jobs.config.sweep import SweepConfig
-from raylign.jobs.sweep import expand, run_name, sweep, table
+from raylign.jobs.sweep.commands import expand, run_name
+from raylign.jobs.sweep.run import sweep
 
 SAIL: dict[str, Any] = {
     "name": "sail",
@@ -68,20 +69,22 @@ def test_a_sweep_that_makes_no_sense_is_refused(values: dict[str, Any], message:
         SweepConfig.model_validate(values)
 
 
-def test_a_run_that_fails_is_named_with_its_last_words_and_what_needs_it_is_left_out(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_nothing_starts_while_a_command_has_a_problem(tmp_path: Path) -> None:
     values = {
-        "folder": tmp_path,
+        "folder": tmp_path / "sweep",
         "models": {"none": {"model.path": str(tmp_path / "nothing")}},
         "sft": {"config": ["sft_arithmetic"]},
-        "tasks": {"DPO": {"config": ["dpo_arithmetic"]}},
+        "tasks": {"DPO": {"config": ["dpo_arithmetic"], "grid": {"seed": [1, 2]}}},
     }
-    assert sweep(SweepConfig.model_validate(values)) == 1
-    said = capsys.readouterr().out
-    assert "SFT_none_data: failed with 2" in said and "nothing" in said
-    assert "DPO_none_data: left out, since SFT_none_data failed" in said
-    assert table([]).startswith("| run |")
+    with pytest.raises(ValueError, match=r"SFT_none_data and 2 more: model.path: .*nothing"):
+        sweep(SweepConfig.model_validate(values))
+    assert not (tmp_path / "sweep" / "sweep.json").exists()
+
+
+def test_a_wrong_key_of_one_command_is_said_with_its_name(tmp_path: Path) -> None:
+    values = {**SAIL, "folder": tmp_path, "sft": None, "tasks": {"T": {"set": {"learner.learning_rat": 1}}}}
+    with pytest.raises(ValueError, match=r"T_Q0.5B_PP10.*: --learner.learning_rat: unknown option; did you mean"):
+        sweep(SweepConfig.model_validate(values))
 
 
 def test_a_dry_run_prints_and_starts_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -139,9 +142,26 @@ def test_a_finished_folder_counts_as_done_only_with_the_same_config(
     assert run_command_line([*run.words, "--print-config"]) == 0
     run.folder.mkdir()
     (run.folder / "config.yaml").write_text(capsys.readouterr().out)
-    (run.folder / "summary.json").write_text('{"finished": true, "num_steps": 3, "seconds": 1.0}')
+    (run.folder / "summary.json").write_text(
+        '{"finished": true, "num_steps": 3, "seconds": 1.0, "checkpoint": "somewhere"}'
+    )
     assert sweep(config) == 0
     assert "T_m_d: done before" in capsys.readouterr().out
     values["tasks"] = {"T": {"config": ["sft_arithmetic"], "set": {"learner.learning_rate": 0.5}}}
-    assert sweep(SweepConfig.model_validate(values)) == 1
-    assert "is finished with another config (learner.learning_rate: " in capsys.readouterr().out
+    with pytest.raises(ValueError, match=r"is finished with another config .learner.learning_rate: "):
+        sweep(SweepConfig.model_validate(values))
+
+
+def test_keys_by_data_set_reach_runs_and_what_follows_them() -> None:
+    follow_up = {"name": "E", "set": {"model": "{run}", "reference.model": "{start}"}, "datasets": {"d": {"seed": 4}}}
+    values = {
+        "models": {"m": {"model.path": "somewhere"}},
+        "datasets": {"d": {}, "e": {}},
+        "tasks": {"T": {"datasets": {"d": {"seed": 3}}, "then": [follow_up]}},
+    }
+    words = {run.name: run.words for run in expand(SweepConfig.model_validate(values))}
+    assert words["T_m_d"][-2:] == ("--seed", "3") and "--seed" not in words["T_m_e"]
+    assert words["T_m_d/E"][-6:] == ("--model", "{run}", "--reference.model", "somewhere", "--seed", "4")
+    values["tasks"]["T"]["datasets"]["f"] = {}  # type: ignore[index]
+    with pytest.raises(ValueError, match="T: datasets names f, which `datasets` has not"):
+        SweepConfig.model_validate(values)

@@ -1,0 +1,108 @@
+"""Weights to another node: bytes a second of the whole way (group, buckets, files) against one bare gloo broadcast of
+as many bytes between the same two processes.
+
+Given nothing; both nodes are this machine, so the link is its loopback.
+
+    .venv/bin/python -m benchmarks.weight_travel
+"""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.measurement import Measurement, show
+from raylign.rollout.weights.courier import Courier
+
+NUM_BYTES, BUCKET_BYTES = 1 << 30, 256 << 20
+HOME, AWAY = "learner's node", "another node"
+
+
+class MeasuredCourier(Courier):
+    """Also sends plain memory, in one piece."""
+
+    async def bare(self, num_bytes: int) -> None:
+        """Between all members of the group that stands."""
+        await asyncio.to_thread(self._bare, num_bytes)
+
+    def _bare(self, num_bytes: int) -> None:
+        import torch
+
+        assert self._group is not None
+        if not hasattr(self, "_plain"):
+            self._plain = torch.ones(num_bytes, dtype=torch.uint8)
+        self._group._send(self._plain)
+
+
+def measure(num_rounds: int = 7) -> list[dict[str, Any]]:
+    """One row."""
+    from raylign.actors.cluster import ClusterConfig, ray_cluster
+
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder, ray_cluster(ClusterConfig(address="local")):
+        bare, ours = asyncio.run(_seconds(Path(folder), num_rounds))
+    ratios = [b / o for b, o in zip(bare, ours, strict=True)]
+    return [
+        Measurement(
+            "weights to another node by gloo",
+            "GB/s",
+            NUM_BYTES / statistics.median(ours) / 1e9,
+            other=NUM_BYTES / statistics.median(bare) / 1e9,
+            other_name="bare broadcast",
+            ratio=statistics.median(ratios),
+            spread=(min(ratios), max(ratios)),
+            goal=">= 0.7",
+            notes=[f"{NUM_BYTES >> 20} MiB in buckets of {BUCKET_BYTES >> 20} MiB, over loopback"],
+        ).row()
+    ]
+
+
+async def _seconds(folder: Path, num_rounds: int) -> tuple[list[float], list[float]]:
+    import ray
+    import torch
+
+    from raylign.actors.fleet import Engine
+    from raylign.actors.handles import LocalHandle
+    from raylign.actors.weights.node_copies import NodeCopies
+    from raylign.actors.weights.update import ExportedWeights
+    from raylign.rollout.weights.buckets import SharedMemorySender
+
+    def start(node: str) -> Any:
+        environment = {"env_vars": {"OMP_NUM_THREADS": "1"}}
+        actor: Any = ray.remote(MeasuredCourier)
+        return actor.options(num_cpus=0, max_concurrency=16, runtime_env=environment).remote("127.0.0.1")
+
+    copies = NodeCopies("gloo", HOME, start, deadline_s=120)
+    engine = Engine(0, LocalHandle(Away()))
+    sender = SharedMemorySender(BUCKET_BYTES, folder)
+    parts = {f"part {index}": torch.randn(4 << 20) for index in range(NUM_BYTES // (16 << 20))}
+    bare_s, ours_s = [], []
+    for version in range(num_rounds + 1):
+        exported = ExportedWeights(version, tuple(sender.export(version, parts.items())), 0.0)
+        began_s = time.perf_counter()
+        _, errors = await copies.bring(exported, [engine])
+        assert not errors, errors
+        brought_s = time.perf_counter()
+        await asyncio.gather(*(courier.bare.remote(NUM_BYTES) for courier in copies._couriers.values()))
+        ended_s = time.perf_counter()
+        if version:  # the first makes the group and the files
+            ours_s.append(brought_s - began_s)
+            bare_s.append(ended_s - brought_s)
+    await copies.close()
+    sender.release()
+    return bare_s, ours_s
+
+
+class Away:
+    """An engine on another node."""
+
+    async def node(self) -> str:
+        """Which one."""
+        return AWAY
+
+
+if __name__ == "__main__":
+    show(measure())

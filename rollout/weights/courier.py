@@ -1,0 +1,115 @@
+"""A courier: brings exported weights from the learner's node to the memory of another node.
+
+One runs on each node concerned. Given bucket descriptions, the first sends the bytes that they describe, the others
+write them to buckets of their own and give the descriptions of those, with version and checksum as they came: engines
+of their node then load them as they would the learner's. No engine takes part, so none can be kept from generating.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from raylign.rollout.weights.buckets import BucketFile, BucketInfo, map_bucket, remove_orphans, shared_memory_folder
+from raylign.rollout.weights.group import Backend, TransferGroup
+
+PROBE_BYTES = 1 << 20
+"""Moved once, when a group is formed."""
+
+
+class Courier:
+    """One node's end. Its verbs run in threads of their own, so that it answers whatever its group does."""
+
+    def __init__(self, host: str, folder: Path | None = None) -> None:
+        """`host`: the address by which other nodes reach this one."""
+        self._host = host
+        self._folder = folder or shared_memory_folder()
+        self._files: list[BucketFile] = []
+        self._group: TransferGroup | None = None
+        self._store: Any = None
+        remove_orphans(self._folder)
+
+    async def process_id(self) -> int:
+        """Of this process; the answer says that it runs."""
+        return os.getpid()
+
+    async def open(self, deadline_s: float) -> tuple[str, int]:
+        """Member 0: the address at which the others join."""
+        return await asyncio.to_thread(self._open, deadline_s)
+
+    def _open(self, deadline_s: float) -> tuple[str, int]:
+        from torch.distributed import TCPStore
+
+        deadline = timedelta(seconds=deadline_s)
+        self._store = TCPStore(self._host, 0, is_master=True, wait_for_workers=False, timeout=deadline)
+        return self._host, self._store.port
+
+    async def join(
+        self, backend: Backend, address: tuple[str, int], member: int, num_members: int, deadline_s: float
+    ) -> None:
+        """Form the group with the others, and move a first MiB through it."""
+        await asyncio.to_thread(self._join, backend, address, member, num_members, deadline_s)
+
+    def _join(
+        self, backend: Backend, address: tuple[str, int], member: int, num_members: int, deadline_s: float
+    ) -> None:
+        import torch
+        from torch.distributed import TCPStore
+
+        if member:
+            deadline = timedelta(seconds=deadline_s)
+            self._store = TCPStore(*address, is_master=False, wait_for_workers=False, timeout=deadline)
+        self._group = TransferGroup(backend, self._store, member, num_members, self._host, deadline_s)
+        expected = (torch.arange(PROBE_BYTES) % 251).to(torch.uint8)
+        found = expected if member == 0 else torch.zeros_like(expected)
+        self._group.broadcast(found)
+        if not torch.equal(found, expected):
+            raise ValueError(f"the group of {num_members} nodes does not deliver what was sent ({backend})")
+
+    async def send(self, buckets: Sequence[BucketInfo]) -> None:
+        """Member 0: what these hold, to all others."""
+        await asyncio.to_thread(self._send, buckets)
+
+    def _send(self, buckets: Sequence[BucketInfo]) -> None:
+        import torch
+
+        assert self._group is not None, "join comes first"
+        for info in buckets:
+            if info.num_bytes:
+                self._group.broadcast(torch.frombuffer(map_bucket(info), dtype=torch.uint8, count=info.num_bytes))
+
+    async def receive(self, buckets: Sequence[BucketInfo]) -> list[BucketInfo]:
+        """The others: the same buckets in this node's memory, written over those of the version before."""
+        return await asyncio.to_thread(self._receive, buckets)
+
+    def _receive(self, buckets: Sequence[BucketInfo]) -> list[BucketInfo]:
+        assert self._group is not None, "join comes first"
+        copies = []
+        for info in buckets:
+            while len(self._files) <= info.index:
+                self._files.append(BucketFile(self._folder, 0))
+            file = self._files[info.index]
+            memory = file.room_for(info.num_bytes)
+            if info.num_bytes:
+                self._group.broadcast(memory)
+            copies.append(replace(info, path=str(file.path)))
+        while self._files and len(self._files) > buckets[-1].num_buckets:
+            self._files.pop().close()
+        return copies
+
+    async def leave(self) -> None:
+        """Give up the group; what was received stays."""
+        group, self._group, self._store = self._group, None, None
+        if group is not None:
+            await asyncio.to_thread(group.close)
+
+    async def stop(self) -> None:
+        """Give back group and memory."""
+        await self.leave()
+        while self._files:
+            self._files.pop().close()

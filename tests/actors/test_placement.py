@@ -1,0 +1,71 @@
+"""Room for the roles of a run: what is said where there is none, and where ranks and engines come to lie."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+
+import pytest
+
+from raylign.actors.cluster import ClusterConfig, ray_cluster
+from raylign.actors.placement import PlacementError, missing_resources, node_of, reserve
+from raylign.jobs.run.roles import asks_for_gpus, place_engines
+from tests.end_to_end.nodes import nodes
+
+
+def test_what_is_short_is_named_with_what_is_free() -> None:
+    assert missing_resources({"CPU": 2, "GPU": 1}, {"CPU": 0.5, "GPU": 1}) == "CPU (wants 2, free 0.5)"
+    assert missing_resources({"CPU": 1}, {"CPU": 1}) == "nothing on any single node big enough"
+
+
+@pytest.mark.ray
+def test_a_role_without_room_is_named_with_resources_labels_and_the_nodes_that_are_there() -> None:
+    async def test() -> None:
+        started_at = time.monotonic()
+        with pytest.raises(PlacementError) as raised:
+            await reserve("rollout worker 3", {"CPU": 1, "GPU": 2}, 2.0, {"market-type": "spot"})
+        assert time.monotonic() - started_at >= 2
+        words = str(raised.value)
+        assert "no room for rollout worker 3 in time (cluster.placement_deadline_s)" in words
+        assert "it needs CPU 1, GPU 2 on nodes with market-type: spot; short of GPU (wants 2, free 0)" in words
+        assert "Nodes that are there: 1 x CPU 2." in words
+        assert node_of(await reserve("rollout worker 0", {"CPU": 1}, 60.0))
+        assert not asks_for_gpus(ClusterConfig())
+        assert asks_for_gpus(ClusterConfig(gpus="always"))
+
+    with ray_cluster(ClusterConfig(address="local", num_cpus=2, object_store_mib=80)):
+        asyncio.run(test())
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_ranks_come_to_lie_on_one_node_and_each_engine_on_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two nodes with eight logical GPUs, eight ranks as Ray Train places them, four engines of two GPUs; and labels."""
+    import ray
+    from ray.util import placement_group, placement_group_table, remove_placement_group
+
+    async def place_all() -> tuple[set[str], set[str]]:
+        ranks = placement_group([{"CPU": 1, "GPU": 1}] * 8, strategy="PACK")
+        await ranks.ready()
+        engines = await place_engines(4, 1.0, 2.0, 60.0, {})
+        where = set(placement_group_table(ranks)["bundles_to_node_id"].values()), set(map(node_of, engines))
+        for group in (ranks, *engines):
+            remove_placement_group(group)
+        return where
+
+    async def test() -> None:
+        for _ in range(20):
+            of_ranks, of_engines = await place_all()
+            assert len(of_ranks) == 1
+            assert of_engines.isdisjoint(of_ranks)
+        (spot,) = (node["NodeID"] for node in ray.nodes() if node["Labels"].get("market-type") == "spot")
+        chosen = await place_engines(2, 1.0, 2.0, 60.0, {"market-type": "spot"})
+        assert set(map(node_of, chosen)) == {spot}
+
+    each = ["--num-cpus=12", "--num-gpus=8"]
+    with nodes(tmp_path, [each, [*each, "--labels=market-type=spot"]]) as cluster:
+        for name, value in cluster.environment.items():
+            monkeypatch.setenv(name, value)
+        with ray_cluster(ClusterConfig(address=cluster.address)):
+            asyncio.run(test())

@@ -1,0 +1,103 @@
+"""A Ray cluster of several nodes on this machine: raylets with ports and a temporary folder of their own.
+
+Given what each node has; gives the address and the nodes, whose processes are ended by their ids. `ray stop` is never
+called: it would end other people's Ray too.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from raylign.actors.node_start import PATIENT_ENVIRONMENT
+from tests.end_to_end.processes import WatchedProcess
+
+RAY = """
+from ray.scripts.scripts import main
+from raylign.actors.node_start import patient_node_start
+with patient_node_start():
+    main()
+"""
+"""The program `ray`, without its limit for the start of a node."""
+HEAD_PORTS = ("port", "ray-client-server-port", "dashboard-port")
+NODE_PORTS = (
+    "dashboard-agent-listen-port",
+    "dashboard-agent-grpc-port",
+    "metrics-export-port",
+    "runtime-env-agent-port",
+    "node-manager-port",
+    "object-manager-port",
+)
+
+
+@dataclass
+class Nodes:
+    """A running cluster."""
+
+    folder: Path
+    address: str
+    environment: dict[str, str]
+    processes: list[WatchedProcess] = field(default_factory=list)
+    """Of the head, and of every node that joined."""
+
+    def join(self, *words: str) -> WatchedProcess:
+        """Another node, as soon as it has registered."""
+        process = self._start(f"--address={self.address}", *words)
+        process.wait_for(lambda: "Ray runtime started" in process.output(), "another node")
+        return process
+
+    def _start(self, *words: str) -> WatchedProcess:
+        ports = [f"--{name}={port}" for name, port in zip(NODE_PORTS, free_ports(len(NODE_PORTS)), strict=True)]
+        words = ("start", "--block", "--node-ip-address=127.0.0.1", "--object-store-memory=100000000", *ports, *words)
+        log = self.folder / f"node{len(self.processes)}.log"
+        process = WatchedProcess([sys.executable, "-c", RAY, *words], log, self.environment)
+        self.processes.append(process)
+        return process
+
+
+@contextmanager
+def nodes(folder: Path, each: Sequence[Sequence[str]], extra: Mapping[str, str] | None = None) -> Iterator[Nodes]:
+    """`each`: words of `ray start` for the head and for the nodes that join it at once."""
+    temporary = Path(tempfile.mkdtemp(prefix="rl-", dir="/tmp"))  # short: Ray's sockets live below it
+    port, *others = free_ports(len(HEAD_PORTS))
+    environment = {key: value for key, value in os.environ.items() if key not in ("RAY_ADDRESS", "RAY_AUTH_TOKEN")}
+    token = folder / "token"
+    token.write_text(secrets.token_hex(32))
+    environment |= PATIENT_ENVIRONMENT | {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_worker_niceness": "0",  # else workers get nothing beside other tests
+        **(extra or {}),
+    }
+    cluster = Nodes(folder, f"127.0.0.1:{port}", environment)
+    head_ports = [f"--{name}={number}" for name, number in zip(HEAD_PORTS, (port, *others), strict=True)]
+    try:
+        head = cluster._start("--head", f"--temp-dir={temporary}", "--include-dashboard=false", *head_ports, *each[0])
+        head.wait_for(lambda: "Ray runtime started" in head.output(), "the head")
+        for words in each[1:]:
+            cluster.join(*words)
+        yield cluster
+    finally:
+        for process in reversed(cluster.processes):
+            process.end()
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def free_ports(count: int) -> list[int]:
+    """TCP ports that nobody listens on."""
+    sockets = [socket.socket() for _ in range(count)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
