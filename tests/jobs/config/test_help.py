@@ -29,6 +29,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "data sft": {"input_data_path": "a"},
     "compare": REWARDS | {"new": {"model": "a"}, "reference": {"model": "b"}},
     "sweep": {"tasks": {"one": {}}},
+    "sweep prep": {"tasks": {"one": {}}},
     "report": {"folder": "runs/a"},
     "data synthesize": {"task_instruction": "Add."},
     "synthetic-rl": {"task_instruction": "Add."},
