@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,6 +42,7 @@ class ClusterConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
     """How long to wait for the resources of all roles together (nodes that are still to come included)."""
 
 
+CONNECT_DEADLINE_S = 10.0
 LOOPBACK = "127.0.0.1"
 """Where all of a private cluster listens: nobody on the network has business with it."""
 QUIET_ENVIRONMENT = {
@@ -64,12 +68,15 @@ def ray_cluster(config: ClusterConfig) -> Iterator[dict[str, float]]:
     address = _address(config)
     common: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": True, "configure_logging": True}
     if address != "local":
+        check_address(config)
         ray.init(address=address, **common)
         try:
             yield ray.cluster_resources()
         finally:
             ray.shutdown()
         return
+    if problem := interpreter_problem():
+        raise ValueError(problem)
     warm_up_for(config)
     clear_orphans()
     # A short path: Ray's sockets live below it and may not exceed 107 characters. Ray opens its own folder to
@@ -92,6 +99,32 @@ def ray_cluster(config: ClusterConfig) -> Iterator[dict[str, float]]:
         ray.shutdown()
         temporary.remove()
         cool_down()
+
+
+def check_address(config: ClusterConfig) -> None:
+    """Raise where nobody answers: Ray itself would wait for minutes, and names nothing."""
+    address = _address(config)
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdecimal():
+        return  # `auto`, or a name that Ray looks up itself
+    key = "cluster.address" if config.address != "auto" else "RAY_ADDRESS"
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_DEADLINE_S).close()
+    except (OSError, OverflowError) as error:
+        raise ValueError(
+            f"{key} is {address}: no Ray answers there ({error}); give the address that `ray start` printed, or leave "
+            "it out to start a private one"
+        ) from None
+
+
+def interpreter_problem() -> str | None:
+    """Why Ray cannot start processes with this Python: it writes the path into a line for a shell without quotes."""
+    if re.fullmatch(r"[^\s'\"\\$`&|;<>()*?!#~{}\[\]]+", sys.executable):
+        return None
+    return (
+        f"Python is {sys.executable!r}: Ray starts its processes through a shell, which cuts that path apart; use an "
+        "environment whose path has no spaces, quotes or brackets"
+    )
 
 
 @contextmanager

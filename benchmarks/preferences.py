@@ -31,6 +31,7 @@ from raylign.jobs.config.train import TrainConfig
 from raylign.jobs.data.best_of_n import best_of_n
 from raylign.jobs.data.best_of_n_config import BestOfNConfig
 from raylign.jobs.init_model import InitModelConfig, init_model
+from raylign.jobs.run.checkpoints import checkpoint_of
 from raylign.jobs.run.folder import read_metrics
 from raylign.jobs.train import train
 from raylign.learners.model.model_logps import answer_logps
@@ -99,7 +100,7 @@ class Oracle:
             sft = load_config(TrainConfig, ["sft_arithmetic"], values)
             init_model(InitModelConfig(output=self.folder / "model", data=sft.data, seed=self.seed))
             train(sft)
-        checkpoint = Path(json.loads(summary.read_text())["checkpoint"])
+        checkpoint = Path(checkpoint_of(summary.parent, json.loads(summary.read_text())))
         if not (self.folder / "draws" / f"best_of_{N_OF_BONBON}.jsonl").exists():
             self.draw(checkpoint, "draws", self.prompts, [2, N_OF_BONBON])
         return checkpoint

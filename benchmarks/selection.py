@@ -29,6 +29,7 @@ from raylign.jobs.config.loading import load_config
 from raylign.jobs.config.train import TrainConfig
 from raylign.jobs.curricula.selection import read_selection
 from raylign.jobs.init_model import InitModelConfig, init_model
+from raylign.jobs.run.checkpoints import checkpoint_of
 from raylign.jobs.run.folder import read_metrics
 from raylign.jobs.train import train
 
@@ -83,7 +84,7 @@ class Task:
                 "checkpoints": {"every_steps": 0},
             }
             train(load_config(TrainConfig, [], values))
-        return Path(json.loads(summary.read_text())["checkpoint"])
+        return Path(checkpoint_of(summary.parent, json.loads(summary.read_text())))
 
     def section(self, name: str) -> Values:
         return {"source": str(self.folder / name), "reference": "{response}", "template": self.template}

@@ -6,5 +6,5 @@ curricula/    where the examples of a step come from
 config/       the configuration; cli.py: the command line
 recipes/      settings to start from
 checks/       what is known before anything starts; doctor
-report/ data/ compare/ simulation/ evaluate.py sweep.py quickstart.py init_model.py: beside the training
+report/ data/ compare/ sweep/ view/ simulation/ evaluate.py quickstart.py init_model.py: beside the training
 """

@@ -55,6 +55,8 @@ class Command:
     """Its checks before a start: takes config and machine, gives findings. None: it checks only its config."""
     plain_words: str | None = None
     """The key that plain words right after the command fill."""
+    example: str | None = None
+    """What to write where nothing was given and that is not enough."""
 
 
 COMMANDS = {
@@ -70,18 +72,21 @@ COMMANDS = {
         "train a model with any algorithm",
         starts_ray=True,
         examine="raylign.jobs.checks.plan:examine_training",
+        example="raylign train --config grpo_arithmetic",
     ),
     "evaluate": Command(
         "raylign.jobs.config.evaluate:EvaluateConfig",
         "raylign.jobs.evaluate:evaluate",
         "accuracy and pass@k of a model or checkpoint",
         examine="raylign.jobs.checks.plan:examine_evaluation",
+        example="raylign evaluate --config evaluate_arithmetic --model runs/tiny-model",
     ),
     "sample": Command(
         "raylign.jobs.sample.config:SampleConfig",
         "raylign.jobs.sample.sample:sample",
         "answers of a model or checkpoint to any prompts, without a reward",
         starts_ray=True,
+        examine="raylign.jobs.sample.sample:examine_sample",
     ),
     "chat": Command(
         "raylign.jobs.chat.config:ChatConfig",
@@ -103,6 +108,7 @@ COMMANDS = {
         "raylign.jobs.data.best_of_n:best_of_n",
         "preference pairs: best and worst of n answers, scored by rewards",
         examine="raylign.jobs.data.best_of_n:examine_best_of_n",
+        example="raylign data best-of-n --config best_of_n_arithmetic",
     ),
     "data score-pairs": Command(
         "raylign.jobs.data.score_pairs_config:ScorePairsConfig",
@@ -114,6 +120,7 @@ COMMANDS = {
         "raylign.jobs.data.grpo_config:GrpoDataConfig",
         "raylign.jobs.data.grpo:grpo_data",
         "training rows by how a model's answers score against references (BLEUBERI)",
+        examine="raylign.jobs.data.grpo:examine",
     ),
     "data sft": Command(
         "raylign.jobs.data.sft:SftDataConfig",
@@ -140,11 +147,13 @@ COMMANDS = {
         "raylign.jobs.config.sweep:SweepConfig",
         "raylign.jobs.sweep.run:sweep",
         "a grid of training runs from one file, and a table of what they found: prep, then execute",
+        example="raylign sweep --config sweep_sail",
     ),
     "sweep prep": Command(
         "raylign.jobs.config.sweep:SweepConfig",
         "raylign.jobs.sweep.run:sweep_prep",
         "check every command of a sweep and write sweep.json; starts nothing",
+        example="raylign sweep prep --config sweep_sail",
     ),
     "sweep execute": Command(
         "raylign.jobs.config.sweep:PreparedSweepConfig",
@@ -160,6 +169,7 @@ COMMANDS = {
         "raylign.jobs.simulation.config:PlanConfig",
         "raylign.jobs.checks.plan:plan",
         "check a training run without starting it, or predict its times (--simulate)",
+        example="raylign plan --config grpo_arithmetic",
     ),
     "init-model": Command(
         "raylign.jobs.init_model:InitModelConfig",
@@ -234,20 +244,27 @@ def _dispatch(words: list[str]) -> int:
 
         if lines := original_command_lines([name, *words]):
             raise ConfigError("\n".join(lines))
-        hint = nearest(name, COMMANDS)
+        group = [command for command in COMMANDS if command.startswith(f"{name.split()[0]} ")]
+        members_by_word = {command.split()[-1]: command for command in group}
+        hint = (
+            members_by_word.get(nearest(name.split()[-1], members_by_word) or "") if group else nearest(name, COMMANDS)
+        )
         raise ConfigError(
             f"{name}: unknown command"
-            + (f"; did you mean {hint}?" if hint else "")
-            + f" Commands: {', '.join(COMMANDS)}"
+            + (f"; did you mean {hint}?" if hint else ".")
+            + f" Commands: {', '.join(group or COMMANDS)}"
         )
     if name == "from" and words and words[0] not in ("-h", "--help", "--command"):
         words = ["--command", words[0] if len(words) == 1 else shlex.join(words)]  # the words are not options of ours
     config_class = _import(COMMANDS[name].config_class)
-    plain_words = COMMANDS[name].plain_words
-    if plain_words is not None and words and not words[0].startswith("-"):
-        words = [f"--{plain_words}", *words]
     parsed = parse_words(config_class, words, f"raylign {name}")
-    config = resolve(config_class, parsed.layers)
+    try:
+        config = resolve(config_class, parsed.layers)
+    except ConfigError as error:
+        example = COMMANDS[name].example
+        if words or example is None:
+            raise
+        raise ConfigError(f"{error}\nstart from a recipe, a file or one that comes with raylign:\n{example}") from None
     if parsed.print_config:
         print(config_yaml(config), end="")
         return 0
@@ -272,7 +289,11 @@ def command_name(words: list[str]) -> tuple[str, list[str]]:
     """The command, of one word or two (`data best-of-n`), and the words after it."""
     is_group = any(command.startswith(f"{words[0]} ") for command in COMMANDS)
     length = 2 if is_group and len(words) > 1 and not words[1].startswith("-") else 1
-    return " ".join(words[:length]), words[length:]
+    name, rest = " ".join(words[:length]), words[length:]
+    key = COMMANDS[name].plain_words if name in COMMANDS else None
+    if key is not None and rest and not rest[0].startswith("-"):
+        rest = [f"--{key}", *rest]
+    return name, rest
 
 
 def _overview(commands: Sequence[str] = tuple(COMMANDS)) -> str:

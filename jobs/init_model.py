@@ -73,7 +73,7 @@ class InitModelConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
 
 
 def init_model(config: InitModelConfig) -> Path:
-    """Write the model folder and return it."""
+    """Write the model folder, say where, and return it."""
     output = config.output.expanduser().absolute()
     if output.exists():
         raise ValueError(f"output folder {output} exists; choose a new one or remove it (it is never overwritten)")
@@ -90,6 +90,7 @@ def init_model(config: InitModelConfig) -> Path:
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
+    print(f"wrote {config.output}: a start for --model.path (it knows nothing yet)", flush=True)
     return output
 
 

@@ -36,6 +36,8 @@ BYTES_PER_TOKEN = 3
 MESSAGE_TOKENS = 16
 """More than any template puts around a message."""
 NO_KEY = "none"
+MAX_CHARACTERS = 500
+"""Of a service's words."""
 PERMANENT_ERRORS = (401, 403, 404)
 """Statuses that every other question would meet as well: no key, no right, no such model."""
 Accept = Callable[[str], object]
@@ -129,18 +131,27 @@ class ChatClient:
         except (TimeoutError, openai.APITimeoutError):
             return ChatFailure("timeout", f"no reply within {config.deadline_s:g} s ({self._name}.deadline_s)")
         except openai.RateLimitError as error:
-            return ChatFailure("rate_limited", f"HTTP 429 at the last of {config.num_attempts} tries: {error}")
+            return ChatFailure(
+                "rate_limited", self._told(f"HTTP 429 at the last of {config.num_attempts} tries: {error}")
+            )
         except openai.APIStatusError as error:
             status = error.response.status_code
+            message = self._told(error.message)
             if status in PERMANENT_ERRORS:
                 raise ValueError(
                     f"the {self._name} {config.model!r} at {error.request.url} refuses with HTTP {status}: "
-                    f"{error.message}; check {self._name}.endpoints (url, model, api_key_env)"
+                    f"{message}; check {self._name}.endpoints (url, model, api_key_env)"
                 ) from None
-            return ChatFailure("unreachable" if status >= 500 else "refused", f"HTTP {status}: {error.message}")
+            return ChatFailure("unreachable" if status >= 500 else "refused", f"HTTP {status}: {message}")
         except openai.APIConnectionError as error:
             return ChatFailure("unreachable", f"{error}: {error.__cause__!r}")
         return None
+
+    def _told(self, message: str) -> str:
+        """What a service says, without the key that it may repeat, and not all of a long page."""
+        for key in self._keys:
+            message = message.replace(key, "***") if key != NO_KEY else message
+        return message[:MAX_CHARACTERS]
 
     async def _ask_missing(
         self,

@@ -41,6 +41,7 @@ def check_model_folder(path: str | Path) -> None:
         return
     if not (folder / "config.json").is_file():
         raise ValueError(f"{folder}: no config.json in it, so no model in Hugging Face format")
+    _check_config(folder / "config.json")
     for index in folder.glob("*.safetensors.index.json"):
         try:
             shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
@@ -57,6 +58,15 @@ def check_model_folder(path: str | Path) -> None:
             )
         raise ValueError(f"{folder}: no weights in it (no *.safetensors file)")
     refuse_own_code(folder)
+
+
+def _check_config(file: Path) -> None:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file}: not a model's config: not readable as JSON ({error})") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{file}: not a model's config: a {type(found).__name__} in the place of names and values")
 
 
 def refuse_own_code(folder: Path) -> None:
@@ -86,7 +96,7 @@ def _own_code(file: Path) -> str:
     """The classes that a config file names beside itself, `modeling_x.Model`; empty where there are none."""
     try:
         named = json.loads(file.read_text(encoding="utf-8")).get("auto_map")
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         return ""
     classes = named.values() if isinstance(named, dict) else named or ()
     parts = [part for each in classes for part in (each if isinstance(each, list) else [each])]
@@ -109,7 +119,7 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             str(folder or path), local_files_only=local_only, trust_remote_code=False
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         if folder is not None and (code := _own_code(folder / "tokenizer_config.json")):
             raise ValueError(_NEVER_RUN.format(folder=folder, what="tokenizer", code=code)) from None
         if folder is not None:

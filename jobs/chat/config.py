@@ -17,7 +17,7 @@ from raylign.rollout.engine.config import EngineConfig
 class ChatConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
     """Talk to a model in the terminal."""
 
-    model: str = "models/tiny"
+    model: str = "runs/tiny-model"
     """Model folder, checkpoint folder, run folder (its last checkpoint) or Hugging Face id."""
     template: str | None = None
     """`chat` uses the tokenizer's chat template; anything else is a plain template with `{prompt}`. Empty: what the run

@@ -9,11 +9,13 @@ from __future__ import annotations
 import os
 import platform
 import resource
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from pydantic import BaseModel
 
+from raylign.actors.cluster import interpreter_problem
 from raylign.jobs.checks.diagnosis import Diagnosis, Status
 from raylign.jobs.checks.leftovers import check_leftovers, clean
 from raylign.jobs.checks.machine import GIB, Machine, disk_space, this_machine
@@ -40,6 +42,7 @@ def doctor(config: DoctorConfig) -> int:
     machine = this_machine()
     diagnoses = [
         *check_machine(machine, config.folder),
+        check_interpreter(),
         check_containment(),
         *check_environment(machine, config.imports),
         *check_ray(),
@@ -47,6 +50,12 @@ def doctor(config: DoctorConfig) -> int:
     ]
     print_diagnoses(diagnoses)
     return 1 if any(diagnosis.status == "bad" for diagnosis in diagnoses) else 0
+
+
+def check_interpreter() -> Diagnosis:
+    """Whether Ray can start processes with this Python."""
+    problem = interpreter_problem()
+    return Diagnosis("interpreter", "bad" if problem else "ok", sys.executable, problem or "")
 
 
 def check_machine(machine: Machine, folder: Path) -> Iterator[Diagnosis]:

@@ -45,6 +45,10 @@ class ModelSize:
         return 2 * self.num_layers * self.num_kv_heads * self.head_width * dtype_bytes
 
 
+MAX_HEADER_BYTES = 100_000_000
+"""As safetensors itself has it."""
+
+
 def read_model_size(folder: Path) -> ModelSize | None:
     """From config.json and the headers of *.safetensors; None for other formats."""
     config = json.loads((folder / "config.json").read_text())
@@ -74,8 +78,15 @@ def _header(file: Path) -> dict[str, list[int]]:
     """Tensor names and shapes: 8 bytes of length, then JSON."""
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
-        header: dict[str, Any] = json.loads(stream.read(length))
-    return {name: entry["shape"] for name, entry in header.items() if name != "__metadata__"}
+        if length > MAX_HEADER_BYTES:
+            raise ValueError(f"{file}: not a safetensors file (it says that its header has {length:,} bytes)")
+        text = stream.read(length)
+    try:
+        header: dict[str, Any] = json.loads(text)
+        shapes = {name: [int(n) for n in entry["shape"]] for name, entry in header.items() if name != "__metadata__"}
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{file}: not a safetensors file (its header cannot be read: {error})") from None
+    return shapes
 
 
 def checkpoint_bytes(size: ModelSize, config: TrainConfig, on_gpu: bool) -> int:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
-from raylign.actors.cluster import ClusterConfig
+from raylign.actors.cluster import ClusterConfig, check_address
 from raylign.jobs.checks.data import Samples, check_data, may_share_rows
 from raylign.jobs.checks.findings import Findings, print_findings
 from raylign.jobs.checks.idle_settings import idle_settings
@@ -31,6 +31,7 @@ from raylign.jobs.checks.memory_estimate import (
     learner_bytes,
     read_model_size,
 )
+from raylign.jobs.checks.private_cluster import check_private_cluster
 from raylign.jobs.checks.unused_rows import unused_rows
 from raylign.jobs.config.evaluate import EvaluateConfig
 from raylign.jobs.config.loading import config_yaml
@@ -173,6 +174,7 @@ def examine_answering(
     from raylign.jobs.run.checkpoints import model_folder
 
     if _runs_here(cluster.address):
+        check_private_cluster(cluster, machine, findings)
         _check_count("num_engines", num_engines, engine.tensor_parallel_size, machine, findings)
     path = findings.attempt("model", lambda: model_folder(model))
     if path is None:
@@ -284,7 +286,12 @@ def _check_resources(config: TrainConfig, num_engines: int, machine: Machine, fi
     roles = f"{ranks} learner rank(s), {num_engines} engine(s)"
     if not _runs_here(config.cluster.address):
         findings.fact("roles", f"{roles}, on the cluster {config.cluster.address}")
+        try:  # a plan may be made where the cluster is not seen; a start looks again
+            check_address(config.cluster)
+        except ValueError as error:
+            findings.warnings.append(str(error))
         return
+    check_private_cluster(config.cluster, machine, findings)
     findings.fact("roles", f"{roles}, on {machine.num_cores} cores and {len(machine.gpus)} GPUs")
     if config.cluster.num_cpus is not None and config.cluster.num_cpus > machine.num_cores:
         findings.warnings.append(

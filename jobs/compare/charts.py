@@ -50,7 +50,13 @@ def points_of_folder(folder: Path) -> list[ComparisonPoint]:
     path = folder / "comparison.json"
     if not path.is_file():
         raise ValueError(f"{folder} holds no comparison.json; give the folder of a finished `raylign compare`")
-    found = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        return _points(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{path}: not what `raylign compare` writes ({type(error).__name__}: {error})") from None
+
+
+def _points(found: dict[str, Any]) -> list[ComparisonPoint]:
     new, reference, kl = found["new"], found["reference"], found["kl"] or {}
     in_tokens = new["mean_tokens"] is not None and reference["mean_tokens"] is not None
     length_key = "mean_tokens" if in_tokens else "mean_characters"

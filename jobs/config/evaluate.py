@@ -39,7 +39,7 @@ class EvaluateConfig(Section):
     """Folder for the results; `{name}` and `{seed}` are filled in."""
     seed: int = Field(0, ge=0, lt=2**31)
     """Decides which rows are taken and the sampling."""
-    model: str = "models/tiny"
+    model: str = "runs/tiny-model"
     """Model folder, checkpoint folder, run folder (its last checkpoint) or Hugging Face id."""
     data: DataConfig = DataConfig()
     num_prompts: int | None = Field(None, ge=1)

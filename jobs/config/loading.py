@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import argparse
 import importlib.resources
+import itertools
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,6 +23,7 @@ from pydantic_settings import BaseSettings, CliSettingsSource, SettingsError
 
 from raylign.jobs.config.defaults import merged, with_defaults
 from raylign.jobs.config.help import describe_item_keys, help_of_keys
+from raylign.jobs.config.help_pages import HelpRequest, help_page, help_request
 from raylign.jobs.config.keys import KeyPath, dotted_keys, nearest, readable_problems
 from raylign.jobs.config.word_lists import WordList, word_list_keys
 from raylign.jobs.originals.hints import original_words_hint
@@ -67,8 +70,21 @@ def resolve(config_class: type[Config], layers: Sequence[Layer]) -> Config:
     try:
         return config_class.model_validate(with_defaults(config_class, values))
     except ValidationError as error:
-        places = [layer.places for layer in reversed(layers)]
-        raise ConfigError("\n".join(readable_problems(config_class, error, places))) from None
+        raise ConfigError("\n".join(readable_problems(config_class, error, [_places(layers)]))) from None
+
+
+def _places(layers: Sequence[Layer]) -> dict[KeyPath, str]:
+    """Where the values stand that won: what a later layer replaces as a whole takes the places inside with it."""
+    places: dict[KeyPath, str] = {}
+    for layer in layers:
+        for path, place in layer.places.items():
+            value: Any = layer.values
+            for step in path:
+                value = value[step] if isinstance(value, dict | list) else None
+            if not isinstance(value, dict):
+                places = {old: where for old, where in places.items() if old[: len(path)] != path}
+            places[path] = place
+    return places
 
 
 def config_yaml(config: BaseModel) -> str:
@@ -91,12 +107,13 @@ def find_recipe(name: str) -> Path:
     word = Path(name).name.removesuffix(".yaml")  # a name may hold a point: qwen2.5
     if Path(name).parent == Path() and word in shipped:
         return shipped[word]
-    hint = nearest(word, shipped)
-    raise ConfigError(
-        f"--config {name}: no such file"
-        + (f"; did you mean the recipe {hint}?" if hint else ".")
-        + (f" Recipes that come with raylign: {', '.join(sorted(shipped))}" if shipped else "")
-    )
+    if Path(name).is_dir():
+        files = ", ".join(sorted(path.name for path in Path(name).glob("*.yaml"))[:5])
+        raise ConfigError(f"--config {name}: a folder; name a file in it: {files or 'it has no .yaml'}")
+    if hint := nearest(word, shipped):
+        raise ConfigError(f"--config {name}: no such file; did you mean the recipe {hint}?")
+    names = textwrap.fill(", ".join(sorted(shipped)), 100)
+    raise ConfigError(f"--config {name}: no such file. Recipes that come with raylign:\n{names}")
 
 
 def read_recipe(path: Path) -> Layer:
@@ -125,7 +142,10 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parse_words(config_class: type[BaseModel], words: list[str], program: str) -> ParsedWords:
-    """Read options; `--help` prints every key with its default and a sentence, and exits."""
+    """Read options; `--help` prints a page or, as `--help all`, every key with its default and a sentence, and ends."""
+    if (request := help_request(words)) is not None:
+        _print_help_page(config_class, request, program)
+        words = ["--help"]
     parser = _Parser(
         prog=program,
         usage=f"{program} [--config RECIPE.yaml ...] [--section.key VALUE ...]",
@@ -164,6 +184,28 @@ def parse_words(config_class: type[BaseModel], words: list[str], program: str) -
         raise ConfigError(f"{error}; values of lists are JSON, for instance '[1, 2]'") from None
     _note_flags(flags.values, (), flags.places)
     return ParsedWords([*(read_recipe(find_recipe(file)) for file in files), flags], print_config)
+
+
+def _print_help_page(config_class: type[BaseModel], request: HelpRequest, program: str) -> None:
+    """And end; returns where everything is to be printed."""
+    paths = [find_recipe(file) for file in request.recipes]
+    values: dict[str, Any] = {}
+    for path in paths:
+        values = merged(values, read_recipe(path).values)
+    heads = [line[1:].strip() for path in paths for line in _head_comment(path)]
+    try:
+        page = help_page(config_class, request, values, "\n".join(heads), program)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    if page is not None:
+        print(page)
+        raise SystemExit(0)
+
+
+def _head_comment(path: Path) -> list[str]:
+    """What a recipe says of itself above its first key."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return list(itertools.takewhile(lambda line: line.startswith("#"), lines))
 
 
 def _add_argument(

@@ -7,47 +7,14 @@ and misses, is an error with file and line.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from raylign.jobs.config.keys import nearest
 from raylign.jobs.config.loading import Layer, read_recipe
+from raylign.jobs.originals.sail_names import FAMILIES, HELD_OUT_ROWS, MODELS, OWN_HELD_OUT, data_keys, family_of
 
-MODELS = {
-    **{f"Q{size}": f"Qwen/Qwen1.5-{size}" for size in ("0.5B", "1.8B", "4B", "7B")},
-    **{f"Qc{size}": f"Qwen/Qwen1.5-{size}-Chat" for size in ("0.5B", "1.8B", "4B", "7B")},
-    **{
-        f"Py{size}": f"EleutherAI/pythia-{size.lower()}-deduped"
-        for size in ("70M", "160M", "410M", "1B", "1.4B", "2.8B", "6.9B")
-    },
-    "Ph1.5B": "microsoft/phi-1_5",
-    "Ph2B": "microsoft/phi-2",
-    "Pm3B": "microsoft/Phi-3-mini-4k-instruct",
-    "G2B": "google/gemma-2b",
-    "G7B": "google/gemma-7b",
-    "M7B": "mistralai/Mistral-7B-v0.1",
-    "L8B": "meta-llama/Meta-Llama-3-8B-Instruct",
-}
-HUMAN = "Human: {prompt}\n\nAssistant: "
-PKU = "PKU-Alignment/PKU-SafeRLHF"
-FAMILIES: dict[str, dict[str, Any]] = {
-    "PP": {"source": PKU, "pairs.format": "pku_better", "template": HUMAN},
-    "PM": {"source": PKU, "pairs.format": "pku_safer", "template": HUMAN},
-    "U": {"source": "openbmb/UltraFeedback", "pairs.format": "ultrafeedback", "template": "[INST] {prompt} [/INST] "},
-    "AH": {"source": "Anthropic/hh-rlhf", "pairs.format": "dialogues", "template": "{prompt}"},
-    "OS": {
-        "source": "openai/summarize_from_feedback",
-        "subset": "comparisons",
-        "pairs.format": "summarize",
-        "template": "{prompt}",
-    },
-    "OW": {"source": "openai/webgpt_comparisons", "pairs.format": "webgpt", "template": HUMAN},
-}
-OWN_HELD_OUT = {"PP": "test", "PM": "test", "AH": "test", "OS": "validation"}
-"""Split that a whole data set keeps for evaluation; the others give 5 % of their rows."""
-HELD_OUT_ROWS = {"10": ("2000:10000", "0:2000"), "30": ("3000:30000", "0:3000")}
 REWARDS: dict[str, list[dict[str, Any]]] = {
     "PP": [{"name": "reward_model", "model": "PKU-Alignment/beaver-7b-v1.0-reward", "max_tokens": 2048}],
     "PM": [{"name": "reward_model", "model": "PKU-Alignment/beaver-7b-v1.0-cost", "max_tokens": 2048, "weight": -1}],
@@ -143,14 +110,20 @@ class _Reader:
         """`evaluate` answers and scores in one go, so with EVALREWARD there is nothing left for GEN to do."""
         asked = {name: _held_out(name, keys, "data") for name, keys in datasets.items()}
         common = {"data.prompt": "{prompt}", "data.reference": None, "data.skip_too_long": True, **ROOM}
-        for stage in ("EVALREWARD",) if "EVALREWARD" in stages else ("GEN",):
-            if stage in stages:
-                yield {
-                    "name": stage,
-                    "command": "evaluate",
-                    "set": {"model": "{run}", **common},
-                    "datasets": {name: keys | {"rewards": self._rewards(name)} for name, keys in asked.items()},
-                }
+        if "EVALREWARD" in stages:
+            yield {
+                "name": "EVALREWARD",
+                "command": "evaluate",
+                "set": {"model": "{run}", **common},
+                "datasets": {name: keys | {"rewards": self._rewards(name)} for name, keys in asked.items()},
+            }
+        elif "GEN" in stages:
+            yield {
+                "name": "GEN",
+                "command": "sample",
+                "set": {"model": "{run}", "sampling.temperature": 0.0, **common},
+                "datasets": asked,
+            }
         if "EVALGPT" in stages:
             yield {
                 "name": "EVALGPT",
@@ -163,24 +136,16 @@ class _Reader:
         return {"model.path": MODELS[self._known(name, tuple(MODELS), ("model",), "model")]}
 
     def _data_keys(self, name: str) -> dict[str, Any]:
-        family, size = _family(name)
-        if family is None:
+        keys = data_keys(name)
+        if keys is None:
             known = ", ".join(f"{each}10, {each}30, {each}0" for each in FAMILIES)
             raise self._error(("dataset",), f"unknown data set {name!r}; known: {known}")
-        keys = {f"data.{key}": value for key, value in FAMILIES[family].items()}
-        if family in ("PP", "PM") and size != "0":
-            keys["data.source"] += f"-{size}K"
-        rows = HELD_OUT_ROWS[size][0] if size != "0" else "0%:100%" if family in OWN_HELD_OUT else "5%:100%"
-        if family in ("PP", "PM") and size == "30":
-            rows = "0%:100%"  # it has a split of its own to evaluate on
-        return keys | {"data.split_seed": 42, "data.rows": rows}
+        return keys
 
     def _rewards(self, name: str) -> list[dict[str, Any]]:
-        family, _ = _family(name)
+        family, _ = family_of(name)
         if family not in REWARDS:
-            raise self._error(
-                ("dataset",), f"{name} has no published reward model, which GEN, EVALREWARD, DPR and MIX need here"
-            )
+            raise self._error(("dataset",), f"{name} has no published reward model, which EVALREWARD, DPR and MIX need")
         return REWARDS[family]
 
     def _list(self, key: str) -> list[Any]:
@@ -207,14 +172,9 @@ class _Reader:
         return OriginalTasksError(f"{self._places.get(place, str(self._path))}: {message}")
 
 
-def _family(name: str) -> tuple[str | None, str]:
-    found = re.fullmatch(rf"({'|'.join(FAMILIES)})(10|30|0)", name)
-    return (found[1], found[2]) if found else (None, "")
-
-
 def _held_out(name: str, keys: Mapping[str, Any], section: str) -> dict[str, Any]:
     """The same source under another section, with the rows that are not trained on."""
-    family, size = _family(name)
+    family, size = family_of(name)
     moved = {f"{section}.{key.removeprefix('data.')}": value for key, value in keys.items() if key.startswith("data.")}
     own_split = OWN_HELD_OUT.get(family or "")
     if own_split is not None and (size == "0" or (family in ("PP", "PM") and size == "30")):

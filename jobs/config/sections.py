@@ -21,7 +21,7 @@ class Section(BaseModel, extra="forbid", use_attribute_docstrings=True):
 class ModelConfig(Section):
     """Which model is trained."""
 
-    path: str = "models/tiny"
+    path: str = "runs/tiny-model"
     """Folder or Hugging Face id of the model to start from."""
 
 

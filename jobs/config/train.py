@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 from pydantic import Field, model_validator
 
@@ -37,6 +38,14 @@ BYTES_PER_TOKEN = 8
 
 class TrainConfig(Section, serialize_by_alias=True):
     """One training run."""
+
+    first_keys: ClassVar[tuple[str, ...]] = (
+        "name", "resume", "seed", "model.path", "data.source", "data.prompt", "data.rows", "algorithm.name", "rewards",
+        "num_steps", "num_epochs", "rollout.prompts_per_step", "sampling.num_completions", "sampling.max_tokens",
+        "rollout.engine.max_model_len", "learner.learning_rate", "learner.lora.rank", "rollout.num_engines",
+        "learner.num_ranks", "async.max_staleness", "evaluation.every_steps", "checkpoints.every_steps",
+    )  # fmt: skip
+    """What `--help` begins with."""
 
     name: str = Field("run", min_length=1)
     """Name of the run, for its folder and the trackers."""

@@ -168,11 +168,17 @@ class Refresh:
 
     def load(self, folder: Path) -> None:
         """What `save` wrote. Answers that were under way then are asked for again, as soon as their step comes."""
-        state = json.loads((folder / STATE_FILE).read_text())
-        with pa.OSFile(str(folder / ANSWERS_FILE), "rb") as file:
-            batch = pa.ipc.open_file(file).get_batch(0)
-        self.groups = dict(zip(state["rows"], batch_to_groups(batch), strict=True))
-        self.in_use_since, self.num_refreshes = state["in_use_since"], state["num_refreshes"]
+        try:
+            state = json.loads((folder / STATE_FILE).read_text())
+            with pa.OSFile(str(folder / ANSWERS_FILE), "rb") as file:
+                batch = pa.ipc.open_file(file).get_batch(0)
+            self.groups = dict(zip(map(int, state["rows"]), batch_to_groups(batch), strict=True))
+            self.in_use_since, self.num_refreshes = int(state["in_use_since"]), int(state["num_refreshes"])
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            raise ValueError(
+                f"{folder}: {STATE_FILE} or {ANSWERS_FILE} is damaged ({error}); remove the checkpoint, and the run "
+                "goes on from the one before"
+            ) from error
         if self.in_use_since >= 0:
             self._last_step = self.in_use_since
 

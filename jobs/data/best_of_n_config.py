@@ -45,7 +45,7 @@ class BestOfNConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
     """Go on with the draw in the folder; prompts that are there are not drawn again."""
     seed: int = Field(0, ge=0, lt=2**31)
     """Decides the order of prompts and the sampling."""
-    model: str = "models/tiny"
+    model: str = "runs/tiny-model"
     """Model folder, checkpoint folder, run folder (its last checkpoint) or Hugging Face id: the policy to imitate the
     best of."""
     data: DataConfig = DataConfig()

@@ -11,6 +11,8 @@ import re
 import shlex
 from collections.abc import Callable, Mapping
 
+from raylign.jobs.originals.sail_names import MODELS, data_keys
+
 Key = tuple[str, str]
 
 TEMPLATES: Mapping[Key, str] = {
@@ -84,7 +86,6 @@ SAID_ONLY = frozenset(
 """Counted in another unit than ours, or a file that we do not read: carried over, they would mean something else."""
 SAID_WORDS = "its value means something else here"
 
-_FAMILIES = {"Q": "Qwen/Qwen1.5-{}B", "Qc": "Qwen/Qwen1.5-{}B-Chat"}
 ALIASES: Mapping[Key, Mapping[str, str]] = {
     ("bdr", "lora_rank"): {"0": "--learner.lora null"},
     ("bdr", "save_steps"): {"-1": "--checkpoints.every_steps 0"},
@@ -101,34 +102,9 @@ ALIASES: Mapping[Key, Mapping[str, str]] = {
         "pythia28": "--model.path EleutherAI/pythia-2.8b",
         "pythia69": "--model.path EleutherAI/pythia-6.9b",
     },
-    ("sail", "-p"): {
-        route: f"--config sail_{route.lower()}" for route in ("DPO", "DDP", "DPP", "DPR", "MIX")
-    },
-    ("sail", "-m"): {
-        **{f"{short}{size}B": f"--model.path {name.format(size)}" for short, name in _FAMILIES.items()
-           for size in ("0.5", "1.8", "4", "7")},
-        **{f"Py{size}": f"--model.path EleutherAI/pythia-{size.lower()}-deduped"
-           for size in ("70M", "160M", "410M", "1B", "1.4B", "2.8B", "6.9B")},
-        "Ph1.5B": "--model.path microsoft/phi-1_5",
-        "Ph2B": "--model.path microsoft/phi-2",
-        "Pm3B": "--model.path microsoft/Phi-3-mini-4k-instruct",
-        "G2B": "--model.path google/gemma-2b",
-        "G7B": "--model.path google/gemma-7b",
-        "M7B": "--model.path mistralai/Mistral-7B-v0.1",
-        "L8B": "--model.path meta-llama/Meta-Llama-3-8B-Instruct",
-    },
-    ("sail", "-d"): {
-        **{f"U{size}": f"--data.source openbmb/UltraFeedback --data.pairs.format ultrafeedback{rows}"
-           for size, rows in (("0", ""), ("10", " --data.rows 2000:10000"), ("30", " --data.rows 3000:30000"))},
-        **{f"{short}{size}": f"--data.source {source} --data.pairs.format {rule}"
-           for short, rule in (("PP", "pku_better"), ("PM", "pku_safer"))
-           for size, source in (("0", "PKU-Alignment/PKU-SafeRLHF"), ("10", "PKU-Alignment/PKU-SafeRLHF-10K"),
-                                ("30", "PKU-Alignment/PKU-SafeRLHF-30K"))},
-        "AH0": "--data.source Anthropic/hh-rlhf --data.pairs.format dialogues",
-        "OS0": "--data.source openai/summarize_from_feedback --data.subset comparisons --data.pairs.format summarize",
-        "OW0": "--data.source openai/webgpt_comparisons --data.pairs.format webgpt",
-    },
-}  # fmt: skip
+    ("sail", "-m"): {short: f"--model.path {name}" for short, name in MODELS.items()},
+    ("sail", "-p"): {route: f"--config sail_{route.lower()}" for route in ("DPO", "DDP", "DPP", "DPR", "MIX")},
+}
 """Short names, and values that mean something else than a number."""
 ONLY_ALIASES = frozenset({("bdr", "selector_mode")})
 """Any other value is unknown there too."""
@@ -143,6 +119,8 @@ def words_of(page: str, word: str, value: str | None, batch_size: int) -> list[s
     """Ours; None where the example's place takes the value as it is. A value that cannot be read is a ValueError."""
     key = (page, word)
     aliases = ALIASES.get(key, {})
+    if key == ("sail", "-d") and value is not None and (named := data_keys(value)) is not None:
+        return [part for name, each in named.items() for part in (f"--{name}", str(each))]
     if value is not None and value in aliases:
         return shlex.split(aliases[value])
     if key in ONLY_ALIASES:

@@ -33,6 +33,8 @@ class Chart:
     tick_format: str = ""
     log: bool = False
     stacked: bool = False
+    smoothed: bool = True
+    """False for a schedule: it is no noise."""
     always_shown: tuple[float, ...] = (0.0,)
     """Values that the axis covers whatever the data; a constant series would get a meaningless scale."""
 
@@ -75,7 +77,16 @@ CHARTS: tuple[Chart, ...] = (
         "share of pairs",
         ".0%",
     ),
-    Chart("Completion length", (("rollout/completion_length_mean", "mean"),), "tokens"),
+    Chart(
+        "Completion length",
+        (
+            ("rollout/completion_length_mean", "mean"),
+            ("rollout/completion_length_p90", "nine of ten below"),
+            ("rollout/completion_length_max", "largest"),
+        ),
+        "tokens",
+    ),
+    Chart("Spread of the total reward", (("reward/std", "standard deviation"),), "reward"),
     Chart(
         "Share without signal",
         (
@@ -86,7 +97,7 @@ CHARTS: tuple[Chart, ...] = (
         "share",
         ".0%",
     ),
-    Chart("Loss", (("learner/loss", "loss"),), "nats", always_shown=()),
+    Chart("Loss", (("learner/loss", "loss"),), "", always_shown=()),
     Chart(
         "Losses of both levels",
         (
@@ -148,6 +159,7 @@ CHARTS: tuple[Chart, ...] = (
         "tokens/s",
         ",",
     ),
+    Chart("Pause for new weights", (("weights/pause_s", "generation stands still"),), "seconds"),
     Chart("Idle shares", (("idle/rollout_share", "engines"), ("idle/learner_share", "learner")), "share", ".0%"),
     Chart(
         "A step, as the learner sees it",
@@ -159,7 +171,7 @@ CHARTS: tuple[Chart, ...] = (
         "seconds per step",
         stacked=True,
     ),
-    Chart("Learning rate", (("learner/learning_rate", "learning rate"),), "", ".1e"),
+    Chart("Learning rate", (("learner/learning_rate", "learning rate"),), "", ".1e", smoothed=False),
 )
 
 
@@ -254,7 +266,7 @@ def _traces(
         return [trace | {"stackgroup": "all", "line": {"color": colour, "width": 0.5}}]
     if key == "evaluation/accuracy":
         return [trace | {"mode": "lines+markers", "error_y": _interval(steps, values, lines, colour)}]
-    if len(values) < SMOOTHED_FROM:
+    if len(values) < SMOOTHED_FROM or not chart.smoothed:
         return [trace | {"mode": "lines+markers", "marker": {"size": 4}}]
     reach = max(2, len(values) // 40)
     pale = trace | {"opacity": 0.3, "line": {"color": colour, "width": 1}, "showlegend": False}

@@ -16,9 +16,11 @@ from raylign.jobs.report.page import folded, number, page, percent, table, tiles
 from raylign.jobs.report.samples import samples_html
 from raylign.jobs.report.selection import refreshes_html, selection_html
 from raylign.jobs.report.stage import Problems, Stage, read_stages, read_summary
+from raylign.jobs.report.starts import MISMATCH_WORDS, accuracy_words, starts_html
 from raylign.jobs.run.folder import write_atomically
 from raylign.jobs.run.progress import duration
 
+MISMATCH = "mean |Δ log-prob|"
 PHASES = {"wait": "waiting for groups", "learner": "learning", "weights": "sending weights"}
 """By metric, what the learner does in a step: engines and rewards go on beside it."""
 
@@ -134,7 +136,7 @@ def _facts(stage: Stage) -> list[tuple[str, str]]:
         ("tokens/s, median", number(round(sorted(speed)[len(speed) // 2])) if speed else "–"),
         ("reward, start → end", _first_to_last(values_of(lines, "reward/mean")[1])),
         ("loss, start → end", _first_to_last(values_of(lines, "learner/loss")[1])),
-        ("mean |Δ log-prob|", f"{sum(mismatch) / len(mismatch):.1e}" if mismatch else "–"),
+        (MISMATCH, f"{sum(mismatch) / len(mismatch):.1e}" if mismatch else "–"),
     ]
 
 
@@ -159,23 +161,28 @@ def _stage(stage: Stage, index: int, alone: bool, drawn: dict[str, Any]) -> str:
     for number_of_chart, (chart, figure) in enumerate(charts):
         chart_id = f"chart-{index}-{number_of_chart}"
         drawn[chart_id] = figure
+        said = caption(chart) + (f" {accuracy_words(stage.config_yaml)}" if chart.title == "Accuracy" else "")
         parts.append(
-            f"<figure><figcaption>{escape(chart.title)}<small>{escape(caption(chart))}</small></figcaption>"
+            f"<figure><figcaption>{escape(chart.title)}<small>{escape(said)}</small></figcaption>"
             f'<div class="plot" id="{chart_id}"></div></figure>'
         )
     samples, selection = samples_html(stage.path, stage.problems), _selection(stage)
     refreshes = refreshes_html(stage.lines, stage.config_yaml)
+    how = starts_html(stage)
+    facts = _tiles_of(stage) if stage.lines else []
     title = "" if alone else f'<h2 class="stage" id="stage-{index}">{escape(stage.name)}</h2>'
     return "\n".join(
         [
             title + _not_shown(stage.problems),
-            tiles(_tiles_of(stage)) if stage.lines else "",
+            tiles(facts) if facts else "",
+            f'<p class="soft small">{escape(MISMATCH_WORDS)}</p>' if MISMATCH in dict(facts) else "",
             _time_split(stage.lines),
             "<h3>Charts</h3>" if charts else '<p class="soft">No step has finished yet.</p>',
             f'<div class="charts">{"".join(parts)}</div>',
             f'<p class="soft small">Not measured here: {escape(", ".join(missing))}.</p>' if missing else "",
             "<h3>Selection of rows</h3>" + refreshes + selection if refreshes or selection else "",
             "<h3>Samples</h3>" + samples if samples else "",
+            how,
             "<h3>Config</h3>" + folded("config.yaml", f"<pre>{escape(stage.config_yaml)}</pre>"),
         ]
     )

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from raylign.jobs.curricula.selection import SELECTION_FILE, read_selection
 from raylign.jobs.report.page import folded, number, percent, table, tiles
+from raylign.rollout.data.yaml_text import yaml_value
 
 NUM_ROWS = 12
 """Rows shown at each end."""
@@ -56,8 +56,7 @@ def refreshes_html(lines: Sequence[Mapping[str, Any]], config_yaml: str) -> str:
     """What the policy has answered anew so far, from the first refresh on; empty for runs that never do."""
     refreshes = [line for line in lines if line.get("refresh/rows") is not None]
     if not refreshes:
-        algorithm = (yaml.safe_load(config_yaml) or {}).get("algorithm", {}) if config_yaml else {}
-        return "<p>No row has been answered anew yet.</p>" if "generation_every_steps" in algorithm else ""
+        return "<p>No row has been answered anew yet.</p>" if _answers_anew(config_yaml) else ""
     rows, tokens = (sum(line.get(f"refresh/{name}") or 0 for line in refreshes) for name in ("rows", "tokens"))
     last = refreshes[-1]
     times = "once" if len(refreshes) == 1 else f"in {len(refreshes)} refreshes"
@@ -65,6 +64,15 @@ def refreshes_html(lines: Sequence[Mapping[str, Any]], config_yaml: str) -> str:
         f"<p>Answered anew by the policy: {number(rows)} rows {times}, {number(tokens)} tokens; the last "
         f"{number(last['refresh/rows'])} in use since step {number(last.get('step', 0))}.</p>"
     )
+
+
+def _answers_anew(config_yaml: str) -> bool:
+    try:
+        config = yaml_value(config_yaml, "config.yaml")
+    except ValueError:  # the report says elsewhere that it cannot be read
+        return False
+    algorithm = config.get("algorithm") if isinstance(config, Mapping) else None
+    return isinstance(algorithm, Mapping) and "generation_every_steps" in algorithm
 
 
 def _histogram(weights: np.ndarray) -> str:

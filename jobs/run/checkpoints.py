@@ -12,7 +12,7 @@ import importlib.metadata
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ SPARE_BYTES = 1 << 20
 """Less free than this after a failed write is a full disk."""
 _TEMPORARY = ".tmp-"
 _REPLACED = ".replaced-"
+_OTHERS = "go on with the version that wrote the checkpoint, or move it out of the run folder"
 _NO_LONGER_KEPT = ("prompt_ordinal", "num_metrics_lines")
 """Keys that older checkpoints have in `complete.json`; nothing read them."""
 
@@ -166,7 +167,15 @@ def _read(path: Path) -> Checkpoint | None:
         kept = json.loads((path / "complete.json").read_text())
     except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
         return None
-    return Checkpoint(path, CheckpointRecord(**{key: kept[key] for key in kept.keys() - set(_NO_LONGER_KEPT)}))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path / 'complete.json'}: cannot be read: {error}; {_OTHERS}") from None
+    try:
+        record = CheckpointRecord(**{key: kept[key] for key in kept.keys() - set(_NO_LONGER_KEPT)})
+        if not isinstance(record.step, int):
+            raise TypeError(f"step is {str(record.step)[:80]!r}")
+    except (TypeError, AttributeError) as error:  # never taken for a leftover, which would be removed
+        raise ValueError(f"{path / 'complete.json'}: not what this version writes ({error}); {_OTHERS}") from None
+    return Checkpoint(path, record)
 
 
 def _flush_to_disk(folder: Path) -> None:
@@ -186,6 +195,13 @@ def _flush_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def checkpoint_of(run_folder: Path, summary: Mapping[str, Any]) -> str:
+    """The one that summary.json names: inside the run folder; older summaries say it from the folder of the start."""
+    named = str(summary["checkpoint"])
+    inside = run_folder / named
+    return str(inside) if inside.is_dir() else named
 
 
 def model_folder(model: str) -> str:

@@ -6,6 +6,7 @@ Given a path and the resolved config; gives a folder that is never overwritten:
     metrics.jsonl   one line for each step       experience/   every scored group (docs/experience.md)
     summary.json    the end result               checkpoints/  policies to load and state to resume
     report.html     all of it as one page        reference/    log π_ref of rows, where rows are learned from
+    run.log         what was said while it went  starts.jsonl  machine, versions, command of each start
 
 and what was asked for beside: `evaluation/` with answers to held-out prompts, `selection.parquet`, the trackers' files.
 """
@@ -16,6 +17,8 @@ import json
 import math
 import os
 from collections.abc import Mapping
+from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -33,6 +36,7 @@ class RunFolder:
         self.config_path = path / "config.yaml"
         self.metrics_path = path / "metrics.jsonl"
         self.summary_path = path / "summary.json"
+        self.log_path = path / "run.log"
         self.report_path = path / "report.html"
         self.samples_path = path / "samples"
         self.experience_path = path / "experience"
@@ -79,6 +83,12 @@ class RunFolder:
         self._metrics_file.close()
         self._metrics_file = self.metrics_path.open("a", encoding="utf-8")
         return len(cut)
+
+    def append_log(self, message: str) -> None:
+        """A line of `run.log`, with its time. What cannot be written is no reason to end a run."""
+        stamp = datetime.now().astimezone().isoformat(timespec="seconds")
+        with suppress(OSError), self.log_path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+            file.writelines(f"{stamp} {line}\n" for line in message.split("\n"))
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """The end result, for people and scripts."""

@@ -39,8 +39,10 @@ METRICS: tuple[Metric, ...] = (
     Metric("reward/<name>/not_applicable_share", "share", "Completions that the reward says it does not apply to."),
     Metric("reward/failure_share", "share", "Completions without a total reward because scoring failed."),
     Metric("reward/zero_variance_share", "share", "Groups whose rewards are all equal, or cancel: no signal in them."),
-    Metric("rollout/accuracy", "share", "Scored completions whose first reward is 1."),
+    Metric("rollout/accuracy", "share", "Sampled and scored completions whose first reward is 1."),
     Metric("rollout/completion_length_mean", "tokens", "Mean length of a completion."),
+    Metric("rollout/completion_length_p90", "tokens", "Nine of ten completions are no longer."),
+    Metric("rollout/completion_length_max", "tokens", "Longest completion."),
     Metric("rollout/truncated_share", "share", "Completions cut at the token limit."),
     Metric("rollout/failed_groups", "groups", "Prompts for which the engine gave no completion."),
     Metric("rollout/filtered_groups", "groups", "Groups without reward spread, replaced (dynamic sampling)."),
@@ -49,10 +51,12 @@ METRICS: tuple[Metric, ...] = (
     Metric("rollout/aborted_groups", "groups", "Groups ended early, because they could not be used any more."),
     Metric("rollout/given_up_prompts", "prompts", "Prompts recorded as failed after several attempts."),
     Metric("rollout/tokens", "tokens", "Tokens in the groups of the step."),
-    Metric("rollout/tokens_per_s", "tokens/s", "Generated tokens per second of rollout.", from_clock=True),
+    Metric(
+        "rollout/tokens_per_s", "tokens/s", "Generated tokens per second of rollout, since the start.", from_clock=True
+    ),
     Metric("staleness/masked_tokens", "tokens", "Tokens beyond the staleness bound, left out of the loss."),
     Metric("staleness/dropped_groups", "groups", "Groups beyond the staleness bound, dropped and generated again."),
-    Metric("learner/loss", "nats", "The loss that was minimised, over the whole batch."),
+    Metric("learner/loss", "loss", "The loss that was minimised: nats where answers are imitated."),
     Metric("learner/grad_norm", "norm", "Global gradient norm before clipping."),
     Metric("learner/learning_rate", "rate", "Learning rate of the last optimizer step."),
     Metric("learner/kl", "nats", "KL from the policy to the reference, mean over tokens."),
@@ -190,6 +194,9 @@ def rollout_metrics(groups: Sequence[Group], make: ExampleMaker | None = None) -
     if not completions:
         return metrics
     metrics["rollout/completion_length_mean"] = metrics["rollout/tokens"] / len(completions)
+    lengths = [len(completion.token_ids) for completion in completions]
+    metrics["rollout/completion_length_p90"] = float(np.quantile(lengths, 0.9, method="higher"))
+    metrics["rollout/completion_length_max"] = float(max(lengths))
     metrics["rollout/truncated_share"] = _share([c.stop_reason == "length" for c in completions])
     scored = [group for group in groups if group.completions and group.total_rewards is not None]
     if not scored:

@@ -18,6 +18,7 @@ from raylign.jobs.run.checkpoints import Checkpoint, CheckpointStore
 from raylign.jobs.run.folder import RunFolder
 from raylign.jobs.run.held_out import HeldOut
 from raylign.jobs.run.parts import RunParts
+from raylign.jobs.run.provenance import printed_to, write_start
 from raylign.jobs.run.recorder import Recorder
 from raylign.jobs.run.run import Run
 from raylign.jobs.run.stop_request import StopRequest
@@ -48,7 +49,8 @@ async def open_run(
     parts = parts or RunParts(config)
     stop = StopRequest(recorder.say)
     run = run_class(config, curriculum, parts, held_out, folder, checkpoints, recorder, stop, record)
-    with stop.listening():
+    write_start(folder.path, config.model.path)
+    with stop.listening(), printed_to(folder.append_log):
         try:
             engines = " and the engines" if parts.num_engines else ""
             with recorder.waiting("starting the learner" + engines):
@@ -56,6 +58,9 @@ async def open_run(
                 await parts.start(config.num_steps, folder.path, checkpoint, rows)
             recorder.started()
             yield run
+        except Exception as error:
+            folder.append_log(f"ended by {type(error).__name__}: {error}")
+            raise
         finally:
             await end(curriculum, parts, recorder)
 

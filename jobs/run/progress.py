@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,7 @@ SHOWN: tuple[tuple[str, str, str], ...] = (
 """Metric, label and format. The first metric of a label wins; a loss is shown only without a reward."""
 
 REMINDER_S = 30.0
+BAR_WIDTH = 12
 
 
 class Progress:
@@ -44,7 +45,7 @@ class Progress:
         every_s: float = 5.0,
     ) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
         from rich.progress import Progress as Bar
 
         self.title, self.total, self.unit = title, total, unit
@@ -54,15 +55,13 @@ class Progress:
         self._done = start
         self._bar = Bar(
             TextColumn("[bold]{task.description}"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=BAR_WIDTH),
             MofNCompleteColumn(),
             TextColumn(f"{unit}  {{task.fields[facts]}}"),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[time_left]}"),
             console=self._console,
             disable=not self._console.is_terminal,
         )
-        self._task = self._bar.add_task(title, total=total, completed=start, facts="", time_left="")
+        self._task = self._bar.add_task(title, total=total, completed=start, facts="")
 
     def __enter__(self) -> Progress:
         self._began = time.monotonic()
@@ -78,7 +77,10 @@ class Progress:
         self._done = done
         facts, time_left = shown(metrics or {}), self._time_left()
         if self._console.is_terminal:
-            self._bar.update(self._task, completed=done, facts=facts, time_left=time_left)
+            fixed = f"{self.title}  {self.total}/{self.total} {self.unit}  "
+            elapsed = f"after {duration(time.monotonic() - self._began)}"
+            room = self._console.width - BAR_WIDTH - len(fixed) - 1
+            self._bar.update(self._task, completed=done, facts=fitting([time_left, *facts.split("  "), elapsed], room))
         elif done >= self.total or time.monotonic() - self._last_line >= self._every_s:
             self._last_line = time.monotonic()
             parts = (f"{self.title}: {done}/{self.total} {self.unit}", facts, time_left)
@@ -123,6 +125,17 @@ def shown(metrics: Mapping[str, float | None]) -> str:
         if value is not None and label not in facts and not (label == "loss" and "reward" in facts):
             facts[label] = f"{label} {form.format(value)}"
     return "  ".join(facts.values())
+
+
+def fitting(parts: Sequence[str], room: int) -> str:
+    """As many of the parts, in their order, as a line has room for: nothing is cut."""
+    line = ""
+    for part in parts:
+        longer = f"{line}  {part}" if line and part else line or part
+        if len(longer) > room:
+            break
+        line = longer
+    return line
 
 
 def duration(seconds: float) -> str:

@@ -40,13 +40,15 @@ class Recorder:
         self.num_tokens_generated = resumed.tokens_generated if resumed else 0
         self._seconds_before = resumed.seconds if resumed else 0.0
         self._clock = time.monotonic()
+        self._rollout_tokens = self._rollout_s = 0.0
         self.evaluations = [line for line in read_metrics(folder.path) if "evaluation/seconds" in line]
         self.evaluated_step = int(self.evaluations[-1]["step"]) if self.evaluations else -1
         self._trackers = Trackers(config.trackers, folder, step)
         self._progress = Progress(config.name, config.num_steps, start=step)
 
     def say(self, message: str) -> None:
-        """A line for the user."""
+        """A line for the user, and for whoever reads the run folder later."""
+        self._folder.append_log(message)
         self._progress.say(message)
 
     @contextmanager
@@ -54,6 +56,18 @@ class Recorder:
         """Say what is waited for, and every 30 s that it still is."""
         with self._progress.waiting(what):
             yield
+
+    def finished(self) -> None:
+        """Where the results are, what changed, and how to go on."""
+        folder = self._folder.path
+        accuracies = [line["evaluation/accuracy"] for line in self.evaluations if "evaluation/accuracy" in line]
+        change = f"held-out accuracy {accuracies[0]:.1%} → {accuracies[-1]:.1%}; " if len(accuracies) > 1 else ""
+        self.say(f"{change}done: {folder}; look at {self._folder.report_path}")
+        self.say(f"go on from it by --model.path {folder}, or with more steps by --num_steps N --resume")
+
+    def interrupted(self, command: str | None) -> None:
+        """How to go on."""
+        self.say(f"stopped; go on by: {command} --resume" if command else "stopped; go on by --resume")
 
     def started(self) -> None:
         """Steps begin: the time left counts from here."""
@@ -77,8 +91,10 @@ class Recorder:
         if said := self._alarm.after_step(step, metrics):
             self.say(f"step {step}: {said}")
         line = {"step": step, "seconds": self.seconds, **metrics}
-        if line.get("time/rollout_s"):
-            line["rollout/tokens_per_s"] = line["rollout/tokens"] / line["time/rollout_s"]
+        self._rollout_tokens += line.get("rollout/tokens", 0.0)
+        self._rollout_s += line.get("time/rollout_s", 0.0)
+        if self._rollout_s and "time/rollout_s" in line:  # of one step alone: its groups may have been there before
+            line["rollout/tokens_per_s"] = self._rollout_tokens / self._rollout_s
         self.num_tokens_generated += int(line.get("rollout/tokens", 0) + line.get("refresh/tokens", 0))
         if groups and (step == 1 or step % max(1, self._config.num_steps // NUM_SAMPLE_FILES) == 0):
             write_samples(self._folder, step, groups, seed=self._config.seed)

@@ -7,6 +7,7 @@ weights, records, evaluations and checkpoints. Only this file knows how they wor
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -22,6 +23,7 @@ from raylign.jobs.run.folder import RunFolder
 from raylign.jobs.run.held_out import HeldOut
 from raylign.jobs.run.metrics import flow_metrics
 from raylign.jobs.run.parts import RunParts
+from raylign.jobs.run.provenance import command_words
 from raylign.jobs.run.recorder import Recorder
 from raylign.jobs.run.replay_flow import ReplayFlow
 from raylign.jobs.run.step_batches import StepBatch
@@ -235,8 +237,15 @@ class Run:
     async def finish(self) -> None:
         """Save what is not saved yet, the summary and the report."""
         await self.save_progress()
-        self.folder.write_summary(self.summary())
+        summary = self.summary()
+        if summary["checkpoint"] is not None:  # inside the folder, so that it may be moved
+            summary["checkpoint"] = os.path.relpath(summary["checkpoint"], self.folder.path)
+        self.folder.write_summary(summary)
         try_report(self.folder.path, self._recorder.say)
+        if self.was_interrupted:
+            self._recorder.interrupted(command_words())
+        else:
+            self._recorder.finished()
 
     def summary(self) -> dict[str, Any]:
         """The end result in a few numbers."""

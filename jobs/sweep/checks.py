@@ -21,6 +21,7 @@ from raylign.jobs.cli import COMMANDS, command_name
 from raylign.jobs.config.loading import ConfigError, config_yaml, parse_words, resolve
 from raylign.jobs.config.train import TrainConfig, generates_anything
 from raylign.jobs.report.results import is_finished, read_result
+from raylign.jobs.run.checkpoints import checkpoint_of
 from raylign.jobs.run.output_folder import config_differences
 from raylign.jobs.run.roles import shares_gpu
 from raylign.jobs.sweep.commands import RUN, START, SweepRun
@@ -159,7 +160,7 @@ def _checkpoint(folder: Path) -> str:
     found = read_result(folder) or {}
     if "checkpoint" not in found:
         raise ValueError(f"{folder / 'summary.json'} names no checkpoint: the run is not done")
-    return str(found["checkpoint"])
+    return checkpoint_of(folder, found)
 
 
 def _import(place: str) -> Any:

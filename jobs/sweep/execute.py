@@ -53,14 +53,14 @@ class Execution:
         self._waiting = _needed_first(prepared)
         self._running: dict[int, _Running] = {}
         self._count = len(prepared)
+        self._is_stopping = False
         self.states: dict[str, str] = {}
 
     def run(self) -> dict[str, str]:
         """Until everything has ended; KeyboardInterrupt once all processes have, after a Ctrl-C."""
-        interrupted = False
         while self._waiting or self._running:
             try:
-                if not interrupted:
+                if not self._is_stopping:
                     self._start_what_can()
                 if not self._running:
                     break
@@ -68,11 +68,11 @@ class Execution:
                 for pidfd in ready:
                     self._ended(pidfd)
             except KeyboardInterrupt:
-                interrupted = True
+                self._is_stopping = True
                 print(f"stopping {len(self._running)} commands; Ctrl-C again does not let them finish", flush=True)
                 for one in self._running.values():
                     one.process.send_signal(signal.SIGINT)
-        if interrupted:
+        if self._is_stopping:
             raise KeyboardInterrupt
         return self.states
 
@@ -146,6 +146,9 @@ class Execution:
         if code == 0:
             self._say(one.prepared, "done")
             return
+        if self._is_stopping:
+            self._say(one.prepared, "stopped")
+            return
         said = one.log.read_text("utf-8", "replace").strip().splitlines() or ["nothing"]
         self._say(one.prepared, f"failed with {code}; {one.log} ends in: {said[-1][:200]}")
 
@@ -169,7 +172,9 @@ def _needed_first(prepared: Sequence[Prepared]) -> list[Prepared]:
 
 
 def _as_child(cores: Sequence[int]) -> None:
-    """Between fork and exec: its cores, and a signal when its parent ends however it ends."""
+    """Between fork and exec: its cores, and a signal when its parent ends however it ends. A shell that starts a sweep
+    in the background has it ignore Ctrl-C; a command must hear it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     if cores:
         os.sched_setaffinity(0, cores)
     libc: Any = ctypes.CDLL(None)

@@ -34,9 +34,9 @@ def states_of(folder: Path, prepared: Sequence[Prepared]) -> dict[str, str]:
         state = said.get(one.run.name, "")
         if is_finished(one.run.folder) and not state.startswith("failed"):
             states[one.run.name] = "done"
-        elif state == "running":
-            steps = _steps(one.run.folder)
-            states[one.run.name] = f"running{steps}" if is_executed else f"broken off{steps}, execute goes on with it"
+        elif state in ("running", "stopped"):
+            steps, goes_on = _steps(one.run.folder), state == "running" and is_executed
+            states[one.run.name] = f"running{steps}" if goes_on else f"broken off{steps}, execute goes on with it"
         elif state.startswith(("failed", "left out")):
             states[one.run.name] = state
         else:

@@ -18,6 +18,7 @@ from raylign.rewards.tasks.latex import plain_mathematics
 
 MARK = "#### "
 _NUMBER = re.compile(r"-?[0-9.,]+")
+_LED_BY_LETTER = re.compile(r"[(\[]?(?P<letter>[A-Za-z])[)\].:]+\s")
 _PLAIN_NUMBER = re.compile(r"-?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)")
 
 
@@ -109,6 +110,8 @@ def option_in(text: str, options: tuple[str, ...], ignore_case: bool) -> str | N
         if bare == option or (ignore_case and bare.casefold() == option.casefold()):
             return option
     if all(len(option) == 1 and option.isalpha() for option in options):
-        letter = choice(bare)
+        # `C. Vitamins A, D and E`: what an option says is no letter of another
+        led = _LED_BY_LETTER.match(bare)
+        letter = led["letter"].upper() if led is not None else choice(bare)
         return next((option for option in options if option.upper() == letter), None)
     return None

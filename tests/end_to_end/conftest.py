@@ -28,7 +28,18 @@ HELD_OUT = {**SUMS, "rows": "0%:20%"}
 
 
 @pytest.fixture(scope="session")
-def ray_session() -> Iterator[None]:
+def planted_secrets() -> Iterator[dict[str, str]]:
+    """Six keys in the environment of all that this session starts; test_secrets.py looks where they got to."""
+    names = ("OPENAI_API_KEY", "WANDB_API_KEY", "HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "ANTHROPIC_API_KEY", "JUDGE_KEY")
+    with pytest.MonkeyPatch.context() as patch:
+        secrets = {name: f"planted-{name.lower().replace('_', '-')}-5ecre7" for name in names}
+        for name, secret in secrets.items():
+            patch.setenv(name, secret)
+        yield secrets
+
+
+@pytest.fixture(scope="session")
+def ray_session(planted_secrets: dict[str, str]) -> Iterator[None]:
     """A private Ray for this session."""
     with ray_cluster(ClusterConfig(address="local")):
         yield

@@ -126,7 +126,7 @@ def test_a_submitted_job_trains_with_the_uploaded_code(head: Head, start_model: 
     assert done.returncode == 0, done.stdout + done.stderr
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["finished"]
-    assert (Path(summary["checkpoint"]) / "model.safetensors").is_file()
+    assert (tmp_path / "run" / summary["checkpoint"] / "model.safetensors").is_file()
     # the links in src/ were followed, and every process imported what was uploaded, not the editable install
     packages = head.temporary.glob("session_2*/runtime_resources/working_dir_files/_ray_pkg_*")
     (uploaded,) = (path for path in packages if path.is_dir())

@@ -81,5 +81,10 @@ def test_all_stages_end_in_a_report_and_a_summary(
     assert {"accuracy_before", "accuracy_after", "seconds", "tokens_generated", "num_steps", "seed"} <= summary.keys()
     assert summary["seed"] == 5
     assert summary["num_steps"] == 2
-    assert Path(summary["checkpoint"]).is_dir()
+    assert (folder / summary["checkpoint"]).is_dir()
+    assert "go on from it by --model.path" in said.err and "--resume" in said.err
+    with pytest.raises(ValueError, match=r"is done: .*report.html; for another one choose --folder"):
+        quickstart(QuickstartConfig(folder=folder, seed=5))
+    (folder / "grpo" / "summary.json").unlink()  # as a Ctrl-C leaves it
+    assert quickstart(QuickstartConfig(folder=folder, seed=5))["checkpoint"] == summary["checkpoint"]
     assert "grpo" in (folder / "report.html").read_text()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -45,7 +47,7 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
 
 def test_help_of_train_shows_every_key_with_its_default(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        run_command_line(["train", "--help"])
+        run_command_line(["train", "--help", "all"])
     text = re.sub(r"\s+", " ", capsys.readouterr().out)
     missing = [key for key in dotted_keys(TrainConfig) if f"--{key} " not in text]
     assert not missing
@@ -129,3 +131,40 @@ def test_a_connection_that_fails_is_no_error_of_a_file(monkeypatch: pytest.Monke
     monkeypatch.setattr("raylign.jobs.cli.report", refuse)
     with pytest.raises(ConnectionRefusedError):
         run_command_line(["report", "--folder", "somewhere"])
+
+
+@pytest.mark.parametrize("command", ["train", "plan", "evaluate", "sweep", "data best-of-n"])
+def test_a_command_alone_names_a_recipe_to_start_from(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command_line(command.split()) == 2
+    *_, advice, example = capsys.readouterr().err.splitlines()
+    assert advice == "error: start from a recipe, a file or one that comes with raylign:"
+    assert example.startswith(f"raylign {command} --config ")
+    assert run_command_line([*example.split()[1:], "--print-config"]) == 0
+
+
+def test_a_member_that_a_group_has_not_is_answered_with_those_it_has(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command_line(["data", "foo"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: data foo: unknown command. Commands: data best-of-n, ") and "train" not in said
+
+
+def test_ctrl_c_while_imports_are_under_way_is_one_word(tmp_path: Path) -> None:
+    """A module that hangs stands in the place of the first that takes long."""
+    (tmp_path / "pydantic.py").write_text("print('importing', flush=True)\nimport time\ntime.sleep(600)\n")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
+    words = [sys.executable, "-m", "raylign.jobs", "plan"]
+    with subprocess.Popen(words, stdout=-1, stderr=-1, text=True, env=environment) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout.readline() == "importing\n"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+        assert process.stderr.read() == "stopped\n"
+
+
+def test_a_terminal_that_cannot_show_a_character_shows_another() -> None:
+    for encoding in ("latin-1", "ascii"):
+        environment = {**os.environ, "PYTHONIOENCODING": encoding}
+        done = subprocess.run(
+            [sys.executable, "-m", "raylign.jobs", "train", "--help"], capture_output=True, env=environment
+        )
+        assert done.returncode == 0 and b"Traceback" not in done.stderr, done.stderr

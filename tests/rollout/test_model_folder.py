@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 import raylign
+from raylign.jobs.checks.memory_estimate import read_model_size
 from raylign.learners.engines.config import LearnerConfig
 from raylign.learners.model.policy_model import load_policy
 from raylign.learners.model.scorer import load_scorer
@@ -83,6 +84,37 @@ def test_weights_that_are_a_pickle_are_refused_and_not_opened(make_tiny_model: M
         with pytest.raises((ValueError, OSError)):
             load()
     assert not (folder / "pwned").exists()
+
+
+def with_header(length: int, header: bytes) -> bytes:
+    return length.to_bytes(8, "little") + header
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("config.json", b"{half", "config.json: not a model's config"),
+        ("config.json", b"[" * 5000, "config.json: not a model's config"),
+        ("config.json", b"[1]", "config.json: not a model's config: a list"),
+        ("model.safetensors.index.json", b"[" * 5000, "not an index of weight files"),
+        ("tokenizer.json", b"[" * 100_000, "the tokenizer does not load"),
+        ("tokenizer.json", b"{half", "the tokenizer does not load"),
+        ("model.safetensors", with_header(2**60, b"{}"), "it says that its header has 1,152,921,504,606,846,976 bytes"),
+        ("model.safetensors", with_header(5, b"{half"), "its header cannot be read"),
+        ("model.safetensors", with_header(5000, b"[" * 5000), "its header cannot be read"),
+        ("model.safetensors", with_header(9, b'{"a": 1}'), "its header cannot be read"),
+    ],
+)
+def test_files_of_a_model_that_cannot_be_read_are_named(
+    make_tiny_model: MakeModel, tmp_path: Path, name: str, content: bytes, said: str
+) -> None:
+    folder = shutil.copytree(make_tiny_model("qwen3", tied=True), tmp_path / "m")
+    (folder / name).write_bytes(content)
+    with pytest.raises(ValueError, match=said) as found:
+        check_model_folder(folder)
+        load_tokenizer(folder)
+        read_model_size(folder)
+    assert str(folder) in str(found.value)
 
 
 class Attack:

@@ -344,3 +344,34 @@ def test_the_section_async_has_one_name_in_recipes(tmp_path: Path) -> None:
     file.write_text("rewards: [{name: exact}]\nasynchrony: {max_staleness: 3}\n")
     (problem,) = problems_of("--config", str(file))
     assert problem.startswith(f"{file}:2: asynchrony: unknown key")
+
+
+@pytest.mark.parametrize("name", ["..", ".", "a/b", "../../../tmp/x", "a\nb", "x" * 300, "{foo}", " ", " a", "a\x1bb"])
+def test_a_name_is_one_part_of_a_path(name: str) -> None:
+    for config_class, recipe in ((TrainConfig, "grpo_arithmetic"), (EvaluateConfig, "evaluate_arithmetic")):
+        with pytest.raises(ConfigError, match=r"name is .*; it names a folder"):
+            load_config(config_class, [recipe], {"name": name})
+
+
+def test_letters_of_every_script_and_spaces_inside_are_names() -> None:
+    assert load_config(TrainConfig, ["grpo_arithmetic"], {"name": "größe 2\u65e5"}).folder == Path("runs/größe 2\u65e5")
+
+
+def test_what_a_later_layer_replaces_is_blamed_on_that_layer(tmp_path: Path) -> None:
+    lower, upper = tmp_path / "lower.yaml", tmp_path / "upper.yaml"
+    lower.write_text("rewards:\n  - name: numeric\n    tolerance: 0.1\ndata:\n  source: a\n")
+    upper.write_text("\nrewards:\n\n  - name: nonesuch\n")
+    with pytest.raises(ConfigError, match=rf"^{upper}:4: rewards\.0.* 'nonesuch'"):
+        load_config(TrainConfig, [lower, upper])
+    flags = parse_words(TrainConfig, ["--config", str(lower), "--rewards", '[{"name":"nonesuch"}]'], "raylign train")
+    with pytest.raises(ConfigError, match=r"^--rewards: rewards\.0"):
+        resolve(TrainConfig, flags.layers)
+    flags = parse_words(TrainConfig, ["--config", str(lower), "--data.rows", "x"], "raylign train")
+    with pytest.raises(ConfigError, match=r"^--data|^data"):
+        resolve(TrainConfig, flags.layers)
+
+
+def test_a_folder_in_the_place_of_a_recipe_is_told_so(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("seed: 1\n")
+    with pytest.raises(ConfigError, match=r"a folder; name a file in it: mine\.yaml"):
+        load_config(TrainConfig, [tmp_path])

@@ -80,7 +80,7 @@ def usual_default(text: str) -> str | None:
 @pytest.mark.parametrize("command", list(COMMANDS))
 def test_help_prints_the_text_of_every_key(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        run_command_line([*command.split(), "--help"])
+        run_command_line([*command.split(), "--help", "all"])
     printed = "".join(capsys.readouterr().out.split())
     texts = help_of_keys(config_class_of(command))
     assert list(texts) == dotted_keys(config_class_of(command))
@@ -226,3 +226,54 @@ def test_another_member_of_a_union_does_not_get_the_keys_of_the_default_one(
     given: dict[str, Any], expected: One | Two
 ) -> None:
     assert resolve(OneOfTwo, [Layer({"kind": given})]).kind == expected
+
+
+def help_of(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as ended:
+        run_command_line(words)
+    assert ended.value.code == 0
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["train", "plan"])
+def test_help_begins_with_the_keys_that_matter_and_says_where_the_rest_is(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = help_of([command, "--help"], capsys)
+    assert page.count("\n") < 60 and f"raylign {command} --help all" in page
+    assert set(TrainConfig.first_keys) <= set(dotted_keys(TrainConfig))
+    assert [key for key in TrainConfig.first_keys if f"  --{key} " not in page] == []
+
+
+def test_help_of_a_recipe_has_what_it_sets_and_its_algorithms_keys_on_one_page(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    page = help_of(["train", "--config", "bdr_online_fixed_tiny", "--help"], capsys)
+    lines = page.splitlines()
+    assert len(lines) < 60 and lines[2].startswith("BDR_Online, fixed")
+    by_key = {line.split()[0]: line for line in lines if line.startswith("  --")}
+    assert by_key["--algorithm.masked_share"].split()[1] == "0.3"
+    assert "(default: 0.5)" in by_key["--algorithm.upper_share"]
+    assert "--algorithm.clip_low" not in by_key and "--learner.zero_stage" not in by_key  # of another; not set
+    assert "--help all" in lines[-1]
+
+
+def test_help_of_recipes_merges_them_and_of_a_wrong_one_is_an_error(
+    tmp_path: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.yaml").write_text("seed: 77\nalgorithm: {masked_share: 0.7}\n")
+    words = ["train", "--config", "bdr_online_fixed_tiny", f"--config={tmp_path / 'mine.yaml'}", "--help"]
+    page = help_of(words, capsys)
+    assert re.search(r"--seed +77 ", page) and re.search(r"--algorithm.masked_share +0.7 ", page)
+    assert run_command_line(["train", "--config", "bdr_onlin_fixed_tiny", "--help"]) == 2
+    assert "did you mean the recipe bdr_online_fixed_tiny?" in capsys.readouterr().err
+
+
+def test_help_of_a_section_or_a_key_has_its_whole_sentences(capsys: pytest.CaptureFixture[str]) -> None:
+    texts = help_of_keys(TrainConfig)
+    page = "".join(help_of(["train", "--help", "learner.lora"], capsys).split())
+    own = [key for key in texts if key.startswith("learner.lora.")]
+    assert len(own) == page.count("--learner.lora.") and all("".join(texts[key].split()) in page for key in own)
+    assert "--algorithm.masked_share" in help_of(["train", "--help", "masked_share"], capsys)
+    assert run_command_line(["train", "--help", "lerner"]) == 2
+    assert "did you mean learner?" in capsys.readouterr().err

@@ -91,7 +91,8 @@ def test_conversions_are_of_words_that_the_pages_have() -> None:
         (
             "cdpo dpo -p DDP -d U10 -m Q4B -t x --beta 0.2 --r 0.3",
             "raylign train --config sail_ddp --algorithm.beta 0.2 --algorithm.ddp.share 0.3 "
-            "--data.source openbmb/UltraFeedback --data.pairs.format ultrafeedback --data.rows 2000:10000 "
+            "--data.source openbmb/UltraFeedback --data.pairs.format ultrafeedback --data.template '[INST] {prompt} "
+            "[/INST] ' --data.split_seed 42 --data.rows 2000:10000 "
             "--model.path Qwen/Qwen1.5-4B --name x",
         ),
         (

@@ -103,6 +103,28 @@ def test_leftovers_of_a_crash_are_ignored_and_cleaned(tmp_path: Path) -> None:
     assert names(tmp_path) == ["step-000001"]
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[1]",
+        '"text"',
+        '{"step": 2}',
+        '{"step": "two", "seed": 0, "data_fingerprint": ""}',
+        "[" * 5000,
+        '{"step": ' + "1" * 5000 + "}",
+    ],
+)
+def test_a_checkpoint_of_somebody_elses_is_named_and_never_removed(tmp_path: Path, content: str) -> None:
+    store = CheckpointStore(tmp_path)
+    store.save(record(1), write)
+    store.save(record(2), write)
+    (tmp_path / "step-000002" / "complete.json").write_text(content)
+    for look in (store.latest, store.clean):
+        with pytest.raises(ValueError, match=r"step-000002/complete\.json: .*; go on with the version that wrote"):
+            look()
+    assert names(tmp_path) == ["step-000001", "step-000002"]
+
+
 def test_a_process_killed_while_saving_leaves_the_last_complete_one(tmp_path: Path) -> None:
     program = f"""
 import time

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from raylign.jobs.run import progress as progress_module
-from raylign.jobs.run.progress import Progress, duration, shown
+from raylign.jobs.run.progress import Progress, duration, fitting, shown
 from tests.patience import wait_until
 
 METRICS = {"reward/mean": 0.5, "rollout/accuracy": 0.25, "learner/loss": 1.0, "rollout/tokens_per_s": 9000.4}
@@ -59,3 +59,14 @@ def test_what_is_shown_depends_on_what_there_is() -> None:
 
 def test_durations_are_short() -> None:
     assert [duration(s) for s in (4.4, 60, 200, 7500)] == ["4s", "1m00s", "3m20s", "2h05m"]
+
+
+def test_a_narrow_terminal_shows_whole_facts_only() -> None:
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=80, color_system=None)
+    with Progress("quickstart-grpo", total=160, console=console) as progress:
+        progress.advance(18, {"reward/mean": 0.291, "rollout/accuracy": 0.291, "rollout/tokens_per_s": 1372.0})
+    last = [line for line in re.split(r"[\r\n]|\x1b\[[0-9;?]*[A-Za-z]", screen.getvalue()) if "18/160" in line][-1]
+    assert len(last.rstrip()) <= 80 and "…" not in last
+    assert "left" in last and "reward 0.291" in last and "tokens" not in last
+    assert fitting(["3s left", "", "reward 1"], 99) == "3s left  reward 1" and fitting(["12345"], 4) == ""

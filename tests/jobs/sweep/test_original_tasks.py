@@ -78,7 +78,7 @@ def test_every_data_set_task_and_stage_passes_the_checks_before_a_start(
         ({"tasks": [{**DDP, "beta": 0.1}]}, "a list of numbers is expected, not 0.1"),
         ({"tasks": []}, "`tasks` must be a list with something in it"),
         ({"pipeline": ["SFT"]}, "unknown key 'pipeline'; did you mean pipelines?"),
-        ({"dataset": ["AH10"]}, "AH10 has no published reward model"),
+        ({"dataset": ["AH10"], "pipelines": ["SFT", "EVALREWARD"]}, "AH10 has no published reward model"),
     ],
 )
 def test_what_the_program_would_not_take_is_an_error_with_its_line(

@@ -63,7 +63,7 @@ def test_a_readable_tag_earns_a_little_in_training_only(reply: str, in_training:
 
 
 @pytest.mark.parametrize(
-    "label", ["C", " (C) ", "C. Paris", "option C", "<answer>C</answer>", "<answer>(C) x</answer>"]
+    "label", ["C", " (C) ", "C. Paris", "option C", "<answer>C</answer>", "<answer>(C) x</answer>", "C) A, or D"]
 )
 def test_labels_of_options_come_in_any_dress(label: str) -> None:
     assert open_task("medqa").read_label(label) == "C"
