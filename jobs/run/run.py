@@ -79,8 +79,6 @@ class Run:
             self._flow = flow = ReplayFlow(self.config, self.curriculum)
         else:
             self.flow_through(flow := await self._live_flow())
-        if self.parts.takes_turns:
-            await self.parts.learner.offload()
         try:
             yield flow.batches
             if self._delivery is not None:
