@@ -164,7 +164,7 @@ def _stage(stage: Stage, index: int, alone: bool, drawn: dict[str, Any]) -> str:
             f'<div class="plot" id="{chart_id}"></div></figure>'
         )
     samples, selection = samples_html(stage.path, stage.problems), _selection(stage)
-    refreshes = refreshes_html(stage.lines, stage.config_yaml)
+    refreshes = refreshes_html(stage.lines, stage.config)
     title = "" if alone else f'<h2 class="stage" id="stage-{index}">{escape(stage.name)}</h2>'
     return "\n".join(
         [

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from raylign.jobs.curricula.selection import SELECTION_FILE, read_selection
 from raylign.jobs.report.page import folded, number, percent, table, tiles
@@ -52,12 +51,13 @@ def selection_html(folder: Path) -> str:
     )
 
 
-def refreshes_html(lines: Sequence[Mapping[str, Any]], config_yaml: str) -> str:
+def refreshes_html(lines: Sequence[Mapping[str, Any]], config: Mapping[str, Any]) -> str:
     """What the policy has answered anew so far, from the first refresh on; empty for runs that never do."""
     refreshes = [line for line in lines if line.get("refresh/rows") is not None]
     if not refreshes:
-        algorithm = (yaml.safe_load(config_yaml) or {}).get("algorithm", {}) if config_yaml else {}
-        return "<p>No row has been answered anew yet.</p>" if "generation_every_steps" in algorithm else ""
+        algorithm = config.get("algorithm")
+        asks = isinstance(algorithm, dict) and "generation_every_steps" in algorithm
+        return "<p>No row has been answered anew yet.</p>" if asks else ""
     rows, tokens = (sum(line.get(f"refresh/{name}") or 0 for line in refreshes) for name in ("rows", "tokens"))
     last = refreshes[-1]
     times = "once" if len(refreshes) == 1 else f"in {len(refreshes)} refreshes"
