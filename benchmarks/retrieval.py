@@ -145,8 +145,8 @@ def _in_a_process(step: str, *arguments: object) -> dict[str, float]:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["build"]:
-        print(json.dumps(build(*sys.argv[2:4])))
+        print(json.dumps(build(sys.argv[2], sys.argv[3])))
     elif sys.argv[1:2] == ["ask"]:
-        print(json.dumps(ask(*sys.argv[2:4], int(sys.argv[4]))))
+        print(json.dumps(ask(sys.argv[2], sys.argv[3], int(sys.argv[4]))))
     else:
         command_line(measure, __doc__, 1000)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import bisect
 import logging
+import mmap
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -57,7 +58,7 @@ class PassageIndex:
         return len(self._text_offsets) - 1
 
     def text(self, number: int) -> str:
-        return bytes(self._texts[self._text_offsets[number] : self._text_offsets[number + 1]]).decode()
+        return self._texts[self._text_offsets[number] : self._text_offsets[number + 1]].decode()
 
     def scores(self, query: str) -> NDArray[np.float32]:
         """Of every passage, in their order."""
@@ -89,11 +90,12 @@ class PassageIndex:
         return None
 
     def _word(self, place: int) -> bytes:
-        return bytes(self._words[self._word_offsets[place] : self._word_offsets[place + 1]])
+        return self._words[self._word_offsets[place] : self._word_offsets[place + 1]]
 
 
-def _mapped(path: Path) -> memoryview:
-    return memoryview(np.memmap(path, np.uint8, "r"))
+def _mapped(path: Path) -> mmap.mmap:
+    with path.open("rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 def _mapped_array(path: Path) -> NDArray[Any]:
