@@ -30,12 +30,15 @@ NUM_PASSAGES = 10_000
 MAX_CHARACTERS = 2_048
 
 
-@dataclass(frozen=True)
-class Hit:
-    """A passage by its place in the library, and its score."""
+@dataclass(frozen=True, eq=False)
+class Hits:
+    """Passages by their place in the library, best first, and their scores."""
 
-    number: int
-    score: float
+    numbers: NDArray[np.int64]
+    scores: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.numbers)
 
 
 class PassageIndex:
@@ -65,7 +68,7 @@ class PassageIndex:
         words = self._ids(query)
         return np.concatenate([shard.scores(words) for shard in self._shards])
 
-    def search(self, query: str, most: int) -> list[Hit]:
+    def search(self, query: str, most: int) -> Hits:
         """The best passages, best first; equal ones in the order of the library, those without any word left out."""
         words = self._ids(query)
         numbers, scores = [], []
@@ -76,7 +79,7 @@ class PassageIndex:
             scores.append(of_shard[best])
         all_numbers, all_scores = np.concatenate(numbers), np.concatenate(scores)
         order = np.argsort(-all_scores, kind="stable")[:most]
-        return [Hit(int(all_numbers[place]), float(all_scores[place])) for place in order]
+        return Hits(all_numbers[order], all_scores[order])
 
     def _ids(self, query: str) -> list[int]:
         """Numbers of the query's words, one for each time that a word stands in it; unknown words have none."""
@@ -189,7 +192,7 @@ def find_passages(
     taken in the order of the library: a small library about one subject is no mistake.
     """
     index = PassageIndex(ensure_index(library_files(paths), index_folder, on_progress=on_progress))
-    numbers = [hit.number for hit in index.search(query, num_passages)]
+    numbers = index.search(query, num_passages).numbers.tolist()
     if not numbers:
         logger.warning("no passage of the library stands out for %r: its first passages are taken", query)
         numbers = list(range(min(num_passages, len(index))))
