@@ -232,6 +232,13 @@ class Run:
             await self.checkpoint()
             self._recorder.say(f"saved step {self.step}")
 
+    async def save_after(self, first: Exception) -> None:
+        """The same, after an error that is raised again: it stays the first, whatever hinders the saving."""
+        try:
+            await self.save_progress()
+        except Exception as second:
+            first.add_note(f"and what was trained since step {self._saved_step} could not be saved: {second}")
+
     async def finish(self) -> None:
         """Save what is not saved yet, the summary and the report."""
         await self.save_progress()

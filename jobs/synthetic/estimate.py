@@ -74,7 +74,7 @@ def base_model_answers(config: SynthesizeConfig) -> dict[str, int]:
 def print_estimate(config: SynthesizeConfig, stages: Sequence[StageEstimate]) -> None:
     """To the terminal."""
     head = ("stage", "calls", "replies", "prompt tokens", "reply tokens", "cost", "at most")
-    lines = [head]
+    lines: list[tuple[str, ...]] = [head]
     total = StageEstimate("all", *(sum(getattr(each, name) for each in stages) for name in _NUMBERS))
     for each in [*stages, total]:
         numbers = (each.num_calls, each.num_replies, each.prompt_tokens, each.expected_reply_tokens)
@@ -91,8 +91,8 @@ def print_estimate(config: SynthesizeConfig, stages: Sequence[StageEstimate]) ->
     for stage, count in base_model_answers(config).items():
         print(f"base model, {stage}: {count:,} answers of at most {config.scoring.max_tokens:,} tokens")
     print(
-        f"replies are counted with {EXPECTED_REPLY_TOKENS} tokens, at most with {config.teacher.max_tokens:,}; every row "
-        "is taken to be kept; several replies come in one call where the endpoint allows n"
+        f"replies are counted with {EXPECTED_REPLY_TOKENS} tokens, at most with {config.teacher.max_tokens:,};"
+        " every row is taken to be kept; several replies come in one call where the endpoint allows n"
         + (
             ""
             if config.teacher.prompt_price or config.teacher.reply_price

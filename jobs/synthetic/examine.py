@@ -49,8 +49,8 @@ def _check_task(config: SynthesizeConfig, given: Given, findings: Findings) -> N
             )
         if missing:
             findings.warnings.append(
-                f"dataset_path: {len(missing)} of {len(labels)} test rows have no label that {task.name} reads, such as "
-                f"{missing[0][-80:]!r}; they are left out"
+                f"dataset_path: {len(missing)} of {len(labels)} test rows have no label that {task.name} reads, such "
+                f"as {missing[0][-80:]!r}; they are left out"
             )
         labels = task.read_labels([demo.output for demo in given.demos]) if given.demos else []
         if unreadable := sum(label is None for label in labels):

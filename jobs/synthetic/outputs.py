@@ -4,8 +4,8 @@ Given scored rows and a selection; gives in the folder
 
     selected/           `datasets` folder: train = the selected rows in order, test = the given test set
     synthetic.parquet   every scored row with its lineage
-    sft/                `datasets` folder: prompt and response, teacher = replies that agreed, own = the base model's own
-                        right answers
+    sft/                `datasets` folder: prompt and response, teacher = replies that agreed, own = right answers of
+                        the base model
     dropped.jsonl       every row that was left out, with the stage and the reason
 """
 

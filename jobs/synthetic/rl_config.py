@@ -107,7 +107,15 @@ class SyntheticRLConfig(BaseModel, extra="forbid", use_attribute_docstrings=True
 
     def synthesis(self) -> SynthesizeConfig:
         """The first half: the data."""
-        same = ("dry_run", "seed", "template", "task_instruction", "dataset_path", "demo_examples", "num_demos")
+        same: tuple[str, ...] = (
+            "dry_run",
+            "seed",
+            "template",
+            "task_instruction",
+            "dataset_path",
+            "demo_examples",
+            "num_demos",
+        )
         same += ("domain", "passage_paths", "index_folder", "rows", "scoring", "selection", "teacher", "cluster")
         values: dict[str, Any] = {name: getattr(self, name) for name in same}
         folder = self.folder / "data"

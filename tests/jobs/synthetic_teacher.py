@@ -1,5 +1,5 @@
-"""A scripted teacher: a chat endpoint that writes real sums, solves them, is wrong at a known rate, rewrites rows harder
-and easier, and misbehaves on request.
+"""A scripted teacher: a chat endpoint that writes real sums, solves them, is wrong at a known rate, rewrites rows
+harder and easier, and misbehaves on request.
 
 Given nothing but prompts (as jobs/synthetic/prompts.py writes them); gives replies that depend on the prompt and, for
 equal prompts, on how often it was asked: two servers that are asked the same in the same order reply the same. As a
@@ -121,8 +121,8 @@ def value_of(question: str) -> int:
             return OPERATORS[type(node.op)](value(node.left), value(node.right))
         if isinstance(node, ast.UnaryOp):
             return -value(node.operand)
-        assert isinstance(node, ast.Constant)
-        return int(node.value)
+        assert isinstance(node, ast.Constant) and isinstance(node.value, int)
+        return node.value
 
     return value(ast.parse(question, mode="eval").body)
 

@@ -33,7 +33,13 @@ def config_of(folder: Path, address: str, **changes: Any) -> SynthesizeConfig:
     """Of a small job."""
     rows = {"num_rows": NUM_ROWS, "num_kept": 6, "num_votes": 4}
     endpoint = {"url": address, "api_key_env": None, "requests_per_minute": None}
-    teacher = {"model": "m", "endpoints": [endpoint], "cache": None, "max_concurrent": AT_ONCE, "max_tokens": 100}
+    teacher: dict[str, Any] = {
+        "model": "m",
+        "endpoints": [endpoint],
+        "cache": None,
+        "max_concurrent": AT_ONCE,
+        "max_tokens": 100,
+    }
     teacher |= {"num_attempts": 2, "longest_pause_s": 0.05}
     values: dict[str, Any] = {
         "folder": str(folder),

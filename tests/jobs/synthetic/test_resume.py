@@ -1,4 +1,4 @@
-"""Acceptance 12: a synthesis that is killed at any moment repeats no call that was answered, and selects the same rows."""
+"""A synthesis that is killed at any moment repeats no call that was answered, and selects the same rows."""
 
 from __future__ import annotations
 

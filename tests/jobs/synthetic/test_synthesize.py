@@ -179,9 +179,10 @@ def test_rows_that_cannot_be_read_or_repeat_another_are_left_out_with_the_reason
 
 def test_nothing_of_a_reply_is_executed(tmp_path: Path) -> None:
     evil = f"__import__('pathlib').Path({str(tmp_path / 'evil')!r}).touch() or {{'input': '1 + 2', 'output': '3'}}"
-    with chat_server(SumTeacher(misbehave=lambda text, number: Scripted([evil] * 4))) as server:
-        with pytest.raises(ValueError, match="no row is"):  # what can be read of it is one row
-            make(config_of(tmp_path / "job", server.address, rows={"own_vote": False}))
+    teacher = SumTeacher(misbehave=lambda text, number: Scripted([evil] * 4))
+    # what can be read of it is one row
+    with chat_server(teacher) as server, pytest.raises(ValueError, match="no row is"):
+        make(config_of(tmp_path / "job", server.address, rows={"own_vote": False}))
     assert not (tmp_path / "evil").exists()
 
 
@@ -230,7 +231,7 @@ def test_the_cost_limit_stops_the_job_and_a_resume_with_a_higher_one_repeats_not
     server: ChatServer, tmp_path: Path
 ) -> None:
     prices = {"prompt_price": 1000.0, "reply_price": 1000.0}
-    with pytest.raises(CostLimitReached, match="go on with --resume and a higher teacher.max_cost"):
+    with pytest.raises(CostLimitReached, match=r"go on with --resume and a higher teacher\.max_cost"):
         make(config_of(tmp_path, server.address, teacher=prices | {"max_cost": 2.5}))
     spent = json.loads((tmp_path / "teacher.json").read_text())["total"]["cost"]
     first = len(server.asked)
