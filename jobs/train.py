@@ -32,7 +32,7 @@ from raylign.actors.rollout_errors import RolloutError
 from raylign.actors.weights.update import WeightUpdateError
 from raylign.jobs.checks.plan import check_before_start
 from raylign.jobs.config.train import TrainConfig
-from raylign.jobs.run.opening import open_run
+from raylign.jobs.run.opening import open_run, save_after
 from raylign.jobs.run.reward_failures import RewardsFailedError
 from raylign.jobs.run.run import Run
 from raylign.jobs.run.step_batches import ExhaustedError, StuckError
@@ -61,7 +61,7 @@ async def train_async(config: TrainConfig) -> Run:
         try:
             await (learn_from_rollouts(run) if config.algorithm.needs_rollouts else learn_from_rows(run))
         except LEARNER_STANDS as error:  # between two steps: what it learned is kept
-            await run.save_after(error)
+            await save_after(error, run)
             raise
         await run.finish()
     return run

@@ -94,7 +94,10 @@ class RunFolder:
             file.writelines(f"{stamp} {line}\n" for line in message.split("\n"))
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
-        """The end result, for people and scripts."""
+        """The end result, for people and scripts; its checkpoint is named from the folder, which may be moved."""
+        checkpoint = summary.get("checkpoint")
+        if checkpoint is not None and Path(checkpoint).is_relative_to(self.path):
+            summary = {**summary, "checkpoint": str(Path(checkpoint).relative_to(self.path))}
         write_atomically(self.summary_path, json.dumps(summary, indent=2) + "\n")
 
     def close(self) -> None:

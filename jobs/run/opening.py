@@ -78,6 +78,14 @@ async def end(curriculum: Curriculum, parts: RunParts, recorder: Recorder) -> No
             recorder.close()
 
 
+async def save_after(first: Exception, run: Run) -> None:
+    """What it learned, after an error that is raised again: it stays the first, whatever hinders the saving."""
+    try:
+        await run.save_progress()
+    except Exception as second:
+        first.add_note(f"and what was trained since the last checkpoint could not be saved: {second}")
+
+
 def check_same_rows(checkpoint: Checkpoint, curriculum: Curriculum) -> None:
     """A resumed run must read the same data."""
     was, now = checkpoint.record.data_fingerprint, curriculum.rows.fingerprint

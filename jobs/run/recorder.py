@@ -17,6 +17,7 @@ from raylign.jobs.run.checkpoints import CheckpointRecord
 from raylign.jobs.run.folder import RunFolder, read_metrics
 from raylign.jobs.run.pair_evaluation import evaluation_words
 from raylign.jobs.run.progress import Progress
+from raylign.jobs.run.provenance import command_words
 from raylign.jobs.run.samples import write_answers, write_samples
 from raylign.jobs.run.trackers import Trackers
 from raylign.learners.meters.sample_size_alarm import SampleSizeAlarm
@@ -57,17 +58,17 @@ class Recorder:
         with self._progress.waiting(what):
             yield
 
-    def finished(self) -> None:
-        """Where the results are, what changed, and how to go on."""
+    def ended(self, was_interrupted: bool) -> None:
+        """How to go on; at the end, also where the results are and what changed."""
+        if was_interrupted:
+            command = command_words()
+            self.say(f"stopped; go on by: {command} --resume" if command else "stopped; go on by --resume")
+            return
         folder = self._folder.path
         accuracies = [line["evaluation/accuracy"] for line in self.evaluations if "evaluation/accuracy" in line]
         change = f"held-out accuracy {accuracies[0]:.1%} → {accuracies[-1]:.1%}; " if len(accuracies) > 1 else ""
         self.say(f"{change}done: {folder}; look at {self._folder.report_path}")
         self.say(f"go on from it by --model.path {folder}, or with more steps by --num_steps N --resume")
-
-    def interrupted(self, command: str | None) -> None:
-        """How to go on."""
-        self.say(f"stopped; go on by: {command} --resume" if command else "stopped; go on by --resume")
 
     def started(self) -> None:
         """Steps begin: the time left counts from here."""

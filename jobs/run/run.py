@@ -7,7 +7,6 @@ weights, records, evaluations and checkpoints. Only this file knows how they wor
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -23,7 +22,6 @@ from raylign.jobs.run.folder import RunFolder
 from raylign.jobs.run.held_out import HeldOut
 from raylign.jobs.run.metrics import flow_metrics
 from raylign.jobs.run.parts import RunParts
-from raylign.jobs.run.provenance import command_words
 from raylign.jobs.run.recorder import Recorder
 from raylign.jobs.run.replay_flow import ReplayFlow
 from raylign.jobs.run.step_batches import StepBatch
@@ -232,25 +230,12 @@ class Run:
             await self.checkpoint()
             self._recorder.say(f"saved step {self.step}")
 
-    async def save_after(self, first: Exception) -> None:
-        """The same, after an error that is raised again: it stays the first, whatever hinders the saving."""
-        try:
-            await self.save_progress()
-        except Exception as second:
-            first.add_note(f"and what was trained since step {self._saved_step} could not be saved: {second}")
-
     async def finish(self) -> None:
         """Save what is not saved yet, the summary and the report."""
         await self.save_progress()
-        summary = self.summary()
-        if summary["checkpoint"] is not None:  # inside the folder, so that it may be moved
-            summary["checkpoint"] = os.path.relpath(summary["checkpoint"], self.folder.path)
-        self.folder.write_summary(summary)
+        self.folder.write_summary(self.summary())
         try_report(self.folder.path, self._recorder.say)
-        if self.was_interrupted:
-            self._recorder.interrupted(command_words())
-        else:
-            self._recorder.finished()
+        self._recorder.ended(self.was_interrupted)
 
     def summary(self) -> dict[str, Any]:
         """The end result in a few numbers."""

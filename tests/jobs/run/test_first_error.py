@@ -11,6 +11,7 @@ import pytest
 
 from raylign.jobs import cli
 from raylign.jobs.run.checkpoints import DiskFullError
+from raylign.jobs.run.opening import save_after
 from raylign.jobs.run.reward_failures import RewardsFailedError
 from raylign.jobs.run.run import Run
 from raylign.rollout.experience.journal import write_error
@@ -27,11 +28,11 @@ def test_a_save_that_fails_too_is_a_note_on_the_first_error() -> None:
         raise DiskFullError("run/checkpoints: the disk is full: make room and go on by --resume")
 
     run.checkpoint = no_room
-    asyncio.run(run.save_after(FULL))
+    asyncio.run(save_after(FULL, run))
     assert isinstance(FULL, ExperienceFullError)
     assert FULL.__notes__ == [
-        "and what was trained since step 4 could not be saved: run/checkpoints: the disk is full: make room and go on "
-        "by --resume"
+        "and what was trained since the last checkpoint could not be saved: run/checkpoints: the disk is full: make "
+        "room and go on by --resume"
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -31,13 +32,16 @@ def test_an_alarm_is_told_as_it_begins_and_at_the_end_of_the_run(
     assert [line.partition(" ")[2] for line in kept] == told, "who closes the terminal has not lost it"
 
 
-def test_the_throughput_of_a_step_whose_groups_were_ready_is_that_of_the_run(tmp_path: Path) -> None:
+def test_the_throughput_of_a_step_whose_groups_were_ready_is_that_of_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["raylign", "train", "--config", "a.yaml"])
     config = load_config(TrainConfig, [], {"folder": str(tmp_path / "run"), "rewards": [{"name": "numeric"}]})
     recorder = Recorder(config, RunFolder.create(config.folder, "", resume=False))
     for step, busy_s in enumerate([2.0, 2.0, 0.01], start=1):
         recorder.step_trained(step, {"rollout/tokens": 1000.0, "time/rollout_s": busy_s}, [])
-    recorder.finished()
-    recorder.interrupted("raylign train --config a.yaml")
+    recorder.ended(was_interrupted=False)
+    recorder.ended(was_interrupted=True)
     recorder.close()
     speeds = [line["rollout/tokens_per_s"] for line in read_metrics(config.folder)]
     assert speeds == pytest.approx([500.0, 500.0, 3000 / 4.01])
