@@ -39,7 +39,9 @@ class RolloutPool:
         self._more_reward_servers: list[Any] = []
 
     async def sleep(self) -> None:
-        """All engines give their GPU to the learner (colocated mode)."""
+        """All engines give their GPU to the learner (colocated mode), and get no work before they hold weights."""
+        for engine in self.fleet.serving:
+            self.fleet.mark_stale(engine)
         await self.fleet.call_all("sleep", self._deadline_s, DEADLINE_KEY)
 
     async def wake(self) -> None:

@@ -1,6 +1,7 @@
 """The command line: `raylign <command> --config recipe.yaml --section.key value`.
 
-Given the words after `raylign`; runs the command and gives the exit code: 0 done, 1 doctor found something bad,
+Given the words after `raylign`; runs the command and gives the exit code: 0 done, 1 doctor found something bad, or a
+run could not go on (a full disk, rewards that fail),
 2 the user's input is wrong (one message, no traceback), 130 stopped by Ctrl-C: `train` has then finished its step and
 saved a checkpoint, unless Ctrl-C came twice or before the first step. A command's code is imported only when it runs,
 so help and config errors come at once.
@@ -26,6 +27,7 @@ from raylign.jobs.config.keys import nearest
 from raylign.jobs.config.loading import ConfigError, config_yaml, parse_words, resolve
 
 EXIT_BAD_INPUT = 2
+EXIT_NO_WAY_ON = 1
 EXIT_INTERRUPTED = 130
 FILE_ADVICE = {
     errno.EACCES: "give yourself the right to it, or name another place",
@@ -224,6 +226,11 @@ def run_command_line(words: list[str]) -> int:
         if not _is_about_a_file(error):
             raise
         _print_errors(_file_words(error))
+    except RuntimeError as error:
+        if not getattr(error, "says_it_all", False):
+            raise
+        _print_errors("\n".join([str(error), *getattr(error, "__notes__", [])]))
+        return EXIT_NO_WAY_ON
     return EXIT_BAD_INPUT
 
 

@@ -60,8 +60,8 @@ async def train_async(config: TrainConfig) -> Run:
     async with open_run(config) as run:
         try:
             await (learn_from_rollouts(run) if config.algorithm.needs_rollouts else learn_from_rows(run))
-        except LEARNER_STANDS:  # between two steps: what it learned is kept
-            await run.save_progress()
+        except LEARNER_STANDS as error:  # between two steps: what it learned is kept
+            await run.save_after(error)
             raise
         await run.finish()
     return run

@@ -146,7 +146,10 @@ class NodeCopies:
         await self._dissolve([])
         for node in members:
             if node not in self._couriers:
-                self._couriers[node] = self._start_courier(node)
+                try:
+                    self._couriers[node] = self._start_courier(node)
+                except Exception as error:
+                    raise BrokenGroupError(f"no courier can be started on node {node}: {error!r}", [node]) from error
         await self._ask_all({node: self._couriers[node].process_id.remote() for node in members}, "start")
         first, deadline_s = self._couriers[members[0]], GROUP_SHARE * self._deadline_s
         opened = await self._ask_all({members[0]: first.open.remote(deadline_s)}, "listen")

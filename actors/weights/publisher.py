@@ -100,6 +100,11 @@ class WeightPublisher(FleetObserver):
             self.fleet.weights_published(exported.version)
             return self.last.metrics()
 
+    async def set_aside(self) -> None:
+        """Before anything was published: what the learner was started from, for engines that have lost it."""
+        async with self._exclusive("before the first of them"):
+            await self._export(self.version)
+
     async def catch_up(self) -> None:
         """Bring STALE engines to the published version: their digest must match."""
         async with self._exclusive("one at a time"):

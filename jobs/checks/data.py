@@ -87,7 +87,12 @@ def _check_rows(samples: Samples, tokenizer: PreTrainedTokenizerBase, seed: int,
     if samples.row_kind == "pairs":
         assert samples.max_sequence_tokens is not None
         source = PromptSource.open_pairs(
-            samples.data, tokenizer, seed, samples.max_prompt_tokens, samples.max_sequence_tokens
+            samples.data,
+            tokenizer,
+            seed,
+            samples.max_prompt_tokens,
+            samples.max_sequence_tokens,
+            samples.needs_references,
         )
     else:
         compares = samples.needs_references or compare_with_references(samples.rewards)

@@ -10,6 +10,7 @@ import math
 import os
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,7 +35,7 @@ from raylign.jobs.checks.memory_estimate import (
 from raylign.jobs.checks.private_cluster import check_private_cluster
 from raylign.jobs.checks.unused_rows import unused_rows
 from raylign.jobs.config.evaluate import EvaluateConfig
-from raylign.jobs.config.loading import config_yaml
+from raylign.jobs.config.loading import completed, config_yaml
 from raylign.jobs.config.references import compare_with_references
 from raylign.jobs.config.train import (
     TrainConfig,
@@ -115,6 +116,8 @@ def examine_training(config: TrainConfig, machine: Machine) -> Findings:
     longest = engine.max_model_len if config.algorithm.learns_from_rows else None
     room_of_rows = room if generates_for_training(config) else engine.max_model_len
     samples = Samples("data", config.data, rewards, room_of_rows, longest, rows)
+    if rows == "pairs" and config.algorithm.needs_rewards:
+        samples = replace(samples, needs_references=compare_with_references(config.rewards))
     num_rows = check_data(samples, tokenizer, config.seed, findings)
     if num_rows is not None:
         from raylign.jobs.curricula.registry import num_steps_of
@@ -192,7 +195,7 @@ def _check_folder(folder: Path, config: BaseModel, resume: bool, findings: Findi
             f"{folder} lies in the copy of the code that Ray made for this job and deletes after it: "
             "give an absolute path that stays, on several nodes on a shared disk (--folder /…)"
         )
-    check_run_folder(folder, config_yaml(config) if resume else "", resume)
+    check_run_folder(folder, config_yaml(config) if resume else "", resume, partial(completed, type(config)))
     check_can_write(folder)
 
 

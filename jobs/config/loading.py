@@ -27,7 +27,7 @@ from raylign.jobs.config.help_pages import HelpRequest, help_page, help_request
 from raylign.jobs.config.keys import KeyPath, dotted_keys, nearest, readable_problems
 from raylign.jobs.config.word_lists import WordList, word_list_keys
 from raylign.jobs.originals.hints import original_words_hint
-from raylign.rollout.data.yaml_text import read_yaml
+from raylign.rollout.data.yaml_text import read_yaml, yaml_value
 
 Config = TypeVar("Config", bound=BaseModel)
 
@@ -90,6 +90,14 @@ def _places(layers: Sequence[Layer]) -> dict[KeyPath, str]:
 def config_yaml(config: BaseModel) -> str:
     """The resolved config as a recipe that gives the same config again."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def completed(config_class: type[BaseModel], text: str) -> str:
+    """A resolved config of before, with the defaults of the keys that came since; as it is where it cannot be read."""
+    try:
+        return config_yaml(resolve(config_class, [Layer(yaml_value(text, "config.yaml"))]))
+    except (ValueError, TypeError, AttributeError):
+        return text
 
 
 # files

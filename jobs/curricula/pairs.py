@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
+from raylign.jobs.config.references import compare_with_references
 from raylign.jobs.config.train import TrainConfig
 from raylign.jobs.curricula.base import Curriculum, Services
 from raylign.jobs.run.pair_evaluation import pair_metrics
@@ -37,7 +38,8 @@ class PairCurriculum(Curriculum):
         """A prompt that engines answer needs room for the answer."""
         context, seed = config.rollout.engine.max_model_len, config.seed
         room = context - config.sampling.max_tokens if config.algorithm.needs_rollouts else context
-        rows = PromptSource.open_pairs(config.data, tokenizer, seed, room, context)
+        compares = config.algorithm.needs_rewards and compare_with_references(config.rewards)
+        rows = PromptSource.open_pairs(config.data, tokenizer, seed, room, context, compares)
         held_out = None
         if config.evaluation.pairs is not None:
             held_out = PromptSource.open_pairs(config.evaluation.pairs, tokenizer, seed, context, context)

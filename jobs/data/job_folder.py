@@ -8,18 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from pydantic import BaseModel
 
-from raylign.jobs.config.loading import config_yaml
+from raylign.jobs.config.loading import completed, config_yaml
 from raylign.jobs.run.folder import write_atomically
 from raylign.jobs.run.output_folder import check_output_folder, hold
 
 
 def check_job_folder(path: Path, config: BaseModel, resume: bool, may_change: Collection[str]) -> None:
     """Raise unless the job may write there. `may_change`: keys that `resume` allows to differ."""
-    check_output_folder(path, config_yaml(config) if resume else "", resume, may_change)
+    check_output_folder(
+        path, config_yaml(config) if resume else "", resume, may_change, completed=partial(completed, type(config))
+    )
 
 
 @contextmanager

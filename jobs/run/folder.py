@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -45,10 +45,12 @@ class RunFolder:
         self._lock_file: TextIO | None = None
 
     @classmethod
-    def create(cls, path: Path | str, config_yaml: str, resume: bool = False) -> RunFolder:
+    def create(
+        cls, path: Path | str, config_yaml: str, resume: bool = False, completed: Callable[[str], str] = str
+    ) -> RunFolder:
         """A new folder, or with `resume` an existing one whose config agrees; locked until `close`."""
         run_folder = cls(Path(path))
-        check_run_folder(run_folder.path, config_yaml, resume)
+        check_run_folder(run_folder.path, config_yaml, resume, completed)
         run_folder.path.mkdir(parents=True, exist_ok=True)
         run_folder._lock_file = hold(run_folder.path)
         write_atomically(run_folder.config_path, config_yaml)
@@ -108,9 +110,9 @@ class RunFolder:
         self.close()
 
 
-def check_run_folder(path: Path, config_yaml: str, resume: bool) -> None:
+def check_run_folder(path: Path, config_yaml: str, resume: bool, completed: Callable[[str], str] = str) -> None:
     """Raise unless a run with this config may write to `path`."""
-    check_output_folder(path, config_yaml, resume, MAY_CHANGE_ON_RESUME, MAY_GROW_ON_RESUME)
+    check_output_folder(path, config_yaml, resume, MAY_CHANGE_ON_RESUME, MAY_GROW_ON_RESUME, completed)
 
 
 def read_metrics(path: Path | str, damaged: list[tuple[int, str]] | None = None) -> list[dict[str, Any]]:

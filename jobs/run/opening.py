@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 import yaml
 
+from raylign.jobs.config.loading import completed
 from raylign.jobs.config.train import TrainConfig
 from raylign.jobs.curricula.base import Curriculum
 from raylign.jobs.curricula.registry import num_steps_of, open_curriculum
@@ -35,7 +37,7 @@ async def open_run(
     curriculum = open_curriculum(config, tokenizer)
     held_out = HeldOut(config, tokenizer)
     text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-    folder = RunFolder.create(config.folder, text, config.resume)
+    folder = RunFolder.create(config.folder, text, config.resume, partial(completed, type(config)))
     config = config.model_copy(update={"num_steps": num_steps_of(config, len(curriculum.rows))})
     checkpoints = CheckpointStore(folder.checkpoints_path, config.checkpoints.keep_last)
     checkpoints.clean()

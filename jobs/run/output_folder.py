@@ -9,7 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -21,10 +21,15 @@ PLACE = ("resume", "folder", "cluster")
 
 
 def check_output_folder(
-    path: Path, config_yaml: str, resume: bool, may_change: Collection[str] = (), may_grow: Collection[str] = ()
+    path: Path,
+    config_yaml: str,
+    resume: bool,
+    may_change: Collection[str] = (),
+    may_grow: Collection[str] = (),
+    completed: Callable[[str], str] = str,
 ) -> None:
     """Raise unless the job may write to `path`. `may_change`: keys that `resume` allows to differ, besides `PLACE`;
-    `may_grow`: numbers that may only rise."""
+    `may_grow`: numbers that may only rise; `completed`: a config of before with the defaults of keys that are new."""
     if path.exists() and not path.is_dir():
         raise ValueError(f"{path} is a file; choose another folder")
     if not path.is_dir() or not any(path.iterdir()):
@@ -35,7 +40,9 @@ def check_output_folder(
     before = path / "config.yaml"
     if not before.is_file():
         raise ValueError(f"{path} has no config.yaml, so it is not a folder to resume; choose a new name")
-    differences = config_differences(before.read_text("utf-8"), config_yaml, may_change, may_grow, str(before))
+    differences = config_differences(
+        completed(before.read_text("utf-8")), config_yaml, may_change, may_grow, str(before)
+    )
     if differences:
         lines = "\n".join(f"  {difference}" for difference in differences)
         allowed = [f"only {', '.join(sorted(keys))} may {what} on resume" for keys, what in

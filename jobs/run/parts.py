@@ -41,6 +41,8 @@ from raylign.learners.algorithms.facts import RunRows
 from raylign.learners.examples.example import Example
 from raylign.rewards.registry import is_quick
 
+Start = Callable[[], Coroutine[Any, Any, None]]
+
 
 class RunParts:
     """A part is an attribute from when it is started; `stop` ends those that were."""
@@ -93,7 +95,7 @@ class RunParts:
         self._started.push_async_callback(self.learner.stop)
         placements: list[Any] = []
         copies, deadline_s = None, config.cluster.placement_deadline_s
-        learner_starts: Callable[[], Coroutine[Any, Any, None]] = self.learner.load
+        learner_starts: Start = self.learner.load
         if is_private(config.cluster):
             learner_starts = partial(self.learner.start, deadline_s)
         else:  # ranks are placed before engines, and weights must be able to travel before anybody loads a model
@@ -105,10 +107,21 @@ class RunParts:
             copies = await way_between_nodes(config.weights, learner_node, placements)
             if copies is not None:
                 self._started.push_async_callback(copies.close)
-        starting: list[Coroutine[Any, Any, Any]] = [learner_starts()]
-        if self.num_engines:
-            starting.append(self._start_engines(checkpoint, cpus, share_gpu, engine_cores, placements, copies))
-        await asyncio.gather(*starting)
+        engines_start = partial(self._start_engines, checkpoint, cpus, share_gpu, engine_cores, placements, copies)
+        await self._start_roles(learner_starts, engines_start)
+
+    async def _start_roles(self, learner_starts: Start, engines_start: Start) -> None:
+        """Side by side; on one GPU the engine first: it would count what a learner allocates meanwhile as its own."""
+        if self.takes_turns:
+            await engines_start()
+            await self.rollouts.sleep()
+            await learner_starts()
+            await self.publisher.set_aside()
+            await self.learner.offload()
+            await self.rollouts.wake()
+            await self.publisher.catch_up()
+            return
+        await asyncio.gather(learner_starts(), *([engines_start()] if self.num_engines else []))
         if self.num_engines and self._lora:
             await self.publisher.catch_up()
 

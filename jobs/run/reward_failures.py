@@ -20,6 +20,8 @@ KEY = "rollout.max_reward_failures"
 class RewardsFailedError(RuntimeError):
     """There is nothing to learn from, because scoring fails."""
 
+    says_it_all = True
+
 
 class RewardFailures:
     """Counts over the last groups."""

@@ -79,8 +79,6 @@ class Run:
             self._flow = flow = ReplayFlow(self.config, self.curriculum)
         else:
             self.flow_through(flow := await self._live_flow())
-        if self.parts.takes_turns:
-            await self.parts.learner.offload()
         try:
             yield flow.batches
             if self._delivery is not None:
@@ -233,6 +231,13 @@ class Run:
         if self._saved_step < self.step:
             await self.checkpoint()
             self._recorder.say(f"saved step {self.step}")
+
+    async def save_after(self, first: Exception) -> None:
+        """The same, after an error that is raised again: it stays the first, whatever hinders the saving."""
+        try:
+            await self.save_progress()
+        except Exception as second:
+            first.add_note(f"and what was trained since step {self._saved_step} could not be saved: {second}")
 
     async def finish(self) -> None:
         """Save what is not saved yet, the summary and the report."""

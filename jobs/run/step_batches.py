@@ -40,6 +40,8 @@ class StuckError(RuntimeError):
 class ExhaustedError(RuntimeError):
     """Dynamic sampling found too few groups to learn from."""
 
+    says_it_all = True
+
 
 class Supply(Protocol):
     """Whoever brings groups into the log."""

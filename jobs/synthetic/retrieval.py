@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import bisect
 import logging
+import mmap
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,12 +30,15 @@ NUM_PASSAGES = 10_000
 MAX_CHARACTERS = 2_048
 
 
-@dataclass(frozen=True)
-class Hit:
-    """A passage by its place in the library, and its score."""
+@dataclass(frozen=True, eq=False)
+class Hits:
+    """Passages by their place in the library, best first, and their scores."""
 
-    number: int
-    score: float
+    numbers: NDArray[np.int64]
+    scores: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.numbers)
 
 
 class PassageIndex:
@@ -45,11 +49,11 @@ class PassageIndex:
         if meta is None:
             raise ValueError(f"{place} holds no whole index; delete it, and it is built again")
         self.counts = LibraryCounts(**meta.counts)
-        self._texts = np.memmap(place / "texts.bin", np.uint8, "r")
-        self._text_offsets = np.load(place / "text_offsets.npy", "r")
-        self._words = np.memmap(place / "words.bin", np.uint8, "r")
-        self._word_offsets = np.load(place / "word_offsets.npy", "r")
-        self._word_ids = np.load(place / "word_ids.npy", "r")
+        self._texts = _mapped(place / "texts.bin")
+        self._text_offsets = _mapped_array(place / "text_offsets.npy")
+        self._words = _mapped(place / "words.bin")
+        self._word_offsets = _mapped_array(place / "word_offsets.npy")
+        self._word_ids = _mapped_array(place / "word_ids.npy")
         self._shards = [_Shard(place / f"shard_{number:04}", size) for number, size in enumerate(meta.shard_sizes)]
         self._firsts = np.cumsum([0, *meta.shard_sizes])
 
@@ -57,14 +61,14 @@ class PassageIndex:
         return len(self._text_offsets) - 1
 
     def text(self, number: int) -> str:
-        return bytes(self._texts[self._text_offsets[number] : self._text_offsets[number + 1]]).decode()
+        return self._texts[self._text_offsets[number] : self._text_offsets[number + 1]].decode()
 
     def scores(self, query: str) -> NDArray[np.float32]:
         """Of every passage, in their order."""
         words = self._ids(query)
         return np.concatenate([shard.scores(words) for shard in self._shards])
 
-    def search(self, query: str, most: int) -> list[Hit]:
+    def search(self, query: str, most: int) -> Hits:
         """The best passages, best first; equal ones in the order of the library, those without any word left out."""
         words = self._ids(query)
         numbers, scores = [], []
@@ -75,7 +79,7 @@ class PassageIndex:
             scores.append(of_shard[best])
         all_numbers, all_scores = np.concatenate(numbers), np.concatenate(scores)
         order = np.argsort(-all_scores, kind="stable")[:most]
-        return [Hit(int(all_numbers[place]), float(all_scores[place])) for place in order]
+        return Hits(all_numbers[order], all_scores[order])
 
     def _ids(self, query: str) -> list[int]:
         """Numbers of the query's words, one for each time that a word stands in it; unknown words have none."""
@@ -89,7 +93,18 @@ class PassageIndex:
         return None
 
     def _word(self, place: int) -> bytes:
-        return bytes(self._words[self._word_offsets[place] : self._word_offsets[place + 1]])
+        return self._words[self._word_offsets[place] : self._word_offsets[place + 1]]
+
+
+def _mapped(path: Path) -> mmap.mmap:
+    with path.open("rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def _mapped_array(path: Path) -> NDArray[Any]:
+    """Mapped all the same; slices of numpy's own class for it cost several times as much."""
+    array: NDArray[Any] = np.load(path, "r").view(np.ndarray)
+    return array
 
 
 class _Shard:
@@ -98,7 +113,7 @@ class _Shard:
     def __init__(self, folder: Path, num_passages: int) -> None:
         import bm25s
 
-        arrays = {name: np.load(folder / f"{name}.npy", "r") for name in ("tokens", "starts", "indices", "scores")}
+        arrays = {name: _mapped_array(folder / f"{name}.npy") for name in ("tokens", "starts", "indices", "scores")}
         self._tokens: NDArray[np.int32] = arrays["tokens"]
         self._num_passages = num_passages
         self._scorer: bm25s.BM25 = bm25s.BM25(k1=K1, b=B, method="robertson")
@@ -111,7 +126,7 @@ class _Shard:
         }
 
     def scores(self, words: Sequence[int]) -> NDArray[np.float32]:
-        places = np.searchsorted(self._tokens, words)
+        places = np.searchsorted(self._tokens, np.array(words, np.int32))  # of one type: no copy
         known = [
             int(place)
             for place, word in zip(places, words, strict=True)
@@ -177,7 +192,7 @@ def find_passages(
     taken in the order of the library: a small library about one subject is no mistake.
     """
     index = PassageIndex(ensure_index(library_files(paths), index_folder, on_progress=on_progress))
-    numbers = [hit.number for hit in index.search(query, num_passages)]
+    numbers = index.search(query, num_passages).numbers.tolist()
     if not numbers:
         logger.warning("no passage of the library stands out for %r: its first passages are taken", query)
         numbers = list(range(min(num_passages, len(index))))

@@ -50,6 +50,13 @@ class Task(ABC):
     def same(self, answer: str, label: str) -> bool:
         """Whether an answer that was read is the label that was read."""
 
+    def read_votes(self, replies: Sequence[str]) -> list[str | None]:
+        """What each reply votes for as a label; None where it holds no answer, or one that is no label: its text could
+        not become the label of a row."""
+        labels = self.read_labels(replies)
+        answers = self.read_answers(replies)
+        return [label if answer is not None else None for label, answer in zip(labels, answers, strict=True)]
+
     def read_answer(self, reply: str) -> str | None:
         return self.read_answers([reply])[0]
 

@@ -123,12 +123,14 @@ class PromptSource:
         seed: int,
         max_prompt_tokens: int,
         max_sequence_tokens: int,
+        needs_references: bool = False,
     ) -> PromptSource:
         """The same for preference pairs: the prompt with the longer answer is held to `max_sequence_tokens`, unless
         `pairs.max_prompt_tokens` says how to cut.
         """
         loaded = load_rows(config, as_pairs=True)
-        config = loaded.config
+        config, num_rows = loaded.config, len(loaded.mapped)
+        loaded = replace(loaded, mapped=keep_answered(config, loaded.mapped, False, needs_references))
         encoder = PairEncoder(config.pairs, tokenizer, max_prompt_tokens, max_sequence_tokens)
         all_prompts = EncodedTexts(tokenizer, render_prompts(tokenizer, loaded.mapped, config))
         prompt_of = {item.index: text for item, text in zip(loaded.mapped, all_prompts.texts, strict=True)}
@@ -158,6 +160,7 @@ class PromptSource:
         num_skipped = len(mapped) - len(chosen)
         source = cls(config, tokenizer, seed, [mapped[place] for place in chosen], texts_of_prompts, num_skipped)
         source.num_unusable = len(loaded.mapped) - len(mapped)
+        source.num_unanswered = num_rows - len(loaded.mapped)
         source._answers = [answers[place] for place in chosen]
         source._pair_encoder = encoder
         source._look_at([[pair.chosen, pair.rejected] for pair in source._answers], loaded)

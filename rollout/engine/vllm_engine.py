@@ -289,8 +289,9 @@ class VllmEngine:
         return one_digest(await self._answer(self._llm.collective_rpc("compute_digests")))
 
     async def sleep(self) -> None:
-        # level 2 forgets the weights, which the next update brings anyway; level 1 would copy them to the host
-        await self._answer(self._llm.sleep(level=2, mode="keep"))
+        # level 2 forgets the weights, which the next update brings anyway; level 1 keeps them on the host, since an
+        # update of adapters brings no others
+        await self._answer(self._llm.sleep(level=1 if self._lora_rank else 2, mode="keep"))
 
     async def wake(self) -> None:
         await self._answer(self._llm.wake_up())

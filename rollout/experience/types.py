@@ -132,6 +132,9 @@ class Arrivals:
 class ExperienceError(RuntimeError):
     """Something that the experience log cannot or must not do."""
 
+    says_it_all = True
+    """To a user: what, where, what to do; no traceback is needed."""
+
 
 class ExperienceWriteError(ExperienceError):
     """The log could not be written; what was acknowledged before is safe. `__cause__` is the operating system's."""

@@ -44,8 +44,8 @@ TESTED_ELSEWHERE = {
     "make test": "tests/end_to_end/test_readme.py::test_make_calls_what_the_other_tests_run",
     "ray up cluster.yaml": "tests/packaging/test_cluster_yaml.py::test_ray_accepts_it_and_its_resources_need_no_guess",
     "ray job submit --address http://127.0.0.1:8265 --working-dir src -- python -m raylign.jobs train --config "
-    "raylign/jobs/recipes/grpo_arithmetic.yaml --model.path Qwen/Qwen3-0.6B --folder /mnt/shared/runs/mine": "tests/"
-    "end_to_end/test_job_submit.py::test_a_submitted_job_trains_with_the_uploaded_code",
+    "raylign/jobs/recipes/grpo_arithmetic.yaml --model.path Qwen/Qwen3-0.6B --folder /mnt/shared/runs/mine "
+    "--cluster.gpus always": "tests/end_to_end/test_job_submit.py::test_a_submitted_job_trains_with_the_uploaded_code",
 }
 
 

@@ -51,7 +51,7 @@ def test_what_a_page_says_is_ours_passes_plan(row: Row, stand_ins: StandIns, mon
 def test_each_original_has_a_page_full_of_rows() -> None:
     rows_of = Counter(row.place.partition(":")[0] for row in ROWS)
     assert sorted(rows_of) == sorted(page.name for page in PAGES)
-    assert {"bdr.md", "bonbon.md", "sail.md", "synthetic_data_rl.md"} <= set(rows_of)
+    assert {"bdr.md", "bleuberi.md", "bonbon.md", "sail.md", "synthetic_data_rl.md"} <= set(rows_of)
     assert min(rows_of.values()) > 40, rows_of
     assert len(ROWS) > 200
 

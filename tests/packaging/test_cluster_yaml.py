@@ -30,10 +30,14 @@ def test_ray_accepts_it_and_its_resources_need_no_guess(cluster: dict[str, Any])
     types = AutoscalingConfig(cluster).get_node_type_configs()
     assert {name: node.resources for name, node in types.items()} == {
         "head": {"CPU": 8},
-        "gpu_worker": {"CPU": 48, "GPU": 4},
+        "learner": {"CPU": 48, "GPU": 4},
+        "rollout": {"CPU": 48, "GPU": 4},
     }
-    assert (types["gpu_worker"].min_worker_nodes, types["gpu_worker"].max_worker_nodes) == (1, 4)
-    assert types["gpu_worker"].labels == {"raylign-node": "gpu"}
+    assert (types["learner"].min_worker_nodes, types["learner"].max_worker_nodes) == (0, 1)
+    assert (types["rollout"].min_worker_nodes, types["rollout"].max_worker_nodes) == (0, 3)
+    assert {name: node.labels for name, node in types.items()} == {
+        name: {"raylign-node": name} for name in ("head", "learner", "rollout")
+    }
 
 
 def test_a_misspelt_key_would_not_pass(cluster: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -416,3 +417,15 @@ def test_engines_that_would_never_generate_are_named() -> None:
 def test_warnings_are_said_at_the_start_too(values: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     check_before_start(TrainConfig.model_validate(values | {"num_steps": 20, "evaluation": {"every_steps": 5}}))
     assert "warning: evaluation.every_steps is 5 and nothing is held out" in capsys.readouterr().err
+
+
+def test_shared_memory_that_is_too_small_is_said_before_the_start(values: dict[str, Any]) -> None:
+    small = replace(TWO_CORES, shared_memory_bytes=40 << 20)
+    problem = only_problem(examine(values, small))
+    assert problem.startswith("/dev/shm has 40 MiB free, and Ray's objects (cluster.object_store_mib)")
+    assert examine(values, small, cluster={"address": "10.0.0.1:6379"}).problems == []
+
+
+def test_a_python_that_ray_cannot_start_is_a_problem(values: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/my clone/python")
+    assert "cuts that path apart" in only_problem(examine(values))

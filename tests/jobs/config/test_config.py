@@ -103,6 +103,17 @@ def test_every_shipped_recipe_is_valid() -> None:
         assert config.experiment_name if name.startswith("synthetic_rl") else config.name
 
 
+def test_reasoning_puts_its_system_message_and_needs_the_format_reward() -> None:
+    with pytest.raises(ConfigError, match=r"data.reasoning is true and rewards lack format"):
+        from_words("--data.reasoning", *REWARDS)
+    both = '[{"name": "bleu"}, {"name": "format"}]'
+    config = from_words("--data.reasoning", "--rewards", both)
+    assert config.data.system is not None and "<think>" in config.data.system and "<answer>" in config.data.system
+    assert load_config(TrainConfig, [], config.model_dump(mode="json")) == config
+    with pytest.raises(ConfigError, match="give it or `system`"):
+        from_words("--data.reasoning", "--data.system", "be brief", "--rewards", both)
+
+
 def configs_within(config_class: type[BaseModel]) -> set[type[BaseModel]]:
     inside = [sub for info in config_class.model_fields.values() for sub in models_in(info.annotation)]
     return {config_class}.union(*(configs_within(sub) for sub in inside))

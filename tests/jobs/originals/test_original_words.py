@@ -124,7 +124,7 @@ def test_what_is_typed_to_us_is_answered_with_our_whole_command(
     ("typed", "ours", "said"),
     [
         ("cdpo dpo -p DPR", "--config sail_dpr", ""),
-        ("cdpo prep -p mine", None, "Nothing is uploaded"),
+        ("cdpo clear -t first", None, "Delete the run folder"),
         ("python -m bipost.cli.train_selector --selector_mode BMO", None, "without a trainer"),
         (
             "bash run_llama3_8b_blueorca_redorca.sh --filter_rate 0.2",

@@ -66,6 +66,26 @@ def test_the_gpu_changes_hands_around_every_step() -> None:
     ]
 
 
+def test_the_engine_starts_alone_and_the_learner_while_it_sleeps() -> None:
+    calls: list[str] = []
+
+    async def start() -> None:
+        parts = run_noted_down(calls).parts
+        starts: Any = NotedDown("start of the", calls)
+        await parts._start_roles(starts.learner, starts.engines)
+
+    asyncio.run(start())
+    assert calls == [
+        "start of the engines",
+        "engines sleep",
+        "start of the learner",
+        "publisher set_aside",
+        "learner offload",
+        "engines wake",
+        "publisher catch_up",
+    ]
+
+
 def test_a_learner_that_takes_turns_runs_at_a_stage_that_can_leave_the_gpu(tmp_path: Path) -> None:
     config = load_config(TrainConfig, [], {"rewards": [{"name": "exact"}]})
     assert config.learner.zero_stage == 0

@@ -1,9 +1,13 @@
 """The run folder keeps what it is given, over crashes and resumes."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
+import yaml
 
+from raylign.jobs.config.loading import completed, config_yaml, load_config
+from raylign.jobs.config.train import TrainConfig
 from raylign.jobs.run.folder import RunFolder, read_metrics, write_atomically
 from raylign.jobs.run.output_folder import config_differences
 
@@ -130,3 +134,19 @@ def test_two_processes_cannot_write_one_run(tmp_path: Path) -> None:
     ):
         RunFolder.create(tmp_path, CONFIG, resume=True)
     RunFolder.create(tmp_path, CONFIG, resume=True).close()
+
+
+def test_keys_that_came_since_do_not_hinder_a_resume_and_changed_ones_do(tmp_path: Path) -> None:
+    config = load_config(TrainConfig, ["grpo_arithmetic"], {"folder": str(tmp_path / "run")})
+    before = yaml.safe_load(config_yaml(config))
+    del before["rollout"]["max_reward_failures"], before["rewards"][0]["kind"], before["trackers"]
+    RunFolder.create(config.folder, yaml.safe_dump(before)).close()
+    with_defaults = partial(completed, TrainConfig)
+    RunFolder.create(config.folder, config_yaml(config), True, with_defaults).close()
+    RunFolder(config.folder).config_path.write_text(yaml.safe_dump(before))
+    changed = load_config(
+        TrainConfig, ["grpo_arithmetic"], {"folder": str(config.folder), "rollout": {"max_reward_failures": 0.1}}
+    )
+    with pytest.raises(ValueError, match=r"\n  rollout\.max_reward_failures: 0\.5 -> 0\.1\n"):
+        RunFolder.create(config.folder, config_yaml(changed), True, with_defaults)
+    assert completed(TrainConfig, "gone: 1") == "gone: 1"

@@ -77,6 +77,12 @@ def test_a_label_that_is_no_option_is_refused(label: str) -> None:
         task.judge(["<answer>C</answer>"], [label])
 
 
+def test_votes_are_answers_that_can_be_labels() -> None:
+    replies = ["<answer>C</answer>", "<answer>option C</answer>", "<answer>E</answer>", "C", "none"]
+    assert open_task("medqa").read_votes(replies) == ["C", "C", None, None, None]
+    assert open_task("gsm8k").read_votes(["#### 1,000", "#### 1000.0", "1000"]) == ["1000", "1000", None]
+
+
 def test_case_matters_only_where_the_task_says_so() -> None:
     assert training("mednli", "<answer>Entailment</answer>", "entailment") == 1
     assert training("pubmedqa", "<answer>YES</answer>", "yes") == 1

@@ -140,3 +140,14 @@ def test_rows_of_a_published_format_are_refused_with_its_name(
 ) -> None:
     with pytest.raises(ValueError, match=f"row 1: these look like rows of the format `{format}`: set data.pairs.form"):
         opened(tmp_path, tokenizer, row)
+
+
+def test_pairs_whose_answers_are_compared_with_a_reference_need_one(tokenizer: Any, tmp_path: Path) -> None:
+    rows = [{"prompt": f"2+{n}?", "chosen": "4", "rejected": "9", "answer": "4" if n else None} for n in range(3)]
+    config = DataConfig(source=write_rows(tmp_path / "pairs.jsonl", *rows))
+    assert len(PromptSource.open_pairs(config, tokenizer, 0, 500, 500)) == 3
+    with pytest.raises(ValueError, match="row 1: no reference answer, and a reward compares with it; so have 1 of 3"):
+        PromptSource.open_pairs(config, tokenizer, 0, 500, 500, needs_references=True)
+    left_out = config.model_copy(update={"skip_unanswered": True})
+    source = PromptSource.open_pairs(left_out, tokenizer, 0, 500, 500, needs_references=True)
+    assert (len(source), source.num_unanswered, source.num_unusable) == (2, 1, 0)
