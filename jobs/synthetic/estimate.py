@@ -93,8 +93,8 @@ def print_estimate(config: SynthesizeConfig, stages: Sequence[StageEstimate]) ->
     most = config.teacher.max_tokens
     has_prices = config.teacher.prompt_price or config.teacher.reply_price
     print(
-        f"replies are counted with {min(EXPECTED_REPLY_TOKENS, most)} tokens, at most with {most:,}; every row is taken "
-        "to be kept; several replies come in one call where the endpoint allows n"
+        f"replies are counted with {min(EXPECTED_REPLY_TOKENS, most)} tokens, at most with {most:,}; every row is "
+        "taken to be kept; several replies come in one call where the endpoint allows n"
         + ("" if has_prices else "; both prices are 0, so no cost is shown")
     )
 
