@@ -173,10 +173,15 @@ def print_table(name: str, folder: Path, seeds: Sequence[int], references: Mappi
         f"\n{name}: {first['count']:.0f} held-out prompts; shortest reference {first['shortest']:.1f} words on average"
     )
     print(f"seeds {', '.join(map(str, seeds))}; seconds {', '.join(f'{value:.0f}' for value in seconds)}\n")
-    print(
-        f"| run | BLEU | without brevity penalty | cut to {CUT_WORDS} words | ROUGE-L | distinct bigrams | values named |"
-        " words |\n|---|---|---|---|---|---|---|---|"
+    titles = (
+        "BLEU",
+        "without brevity penalty",
+        f"cut to {CUT_WORDS} words",
+        "ROUGE-L",
+        "distinct bigrams",
+        "values named",
     )
+    print(f"| run | {' | '.join(titles)} | words |\n|{'---|' * (len(titles) + 2)}")
     for run, of_seeds in found.items():
         cells = [" / ".join(f"{each[key]:.3f}" for each in of_seeds) for key in COLUMNS]
         words = " / ".join(f"{each['words']:.1f}" for each in of_seeds)
