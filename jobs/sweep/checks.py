@@ -45,9 +45,10 @@ def check_all(runs: Sequence[SweepRun], machine: Machine) -> list[Checked]:
     """In their order. Rows that several commands read are read and rendered once."""
     checked: list[Checked] = []
     model_of: dict[str, str] = {}
+    folder_of = {run.name: run.folder for run in runs}
     with remember_rows():
         for run in runs:
-            one, model = _check(run, model_of, machine)
+            one, model = _check(run, model_of, folder_of, machine)
             checked.append(one)
             if model is not None:
                 model_of[run.name] = model
@@ -76,6 +77,12 @@ def differences_of_finished(folder: Path, words: Sequence[str]) -> list[str]:
         return [str(error).splitlines()[0]]
 
 
+def can_resume(words: Sequence[str]) -> bool:
+    """Whether the command goes on with a folder that it left unfinished."""
+    name, _ = command_name(list(words))
+    return name in COMMANDS and "resume" in _import(COMMANDS[name].config_class).model_fields
+
+
 def config_of(words: Sequence[str]) -> BaseModel:
     """The config that a command's words give; ConfigError where there is none."""
     name, rest = command_name(list(words))
@@ -85,7 +92,9 @@ def config_of(words: Sequence[str]) -> BaseModel:
     return resolve(config_class, parse_words(config_class, rest, f"raylign {name}").layers)
 
 
-def _check(run: SweepRun, model_of: dict[str, str], machine: Machine) -> tuple[Checked, str | None]:
+def _check(
+    run: SweepRun, model_of: dict[str, str], folder_of: dict[str, Path], machine: Machine
+) -> tuple[Checked, str | None]:
     """With the model that stands for the run's own until it is trained."""
     findings = Findings()
     stand_in = model_of.get(run.needs or "")
@@ -98,7 +107,7 @@ def _check(run: SweepRun, model_of: dict[str, str], machine: Machine) -> tuple[C
         return Checked(run, findings, Resources()), None
     model = _trained_model(run, config)
     if is_finished(run.folder) and (stand_in is not None or run.needs is None):
-        if differences := differences_of_finished(run.folder, words):
+        if differences := _differences(run, folder_of):
             shown = "; ".join(differences[:3])
             findings.problems.append(f"{run.folder} is finished with another config ({shown}); name the sweep anew")
         return Checked(run, findings, resources_of(config, findings, machine), is_done=not differences), model
@@ -113,6 +122,15 @@ def _check(run: SweepRun, model_of: dict[str, str], machine: Machine) -> tuple[C
         found: Findings = _import(examine)(config, machine)
         findings = found
     return Checked(run, findings, resources_of(config, findings, machine)), model
+
+
+def _differences(run: SweepRun, folder_of: dict[str, Path]) -> list[str]:
+    """Of a finished command, by the words that it was given; none while the run that it needs is not there."""
+    try:
+        words = filled_words(run, folder_of)
+    except ValueError:
+        return []
+    return differences_of_finished(run.folder, words)
 
 
 def _trained_model(run: SweepRun, config: BaseModel) -> str | None:
