@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import sys
 import time
 from pathlib import Path
 
@@ -10,8 +12,9 @@ import pytest
 
 from raylign.actors.cluster import ClusterConfig, ray_cluster
 from raylign.actors.placement import PlacementError, missing_resources, node_of, reserve
-from raylign.jobs.run.roles import asks_for_gpus, place_engines
+from raylign.jobs.run.roles import asks_for_gpus
 from tests.end_to_end.nodes import nodes
+from tests.patience import finished
 
 
 def test_what_is_short_is_named_with_what_is_free() -> None:
@@ -40,32 +43,14 @@ def test_a_role_without_room_is_named_with_resources_labels_and_the_nodes_that_a
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_ranks_come_to_lie_on_one_node_and_each_engine_on_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two nodes with eight logical GPUs, eight ranks as Ray Train places them, four engines of two GPUs; and labels."""
-    import ray
-    from ray.util import placement_group, placement_group_table, remove_placement_group
-
-    async def place_all() -> tuple[set[str], set[str]]:
-        ranks = placement_group([{"CPU": 1, "GPU": 1}] * 8, strategy="PACK")
-        await ranks.ready()
-        engines = await place_engines(4, 1.0, 2.0, 60.0, {})
-        where = set(placement_group_table(ranks)["bundles_to_node_id"].values()), set(map(node_of, engines))
-        for group in (ranks, *engines):
-            remove_placement_group(group)
-        return where
-
-    async def test() -> None:
-        for _ in range(20):
-            of_ranks, of_engines = await place_all()
-            assert len(of_ranks) == 1
-            assert of_engines.isdisjoint(of_ranks)
-        (spot,) = (node["NodeID"] for node in ray.nodes() if node["Labels"].get("market-type") == "spot")
-        chosen = await place_engines(2, 1.0, 2.0, 60.0, {"market-type": "spot"})
-        assert set(map(node_of, chosen)) == {spot}
-
+def test_ranks_come_to_lie_on_one_node_and_each_engine_on_one(tmp_path: Path) -> None:
+    """Two nodes with eight logical GPUs, twenty times; and engines that choose their node by label."""
     each = ["--num-cpus=12", "--num-gpus=8"]
     with nodes(tmp_path, [each, [*each, "--labels=market-type=spot"]]) as cluster:
-        for name, value in cluster.environment.items():
-            monkeypatch.setenv(name, value)
-        with ray_cluster(ClusterConfig(address=cluster.address)):
-            asyncio.run(test())
+        words = [sys.executable, str(Path(__file__).parent / "placing.py"), cluster.address, "20"]
+        done = finished(words, tmp_path, cluster.environment, others=[process.pid for process in cluster.processes])
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["rounds"] == [[1, 1, 0]] * 20
+    (labels,) = found["labels"]
+    assert labels["market-type"] == "spot"
