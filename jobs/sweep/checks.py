@@ -6,6 +6,7 @@ there yet is stood for by the model that its run starts from: it has the same sh
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from raylign.jobs.checks.data import remember_rows
 from raylign.jobs.checks.findings import Findings
 from raylign.jobs.checks.machine import Machine
 from raylign.jobs.cli import COMMANDS, command_name
-from raylign.jobs.config.loading import ConfigError, config_yaml, parse_words, resolve
+from raylign.jobs.config.loading import ConfigError, config_yaml, parse_words, read_recipe, resolve
 from raylign.jobs.config.train import TrainConfig, generates_anything
 from raylign.jobs.report.results import is_finished, read_result
 from raylign.jobs.run.checkpoints import checkpoint_of
@@ -72,9 +73,13 @@ def differences_of_finished(folder: Path, words: Sequence[str]) -> list[str]:
     if not before.is_file():
         return []
     try:
-        return config_differences(before.read_text("utf-8"), config_yaml(config_of(words)))
+        asked = config_of(words)
     except ConfigError as error:
         return [str(error).splitlines()[0]]
+    text = before.read_text("utf-8")
+    with contextlib.suppress(ConfigError):  # keys that came after it was written have their defaults
+        text = config_yaml(resolve(type(asked), [read_recipe(before)]))
+    return config_differences(text, config_yaml(asked))
 
 
 def can_resume(words: Sequence[str]) -> bool:
