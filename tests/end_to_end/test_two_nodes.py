@@ -50,8 +50,7 @@ def start_run(
     recipe = write_recipe(values, tmp_path / "recipe.yaml")
     words = [sys.executable, "-m", "raylign.jobs", "train", "--config", str(recipe), *more]
     environment = cluster.environment | {"RAY_ADDRESS": cluster.address}
-    others = [node.pid for node in cluster.processes]
-    return WatchedProcess(words, tmp_path / "log", environment, others)
+    return WatchedProcess(words, tmp_path / "log", environment, cluster.pids)
 
 
 def test_each_token_is_of_the_version_that_labels_it(two_nodes: Nodes, start_model: Path, tmp_path: Path) -> None:
