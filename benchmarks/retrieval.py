@@ -64,14 +64,14 @@ def ask(library: str, folder: str, num_queries: int) -> dict[str, float]:
     index = PassageIndex(place)
     opened_s = time.monotonic() - began
     began, cpu = time.monotonic(), time.process_time()
-    hits = [index.search(query, MOST) for query in asked]
+    num_hits = [len(index.search(query, MOST)) for query in asked]
     found = {
         "opened_s": opened_s,
         "per_s": num_queries / (time.monotonic() - began),
         "per_cpu_s": num_queries / (time.process_time() - cpu),
         "resident_mb": memory_mb("VmRSS"),
         "own_mb": memory_mb("RssAnon"),
-        "hits": statistics.mean(map(len, hits)),
+        "hits": statistics.mean(num_hits),
     }
     return found
 
@@ -145,8 +145,8 @@ def _in_a_process(step: str, *arguments: object) -> dict[str, float]:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["build"]:
-        print(json.dumps(build(*sys.argv[2:4])))
+        print(json.dumps(build(sys.argv[2], sys.argv[3])))
     elif sys.argv[1:2] == ["ask"]:
-        print(json.dumps(ask(*sys.argv[2:4], int(sys.argv[4]))))
+        print(json.dumps(ask(sys.argv[2], sys.argv[3], int(sys.argv[4]))))
     else:
         command_line(measure, __doc__, 1000)

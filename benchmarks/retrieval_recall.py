@@ -73,7 +73,7 @@ def recalls(asked: Questions, folder: Path) -> list[int]:
         raise ValueError(f"{asked.name}: {len(asked.passages) - len(index)} passages have no text")
     found = [0] * len(CUTS)
     for wanted, question in asked.questions:
-        names = [asked.passages[hit.number][0] for hit in index.search(question, max(CUTS))]
+        names = [asked.passages[number][0] for number in index.search(question, max(CUTS)).numbers]
         for place, cut in enumerate(CUTS):
             found[place] += wanted in names[:cut]
     return found

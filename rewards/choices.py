@@ -36,7 +36,7 @@ def _letter(text: str) -> str | None:
     if letters := {found["letter"].upper() for found in _NAMED.finditer(bare)}:
         return letters.pop() if len(letters) == 1 else None
     final = _FINAL.search(bare)
-    if final is not None and not bare[: final.start()].rstrip().endswith((" or", " and", ",", "/")):
+    if final is not None and not bare[: final.start()].rstrip().endswith((" or", " and", "not", ",", "/")):
         return final["letter"]
     letters = {found["letter"] for found in _IN_BRACKETS.finditer(bare)}
     return letters.pop() if len(letters) == 1 else None

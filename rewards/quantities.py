@@ -171,7 +171,11 @@ _FOOTNOTE = re.compile(r"(?<=[\w.%)])(?P<gap>\s?)\[\d{1,3}\](?!\s*[-+*/^=])")
 _RAISED = re.compile(r"[\^_]\s*\{?\s*$")
 _BETWEEN_OPERANDS = re.compile(r"[ ]*[-+*/][ ]*|[ ]*or[ ]*")
 _WITH_VARIABLE = re.compile(r"(?<![^\W\d])[a-z]\s?[-+*/]\s?$")
-_COMPARED = re.compile(r"(?:[≤≥≠]|\w\s[<>])\s*$")
+_COMPARED = re.compile(r"(?:[≤≥≠]|\w\s[<>])\s*$|(?:^|[\s$(])[<>]=?$")
+_APPLIED = re.compile(r"\b(?:log|ln|sin|cos|tan|sqrt|exp|mod|not)\s*\(?\s*$", re.I)
+"""Of a function, or denied."""
+_OPEN = re.compile(r"\+(?=[\s.,]|$)|\s?[≤≥≠]")
+"""After a number: `6+` is six or more, `6 ≤ x` is no six."""
 _COMMA = re.compile(r";|,\s|,(?!\d{3}(?!\d))")
 CONTEXT = 24
 """Characters before a number that decide what it is."""
@@ -211,10 +215,20 @@ def _scan(text: str) -> Iterator[tuple[Found, bool]]:
         after_sign = start + (text[start] in "+-")
         if is_operand and _BETWEEN_OPERANDS.fullmatch(text[previous_end:after_sign]):
             quantity = UNREAD  # `2+5` is not five, and `5 or 3` is no answer
-        elif _COMPARED.search(before) or _WITH_VARIABLE.search(text[max(0, start - CONTEXT) : after_sign]):
+        elif (
+            _is_part(match, before)
+            or _OPEN.match(text, end)
+            or _WITH_VARIABLE.search(text[max(0, start - CONTEXT) : after_sign])
+        ):
             quantity = UNREAD
         previous_end = end
         yield Found(quantity, start, end), text[start].isdigit() and before[-1:].isalpha()
+
+
+def _is_part(match: re.Match[str], before: str) -> bool:
+    """Of a comparison, of what a function is applied to, of a denial, or of a term with a sign of its own."""
+    has_two_signs = match["several"] is not None and before.endswith("-")
+    return has_two_signs or any(pattern.search(before) for pattern in (_COMPARED, _APPLIED))
 
 
 def _quantity(match: re.Match[str], before: str) -> Quantity:

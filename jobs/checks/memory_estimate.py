@@ -51,7 +51,7 @@ MAX_HEADER_BYTES = 100_000_000
 
 def read_model_size(folder: Path) -> ModelSize | None:
     """From config.json and the headers of *.safetensors; None for other formats."""
-    config = json.loads((folder / "config.json").read_text())
+    config = json.loads((folder / "config.json").read_text("utf-8"))
     config = config.get("text_config", config)
     shapes = {name: shape for file in folder.glob("*.safetensors") for name, shape in _header(file).items()}
     if not shapes or "hidden_size" not in config:

@@ -161,13 +161,13 @@ def _stage(stage: Stage, index: int, alone: bool, drawn: dict[str, Any]) -> str:
     for number_of_chart, (chart, figure) in enumerate(charts):
         chart_id = f"chart-{index}-{number_of_chart}"
         drawn[chart_id] = figure
-        said = caption(chart) + (f" {accuracy_words(stage.config_yaml)}" if chart.title == "Accuracy" else "")
+        said = caption(chart) + (f" {accuracy_words(stage.config)}" if chart.title == "Accuracy" else "")
         parts.append(
             f"<figure><figcaption>{escape(chart.title)}<small>{escape(said)}</small></figcaption>"
             f'<div class="plot" id="{chart_id}"></div></figure>'
         )
     samples, selection = samples_html(stage.path, stage.problems), _selection(stage)
-    refreshes = refreshes_html(stage.lines, stage.config_yaml)
+    refreshes = refreshes_html(stage.lines, stage.config)
     how = starts_html(stage)
     facts = _tiles_of(stage) if stage.lines else []
     title = "" if alone else f'<h2 class="stage" id="stage-{index}">{escape(stage.name)}</h2>'

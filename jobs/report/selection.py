@@ -15,7 +15,6 @@ import numpy as np
 
 from raylign.jobs.curricula.selection import SELECTION_FILE, read_selection
 from raylign.jobs.report.page import folded, number, percent, table, tiles
-from raylign.rollout.data.yaml_text import yaml_value
 
 NUM_ROWS = 12
 """Rows shown at each end."""
@@ -52,11 +51,13 @@ def selection_html(folder: Path) -> str:
     )
 
 
-def refreshes_html(lines: Sequence[Mapping[str, Any]], config_yaml: str) -> str:
+def refreshes_html(lines: Sequence[Mapping[str, Any]], config: Mapping[str, Any]) -> str:
     """What the policy has answered anew so far, from the first refresh on; empty for runs that never do."""
     refreshes = [line for line in lines if line.get("refresh/rows") is not None]
     if not refreshes:
-        return "<p>No row has been answered anew yet.</p>" if _answers_anew(config_yaml) else ""
+        algorithm = config.get("algorithm")
+        asks = isinstance(algorithm, dict) and "generation_every_steps" in algorithm
+        return "<p>No row has been answered anew yet.</p>" if asks else ""
     rows, tokens = (sum(line.get(f"refresh/{name}") or 0 for line in refreshes) for name in ("rows", "tokens"))
     last = refreshes[-1]
     times = "once" if len(refreshes) == 1 else f"in {len(refreshes)} refreshes"
@@ -64,15 +65,6 @@ def refreshes_html(lines: Sequence[Mapping[str, Any]], config_yaml: str) -> str:
         f"<p>Answered anew by the policy: {number(rows)} rows {times}, {number(tokens)} tokens; the last "
         f"{number(last['refresh/rows'])} in use since step {number(last.get('step', 0))}.</p>"
     )
-
-
-def _answers_anew(config_yaml: str) -> bool:
-    try:
-        config = yaml_value(config_yaml, "config.yaml")
-    except ValueError:  # the report says elsewhere that it cannot be read
-        return False
-    algorithm = config.get("algorithm") if isinstance(config, Mapping) else None
-    return isinstance(algorithm, Mapping) and "generation_every_steps" in algorithm
 
 
 def _histogram(weights: np.ndarray) -> str:

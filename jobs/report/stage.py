@@ -47,7 +47,8 @@ class Stage:
     path: Path
     lines: list[dict[str, Any]]
     config_yaml: str
-    total_steps: int | None
+    config: dict[str, Any]
+    """Its values; empty where there are none that can be read."""
     summary: dict[str, Any] | None
     """None while the run goes on."""
     problems: Problems
@@ -61,8 +62,8 @@ class Stage:
         """`finished`, or how far it is."""
         if self.summary is not None and self.summary.get("finished", True):
             return "finished"
-        going = "in progress" if self.summary is None else "stopped"
-        return f"{going}, step {self.num_steps}" + (f" of {self.total_steps}" if self.total_steps else "")
+        going, total = "in progress" if self.summary is None else "stopped", self.config.get("num_steps")
+        return f"{going}, step {self.num_steps}" + (f" of {total}" if total else "")
 
     @property
     def num_steps(self) -> int:
@@ -105,17 +106,16 @@ def _read_stage(path: Path) -> Stage:
     for number, reason in damaged:
         problems.add(f"metrics.jsonl:{number}", reason)
     config_yaml = without_secrets(_text(path, "config.yaml", problems))  # of a version that took them in addresses
-    return Stage(path, lines, config_yaml, _total(config_yaml, problems), read_summary(path, problems), problems)
+    return Stage(path, lines, config_yaml, _config(config_yaml, problems), read_summary(path, problems), problems)
 
 
-def _total(config_yaml: str, problems: Problems) -> int | None:
+def _config(config_yaml: str, problems: Problems) -> dict[str, Any]:
     try:
         config = yaml_value(config_yaml, "config.yaml")
     except ValueError as error:
         problems.add("config.yaml", error)
-        return None
-    total = config.get("num_steps") if isinstance(config, dict) else None
-    return total if isinstance(total, int) else None
+        return {}
+    return config if isinstance(config, dict) else {}
 
 
 def _text(path: Path, name: str, problems: Problems) -> str:

@@ -13,7 +13,6 @@ from raylign.jobs.report.page import table
 from raylign.jobs.report.stage import Stage
 from raylign.jobs.run.provenance import STARTS
 from raylign.rollout.data.json_lines import read_json_lines
-from raylign.rollout.data.yaml_text import yaml_value
 
 MISMATCH_WORDS = (
     "Mean |Δ log-prob|: how far learner and engine are apart on the tokens that are trained. About 1e-6 where both "
@@ -56,12 +55,8 @@ def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-def accuracy_words(config_yaml: str) -> str:
+def accuracy_words(config: Mapping[str, Any]) -> str:
     """Training and held-out accuracy in one chart are not sampled alike."""
-    try:
-        config = _mapping(yaml_value(config_yaml, "config.yaml"))
-    except ValueError:
-        return ""
     training = _mapping(config.get("sampling")).get("temperature")
     held_out = _mapping(config.get("evaluation")).get("temperature")
     if training is None or held_out is None or training == held_out:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import yaml
+from raylign.rollout.data.yaml_text import yaml_value
 
 
 def run_of_model(model: str) -> Path | None:
@@ -25,8 +25,8 @@ def config_of_run(folder: Path) -> dict[str, Any]:
     """Its resolved config. A damaged file is an error that names it."""
     path = folder / "config.yaml"
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        values = yaml_value(path.read_text(encoding="utf-8"), str(path))
+    except ValueError as error:
         raise ValueError(f"{path}: not a readable config: {error}") from None
     if not isinstance(values, dict):
         raise ValueError(f"{path}: expected `key: value` lines, found {type(values).__name__}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import bisect
 import logging
+import mmap
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -29,12 +30,15 @@ NUM_PASSAGES = 10_000
 MAX_CHARACTERS = 2_048
 
 
-@dataclass(frozen=True)
-class Hit:
-    """A passage by its place in the library, and its score."""
+@dataclass(frozen=True, eq=False)
+class Hits:
+    """Passages by their place in the library, best first, and their scores."""
 
-    number: int
-    score: float
+    numbers: NDArray[np.int64]
+    scores: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.numbers)
 
 
 class PassageIndex:
@@ -57,14 +61,14 @@ class PassageIndex:
         return len(self._text_offsets) - 1
 
     def text(self, number: int) -> str:
-        return bytes(self._texts[self._text_offsets[number] : self._text_offsets[number + 1]]).decode()
+        return self._texts[self._text_offsets[number] : self._text_offsets[number + 1]].decode()
 
     def scores(self, query: str) -> NDArray[np.float32]:
         """Of every passage, in their order."""
         words = self._ids(query)
         return np.concatenate([shard.scores(words) for shard in self._shards])
 
-    def search(self, query: str, most: int) -> list[Hit]:
+    def search(self, query: str, most: int) -> Hits:
         """The best passages, best first; equal ones in the order of the library, those without any word left out."""
         words = self._ids(query)
         numbers, scores = [], []
@@ -75,7 +79,7 @@ class PassageIndex:
             scores.append(of_shard[best])
         all_numbers, all_scores = np.concatenate(numbers), np.concatenate(scores)
         order = np.argsort(-all_scores, kind="stable")[:most]
-        return [Hit(int(all_numbers[place]), float(all_scores[place])) for place in order]
+        return Hits(all_numbers[order], all_scores[order])
 
     def _ids(self, query: str) -> list[int]:
         """Numbers of the query's words, one for each time that a word stands in it; unknown words have none."""
@@ -89,11 +93,12 @@ class PassageIndex:
         return None
 
     def _word(self, place: int) -> bytes:
-        return bytes(self._words[self._word_offsets[place] : self._word_offsets[place + 1]])
+        return self._words[self._word_offsets[place] : self._word_offsets[place + 1]]
 
 
-def _mapped(path: Path) -> memoryview:
-    return memoryview(np.memmap(path, np.uint8, "r"))
+def _mapped(path: Path) -> mmap.mmap:
+    with path.open("rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 def _mapped_array(path: Path) -> NDArray[Any]:
@@ -187,7 +192,7 @@ def find_passages(
     taken in the order of the library: a small library about one subject is no mistake.
     """
     index = PassageIndex(ensure_index(library_files(paths), index_folder, on_progress=on_progress))
-    numbers = [hit.number for hit in index.search(query, num_passages)]
+    numbers = index.search(query, num_passages).numbers.tolist()
     if not numbers:
         logger.warning("no passage of the library stands out for %r: its first passages are taken", query)
         numbers = list(range(min(num_passages, len(index))))

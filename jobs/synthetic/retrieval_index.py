@@ -185,11 +185,19 @@ def _write_counts(shard: Path, tokens: array[int], lengths: array[int]) -> tuple
 
 
 def _write_scores(shard: Path, lengths: NDArray[np.int32], idf: NDArray[np.float64], mean_length: float) -> None:
-    starts, indices = np.load(shard / "starts.npy"), np.load(shard / "indices.npy")
-    counts = np.load(shard / "counts.npy").astype(np.float64)
+    """And leaves out the words that count nothing: they have the longest lists."""
+    tokens, starts = np.load(shard / "tokens.npy"), np.load(shard / "starts.npy")
+    sizes, counts_something = np.diff(starts), idf[tokens] > 0
+    kept = np.repeat(counts_something, sizes)
+    tokens, sizes = tokens[counts_something], sizes[counts_something]
+    indices = np.load(shard / "indices.npy")[kept]
+    counts = np.load(shard / "counts.npy")[kept].astype(np.float64)
     divisors = K1 * (1 - B + B * lengths / mean_length)
-    scores = np.repeat(idf[np.load(shard / "tokens.npy")], np.diff(starts))
+    scores = np.repeat(idf[tokens], sizes)
     scores *= (K1 + 1) * counts / (counts + divisors[indices])
+    np.save(shard / "tokens.npy", tokens)
+    np.save(shard / "starts.npy", np.cumsum([0, *sizes], dtype=np.int64))
+    np.save(shard / "indices.npy", indices)
     np.save(shard / "scores.npy", scores.astype(np.float32))
     (shard / "counts.npy").unlink()
 

@@ -16,9 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from raylign.actors.cluster import ray_cluster
+from raylign.jobs.checks.machine import this_machine
 from raylign.jobs.data.job_folder import check_job_folder, job_folder
 from raylign.jobs.run.checkpoints import STATE
 from raylign.jobs.run.folder import write_atomically
+from raylign.jobs.synthetic.examine_training import examine_training_half
+from raylign.jobs.synthetic.given import read_given
 from raylign.jobs.synthetic.rl_config import SyntheticRLConfig
 from raylign.jobs.synthetic.synthesize import MAY_CHANGE_ON_RESUME, synthesize
 
@@ -32,6 +35,10 @@ def synthetic_rl(config: SyntheticRLConfig) -> dict[str, Any] | None:
 
     check_target(config.target_model_path, config.folder, config.resume)
     check_job_folder(config.folder, config, config.resume, MAY_CHANGE)
+    if not config.resume:
+        findings = examine_training_half(config, read_given(config.synthesis()), this_machine())
+        findings.problems = [f"training: {problem}" for problem in findings.problems]
+        findings.raise_problems()
     if config.dry_run:
         return synthesize(config.synthesis())
     with job_folder(config.folder, config, config.resume, MAY_CHANGE), ray_cluster(config.cluster):

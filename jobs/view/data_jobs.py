@@ -6,6 +6,7 @@ JSONL and Parquet files and saved `datasets` folders.
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ import numpy as np
 
 from raylign.jobs.view.files import read_as, read_lines, read_object
 
-NOT_ROWS = ("dropped.jsonl", "metrics.jsonl", "journal.jsonl")
+NOT_ROWS = ("dropped.jsonl", "metrics.jsonl")
 LINEAGE = ("stage", "parent", "passage", "demos", "votes", "k", "L", "score")
 """Columns that say where a synthetic row comes from."""
 MOST_ROWS = 20_000
@@ -35,8 +36,8 @@ def dropped_counts(folder: Path) -> list[dict[str, Any]]:
     found = [line for line in _drops(read_object(folder / "summary.json") or {}, "") if line["rows"]]
     if found:
         return found
-    reasons = Counter(str(line.get("reason", "no reason given")) for line in dropped_rows(folder))
-    return [{"part": "", "reason": reason, "rows": count} for reason, count in reasons.most_common()]
+    reasons = Counter((_part(line), str(line.get("reason", "no reason given"))) for line in dropped_rows(folder))
+    return [{"part": part, "reason": reason, "rows": count} for (part, reason), count in reasons.most_common()]
 
 
 def dropped_rows(folder: Path) -> list[dict[str, Any]]:
@@ -45,19 +46,16 @@ def dropped_rows(folder: Path) -> list[dict[str, Any]]:
 
 
 def row_files(folder: Path) -> dict[str, Path]:
-    """What holds rows: by name, file or saved folder."""
-    found: dict[str, Path] = {}
-    if _is_saved(folder):
-        found["rows"] = folder
+    """What holds rows, by name: saved folders first, then Parquet, then JSONL that is no journal of the job."""
+    found = {"rows": folder} if _is_saved(folder) else {}
     try:
-        entries = sorted(folder.iterdir())
+        entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     except OSError:
         return found
-    for path in entries:
-        is_file = path.suffix in (".jsonl", ".parquet") and path.name not in NOT_ROWS and not path.name.startswith(".")
-        if is_file or _is_saved(path):
-            found[path.name] = path
-    return found
+    found |= {path.name: path for path in entries if _is_saved(path)}
+    found |= {path.name: path for path in entries if path.suffix == ".parquet"}
+    lines = (path for path in entries if path.suffix == ".jsonl" and path.name not in NOT_ROWS)
+    return found | {path.name: path for path in lines if not read_as(path, "is journal", _is_journal)}
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -107,18 +105,34 @@ def lineage_of(row: Mapping[str, Any]) -> dict[str, Any]:
     return found | (dict(nested) if isinstance(nested, Mapping) else {})
 
 
+def _part(line: Mapping[str, Any]) -> str:
+    """Which part of the job left the row out: a stage of a synthesis, a split of scored pairs."""
+    return str(line.get("stage") or line.get("split") or "")
+
+
 def _drops(value: Any, part: str) -> Iterator[dict[str, Any]]:
-    """Counts by reason, at whatever depth of the summary."""
+    """Counts by reason, at whatever depth of the summary; where they stand, nothing deeper says the same by parts."""
     if not isinstance(value, Mapping):
         return
-    for key, child in value.items():
-        if isinstance(child, Mapping):
-            if "dropped" in key or "left_out" in key:
-                for reason, count in child.items():
-                    if isinstance(count, int):
-                        yield {"part": part, "reason": str(reason), "rows": count}
-            else:
-                yield from _drops(child, f"{part}/{key}" if part else str(key))
+    counted = [child for key, child in value.items() if isinstance(child, Mapping) and _says_dropped(key)]
+    for child in counted:
+        for reason, count in child.items():
+            if isinstance(count, int):
+                yield {"part": part, "reason": str(reason), "rows": count}
+    if not counted:
+        for key, child in value.items():
+            yield from _drops(child, f"{part}/{key}" if part else str(key))
+
+
+def _says_dropped(key: str) -> bool:
+    return "dropped" in key or "left_out" in key
+
+
+def _is_journal(path: Path) -> bool:
+    """Whether the first line is one that `RowJournal` writes."""
+    with path.open("rb") as file:
+        first = json.loads(file.readline(1 << 20))
+    return isinstance(first, dict) and {"stage", "row", "key"} <= first.keys()
 
 
 def _is_saved(path: Path) -> bool:

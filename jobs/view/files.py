@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 
 import yaml
 
+from raylign.rewards.addresses import without_secrets
+
 T = TypeVar("T")
 
 _known: dict[tuple[str, str], tuple[tuple[int, int], Any]] = {}
@@ -31,7 +33,7 @@ def read_as(path: Path, what: str, parse: Callable[[Path], T]) -> T | None:
             found: T | None = before[1]
             return found
         found = parse(path)
-    except (OSError, ValueError, yaml.YAMLError, LookupError, TypeError):
+    except (OSError, ValueError, yaml.YAMLError, LookupError, TypeError, RecursionError):
         _known.pop(key, None)
         return None
     _known[key] = (mark, found)
@@ -65,7 +67,8 @@ def _object(path: Path) -> dict[str, Any] | None:
 
 def _config(path: Path) -> dict[str, Any] | None:
     loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # a tenth of the time where libyaml is there
-    found = yaml.load(path.read_text("utf-8", "replace"), Loader=loader)
+    # an older version wrote addresses with their passwords
+    found = yaml.load(without_secrets(path.read_text("utf-8", "replace")), Loader=loader)
     return found if isinstance(found, dict) else None
 
 
@@ -82,7 +85,7 @@ def _objects(content: bytes) -> list[dict[str, Any]]:
     for line in content.split(b"\n"):
         try:
             value = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(value, dict):
             found.append(value)

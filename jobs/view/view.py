@@ -58,7 +58,7 @@ def server_words(config: ViewConfig) -> list[str]:
         "client.toolbarMode": "minimal",
     }
     words = [word for key, value in options.items() for word in (f"--{key}", value)]
-    folders = [str(folder.absolute()) for folder in config.folders]
+    folders = list(map(str, config.folders))
     return [sys.executable, "-m", "streamlit", "run", str(page), *words, "--", *folders]
 
 

@@ -19,10 +19,12 @@ from raylign.rewards.tasks.forms import AnswerForm
 
 def is_path(task: str) -> bool:
     """Whether a task is a user's file or folder and no built-in name."""
-    return task not in BUILT_IN and (task.endswith(".py") or "/" in task or Path(task).expanduser().exists())
+    return task not in BUILT_IN and (task.endswith(".py") or "/" in task)
 
 
 def _checked(task: str | AnswerForm) -> str | AnswerForm:
+    if isinstance(task, str) and task not in BUILT_IN and not is_path(task) and Path(task).is_dir():
+        return f"./{task}"  # a path by its looks alone, wherever it is read
     if isinstance(task, str) and task not in BUILT_IN and not is_path(task):
         nearest = difflib.get_close_matches(task, BUILT_IN, n=1, cutoff=0.5)
         hint = f"did you mean {nearest[0]!r}? " if nearest else ""

@@ -47,7 +47,8 @@ def judge(planted_secrets: dict[str, str]) -> Iterator[ChatServer]:
 
     def answer(body: dict[str, Any]) -> Scripted:
         if "refuse me" in json.dumps(body):
-            return Scripted(status=401, body=json.dumps({"error": {"message": f"no right: {body['key']}"}}).encode())
+            said = f"no right: Bearer {planted_secrets['JUDGE_KEY']}"
+            return Scripted(status=401, body=json.dumps({"error": {"message": said}}).encode())
         return Scripted(["[[7, 4]]"], usage=(10, 5))
 
     with chat_server(answer) as server:
@@ -90,7 +91,7 @@ def test_a_judge_is_sent_its_own_key_and_nothing_else_gets_it(
     assert holding(tmp_path, planted_secrets) == []
 
 
-def test_a_sweep_whose_run_cannot_start_writes_no_key(
+def test_a_run_and_a_sweep_that_cannot_start_write_no_key(
     judge: ChatServer,
     start_model: Path,
     planted_secrets: dict[str, str],
@@ -103,13 +104,12 @@ def test_a_sweep_whose_run_cannot_start_writes_no_key(
     rows.write_text('{"question": "refuse me", "answer": "2"}\n' * 8)
     values = small_config(start_model, tmp_path / "unused", rewards=rewards, data={"source": str(rows)})
     values["cluster"] = {"address": "local"}
-    del values["folder"]
     recipe = write_recipe(values, tmp_path / "recipe.yaml")
     sweep = {"name": "s", "folder": str(tmp_path / "sweep"), "tasks": {"T": {"config": [str(recipe)]}}}
     (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(sweep))
-    assert run_command_line(["sweep", "--config", str(tmp_path / "sweep.yaml")]) == 1
-    told = capfd.readouterr()
-    logs = "".join(log.read_text() for log in tmp_path.rglob("*.log"))
-    assert "***" in logs and "HTTP 4" in logs, logs
-    assert in_text(told.out + told.err, planted_secrets) == []
+    for words in (["train", "--config", str(recipe)], ["sweep", "--config", str(tmp_path / "sweep.yaml")]):
+        code = run_command_line(words)
+        told = capfd.readouterr()
+        assert code == 2 and "HTTP 401" in told.err and "no right: Bearer ***" in told.err, told
+        assert in_text(told.out + told.err, planted_secrets) == []
     assert holding(tmp_path, planted_secrets) == []

@@ -9,7 +9,13 @@ from tests.frozen.command_line import FROZEN, printed_by, recipe_names
 from tests.frozen.differences import text_difference
 
 FOLDER = FROZEN / "print_config"
-COMMAND_OF_PREFIX = {"evaluate": "evaluate", "best_of_n": "data best-of-n", "compare": "compare", "sweep": "sweep"}
+COMMAND_OF_PREFIX = {
+    "evaluate": "evaluate",
+    "best_of_n": "data best-of-n",
+    "compare": "compare",
+    "sweep": "sweep",
+    "synthetic_rl": "synthetic-rl",
+}
 """Which command a recipe is for, by how its name begins; all others are for `train`."""
 
 

@@ -35,6 +35,7 @@ from raylign.jobs.sample.sample import examine_sample
 from raylign.jobs.sweep.commands import expand
 from raylign.jobs.synthetic.config import SynthesizeConfig
 from raylign.jobs.synthetic.examine import examine_synthesis
+from raylign.jobs.synthetic.examine_training import examine_training_half
 from raylign.jobs.synthetic.given import read_given
 from raylign.jobs.synthetic.rl_config import SyntheticRLConfig
 from raylign.rollout.data.config import DataConfig
@@ -136,7 +137,10 @@ class StandIns:
             return examine_sample(config, TWO_CORES)
         if isinstance(config, SynthesizeConfig | SyntheticRLConfig):
             data = config if isinstance(config, SynthesizeConfig) else config.synthesis()
-            return examine_synthesis(data, read_given(data), EIGHT_GPUS)
+            findings = examine_synthesis(data, given := read_given(data), EIGHT_GPUS)
+            if isinstance(config, SyntheticRLConfig):
+                findings.problems += examine_training_half(config, given, EIGHT_GPUS).problems
+            return findings
         if isinstance(config, CompareConfig):
             return examine_compare(config, TWO_CORES)
         if isinstance(config, SweepConfig):

@@ -84,6 +84,15 @@ def test_part_of_an_expression_is_no_number(text: str) -> None:
         (r"\boxed{\frac{x}{2}}", "2"),
         (r"\boxed{x+5}", "5"),
         (r"I get \boxed{5}, but \boxed{6}", "5"),
+        ("log 6", "6"),
+        ("sin(6)", "6"),
+        ("6 mod 7", "7"),
+        ("6+", "6"),
+        (">6", "6"),
+        ("<=6", "6"),
+        ("6 \u2264 x", "6"),
+        ("-(-6)", "-6"),
+        ("it is not 6", "6"),
     ],
 )
 def test_wrong_answer_is_not_right_by_its_last_digits(completion: str, reference: str) -> None:

@@ -53,7 +53,7 @@ def section_at(config: BaseModel, key: str) -> Any:
     for word in key.split(".")[:-1]:
         names = {info.alias or name: name for name, info in type(section).model_fields.items()}
         section = getattr(section, names[word], None) if word in names else None
-        if section is None:
+        if not isinstance(section, BaseModel):  # empty, or one word in the place of a section
             return None
     return section
 

@@ -50,6 +50,10 @@ class Browser:
         attached = self._ask("Target.attachToTarget", targetId=target["targetId"], flatten=True)
         self._session = attached["sessionId"]
 
+    def resize(self, width: int, height: int) -> None:
+        """What a reader's window is large."""
+        self._page("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+
     def open(self, url: str, until: str) -> None:
         """Until the page shows this text and has stopped computing."""
         self._page("Page.navigate", url=url)

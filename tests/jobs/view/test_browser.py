@@ -22,6 +22,8 @@ from tests.patience import wait_until
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(PROGRAM is None, reason="no browser on this machine")]
 SHOWN = {"Table": "Over seeds", "Parameters": "Across", "Curves": "Chart", "Samples": "Order", "Data": "Rows of"}
 """View, and what it says once it is there."""
+HEIGHTS = {"Data": 1180, "Curves": 800}
+"""Of the window, where a view needs more than most to be seen whole."""
 
 
 @pytest.fixture(scope="module")
@@ -37,9 +39,9 @@ def server(made: Path) -> Iterator[str]:
     with socket.socket() as free:
         free.bind((LOOPBACK, 0))
         port = free.getsockname()[1]
-    folder = os.environ.get("RAYLIGN_PICTURES_OF", str(made))
-    words = [sys.executable, "-m", "raylign.jobs", "view", folder, "--port", str(port)]
-    process = subprocess.Popen(words, stdout=subprocess.DEVNULL)
+    folder = Path(os.environ.get("RAYLIGN_PICTURES_OF", str(made)))
+    words = [sys.executable, "-m", "raylign.jobs", "view", folder.name, "--port", str(port)]
+    process = subprocess.Popen(words, cwd=folder.parent, stdout=subprocess.DEVNULL)
 
     def answers() -> bool:
         with socket.socket() as probe:
@@ -61,7 +63,8 @@ def browser() -> Iterator[Browser]:
 
 @pytest.mark.parametrize("view", SHOWN)
 def test_each_view_shows_itself_without_an_error(view: str, server: str, browser: Browser) -> None:
-    browser.open(f"{server}/?view={view}", until=SHOWN.get(view, ""))
+    browser.resize(1280, HEIGHTS.get(view, 700))
+    browser.open(f"{server}/?view={view}", until=SHOWN[view])
     assert browser.value("document.querySelectorAll('[data-testid=stException]').length") == 0
     if "RAYLIGN_PICTURES" in os.environ:
         browser.picture(Path(os.environ["RAYLIGN_PICTURES"]) / f"{view.lower()}.png")

@@ -145,12 +145,21 @@ def test_a_data_job_tells_what_it_left_out_and_where_rows_come_from(tmp_path: Pa
     assert data_jobs.dropped_counts(job) == [{"part": "", "reason": "too easy", "rows": 3}]
 
 
+def test_counts_by_split_do_not_count_twice_and_a_journal_holds_no_rows(tmp_path: Path) -> None:
+    summary = {"left_out": {"empty": 2}, "splits": {"train": {"left_out": {"empty": 2}}}}
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    assert data_jobs.dropped_counts(tmp_path) == [{"part": "", "reason": "empty", "rows": 2}]
+    write_lines(tmp_path / "scores.jsonl", [{"stage": "score-pairs", "row": "train:0", "key": "k", "begun": True}])
+    write_lines(tmp_path / "scored.jsonl", [{"prompt": "p"}])
+    assert list(data_jobs.row_files(tmp_path)) == ["scored.jsonl"]
+
+
 def test_rows_of_parquet_and_of_a_saved_folder_are_read(tmp_path: Path) -> None:
     import datasets
 
     rows = [{"prompt": "p", "score": 1.0}]
-    datasets.DatasetDict({"train": datasets.Dataset.from_list(rows)}).save_to_disk(str(tmp_path / "saved"))
     pa.parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    datasets.DatasetDict({"train": datasets.Dataset.from_list(rows)}).save_to_disk(str(tmp_path / "saved"))
     found = data_jobs.row_files(tmp_path)
     assert [data_jobs.read_rows(path) for path in found.values()] == [rows, rows]
     assert data_jobs.row_files(tmp_path / "saved") == {

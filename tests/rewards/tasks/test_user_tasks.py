@@ -114,6 +114,16 @@ def test_a_file_that_is_no_task_is_refused_with_what_it_lacks(text: str, words: 
         open_task(write(tmp_path / "mine.py", text))
 
 
+def test_a_folder_is_told_from_a_name_by_its_looks_once_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sums").mkdir()
+    (tmp_path / "gsm8k").mkdir()
+    assert TaskConfig(task="sums").task == "./sums" and TaskConfig(task="sums").needs_process
+    assert not TaskConfig(task="gsm8k").needs_process and TaskConfig(task="./gsm8k").needs_process
+
+
 def test_a_task_that_does_not_exist_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"did you mean 'gsm8k'\? known: gsm8k, math, .*; a task of yours is a Python"):
         TaskConfig(task="gsm8")
