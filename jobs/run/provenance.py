@@ -64,6 +64,14 @@ def command_words() -> str | None:
     return shlex.join(["raylign", *(word for word in sys.argv[1:] if word != "--resume")])
 
 
+def resuming_words() -> str:
+    """The command that goes on with this run."""
+    command = command_words()
+    if command is None:
+        return "--resume"
+    return f"{command} --resume" if command.startswith("raylign train") else command
+
+
 def _versions() -> dict[str, str]:
     found = {"raylign": raylign.__version__, "python": platform.python_version()}
     for name in LIBRARIES:

@@ -17,7 +17,7 @@ from raylign.jobs.run.checkpoints import CheckpointRecord
 from raylign.jobs.run.folder import RunFolder, read_metrics
 from raylign.jobs.run.pair_evaluation import evaluation_words
 from raylign.jobs.run.progress import Progress
-from raylign.jobs.run.provenance import command_words
+from raylign.jobs.run.provenance import resuming_words
 from raylign.jobs.run.samples import write_answers, write_samples
 from raylign.jobs.run.trackers import Trackers
 from raylign.learners.meters.sample_size_alarm import SampleSizeAlarm
@@ -61,8 +61,7 @@ class Recorder:
     def ended(self, was_interrupted: bool) -> None:
         """How to go on; at the end, also where the results are and what changed."""
         if was_interrupted:
-            command = command_words()
-            self.say(f"stopped; go on by: {command} --resume" if command else "stopped; go on by --resume")
+            self.say(f"stopped; go on by: {resuming_words()}")
             return
         folder = self._folder.path
         accuracies = [line["evaluation/accuracy"] for line in self.evaluations if "evaluation/accuracy" in line]
@@ -126,7 +125,7 @@ class Recorder:
             "seconds": round(self.seconds, 1),
             "tokens_generated": self.num_tokens_generated,
             "accuracy_before": None if math.isnan(accuracies[0]) else accuracies[0],
-            "accuracy_after": None if math.isnan(accuracies[-1]) else accuracies[-1],
+            "accuracy_after": None if math.isnan(accuracies[-1]) or step > self.evaluated_step == 0 else accuracies[-1],
             "checkpoint": checkpoint,
             "evaluation": self.evaluations[-1] if self.evaluations else None,
         }

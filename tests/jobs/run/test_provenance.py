@@ -11,7 +11,7 @@ import pytest
 from raylign.jobs.report.stage import read_stages
 from raylign.jobs.report.starts import accuracy_words, starts_html
 from raylign.jobs.run.folder import RunFolder
-from raylign.jobs.run.provenance import printed_to, write_start
+from raylign.jobs.run.provenance import printed_to, resuming_words, write_start
 
 
 def test_each_start_leaves_machine_versions_code_command_and_model(
@@ -36,6 +36,21 @@ def test_each_start_leaves_machine_versions_code_command_and_model(
     assert "raylign train --name &#x27;a b&#x27;" in shown and first["model"]["fingerprint"] in shown
     (tmp_path / "run" / "starts.jsonl").write_text("half")
     assert starts_html(stage) == "" and "starts.jsonl" in stage.problems.lines()[0]
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["/bin/raylign", "train", "--resume", "--config", "a b.yaml"], "raylign train --config 'a b.yaml' --resume"),
+        (["/x/jobs/__main__.py", "quickstart"], "raylign quickstart"),
+        (["pytest", "tests"], "--resume"),
+    ],
+)
+def test_the_command_that_goes_on_is_said_as_it_can_be_given(
+    argv: list[str], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", argv)
+    assert resuming_words() == words
 
 
 def test_what_is_printed_is_kept_by_lines(capsys: pytest.CaptureFixture[str]) -> None:
