@@ -30,6 +30,7 @@ KNOWN_LINES = re.compile(
             r"saved step \d+",
             r"wrote .+/model: a start for --model\.path .+",
             r"checking model, data and rewards",
+            r"note: .+",
             r"(held-out accuracy \d+\.\d% → \d+\.\d%; )?done: .+; look at .+report\.html",
             r"go on from it by --model\.path .+ --num_steps N --resume",
             r"going on with the quickstart in .+",
