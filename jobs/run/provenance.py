@@ -11,6 +11,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -115,6 +116,10 @@ def _fingerprint(model: str) -> str | None:
     return digest.hexdigest()[:16]
 
 
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+"""That Ray gives the names of actors."""
+
+
 class _Both:
     """A stream that also hands on whole lines."""
 
@@ -124,7 +129,7 @@ class _Both:
     def write(self, text: str) -> int:
         *whole, self._begun = (self._begun + text).split("\n")
         for line in whole:
-            self._keep(line)
+            self._keep(COLOUR.sub("", line))
         return self._stream.write(text)
 
     def __getattr__(self, name: str) -> Any:

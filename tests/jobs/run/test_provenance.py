@@ -56,11 +56,11 @@ def test_the_command_that_goes_on_is_said_as_it_can_be_given(
 def test_what_is_printed_is_kept_by_lines(capsys: pytest.CaptureFixture[str]) -> None:
     kept: list[str] = []
     with printed_to(kept.append):
-        print("engine 0 died;", end=" ")
+        print("\x1b[36mengine 0\x1b[0m died;", end=" ")
         print("starting another")
     print("after")
     assert kept == ["engine 0 died; starting another"]
-    assert capsys.readouterr().out == "engine 0 died; starting another\nafter\n"
+    assert capsys.readouterr().out == "\x1b[36mengine 0\x1b[0m died; starting another\nafter\n"
 
 
 def test_accuracies_that_are_sampled_in_two_ways_say_so() -> None:
