@@ -24,6 +24,7 @@ from raylign.actors.cluster import ray_cluster
 from raylign.jobs.config.loading import load_config
 from raylign.jobs.init_model import InitModelConfig, init_model
 from raylign.jobs.quickstart import QuickstartConfig, recipe
+from raylign.jobs.run.checkpoints import model_folder
 from raylign.jobs.synthetic.rl_config import SyntheticRLConfig
 from raylign.jobs.synthetic.synthetic_rl import synthetic_rl
 from raylign.jobs.train import train
@@ -47,7 +48,7 @@ def base_model(folder: Path, seed: int) -> Path:
         sft = recipe("sft_arithmetic", quick, "sft", folder / "model")
         init_model(InitModelConfig(output=folder / "model", data=sft.data, seed=seed))
         train(sft)
-    return Path(json.loads(summary.read_text())["checkpoint"])
+    return Path(model_folder(str(summary.parent)))
 
 
 def test_rows(folder: Path) -> Path:

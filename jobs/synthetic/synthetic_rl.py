@@ -18,7 +18,7 @@ from typing import Any
 from raylign.actors.cluster import ray_cluster
 from raylign.jobs.checks.machine import this_machine
 from raylign.jobs.data.job_folder import check_job_folder, job_folder
-from raylign.jobs.run.checkpoints import STATE
+from raylign.jobs.run.checkpoints import STATE, model_folder
 from raylign.jobs.run.folder import write_atomically
 from raylign.jobs.synthetic.examine_training import examine_training_half
 from raylign.jobs.synthetic.given import read_given
@@ -49,7 +49,8 @@ def synthetic_rl(config: SyntheticRLConfig) -> dict[str, Any] | None:
         learned = json.loads(finished.read_text()) if training.resume and finished.exists() else {}
         if not learned.get("finished"):
             learned = train(training).summary()
-        copy_model(Path(learned["checkpoint"]), config.target_model_path, config.folder)
+        checkpoint = Path(model_folder(str(config.folder / "train")))
+        copy_model(checkpoint, config.target_model_path, config.folder)
     summary = {
         "experiment_name": config.experiment_name,
         "model": config.model,
@@ -63,7 +64,7 @@ def synthetic_rl(config: SyntheticRLConfig) -> dict[str, Any] | None:
         "num_steps": learned["num_steps"],
         "train_seconds": learned["seconds"],
         "teacher": made["teacher"]["total"],
-        "checkpoint": learned["checkpoint"],
+        "checkpoint": str(checkpoint),
         "target_model_path": str(config.target_model_path),
         "seed": config.seed,
     }

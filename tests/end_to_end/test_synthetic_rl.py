@@ -26,7 +26,7 @@ def test_from_a_definition_to_a_model(
     columns = {"Input": [f"{number} + 1" for number in range(4)], "Output": [str(number + 1) for number in range(4)]}
     datasets.DatasetDict({"test": datasets.Dataset.from_dict(columns)}).save_to_disk(str(sums))
     folder, target = tmp_path / "experiment", tmp_path / "final"
-    teacher = SumTeacher(terms=(2, 2), hard_terms=3)
+    teacher = SumTeacher(terms=(2, 2), hard_terms=3, wrong_share=0.0)
     with chat_server(teacher) as server:
         values = {
             "folder": str(folder),
