@@ -43,8 +43,8 @@ class BertScoreReward(Reward):
 
     def __init__(self, config: BertScoreConfig) -> None:
         try:
-            from bert_score import BERTScorer
-            from bert_score.utils import model2layers
+            from bert_score import BERTScorer  # type: ignore[import-untyped]
+            from bert_score.utils import model2layers  # type: ignore[import-untyped]
         except ImportError as error:
             raise ValueError(f"{NEEDS} (now {config.model!r}): {error}") from None
         self._config = config

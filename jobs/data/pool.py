@@ -93,7 +93,8 @@ def read_pool(config: GrpoDataConfig) -> Pool:
     if not pool.rows:
         reasons = sorted({dropped.reason for dropped in pool.dropped})
         raise ValueError(f"{data.source}: none of {pool.num_read} rows is usable ({', '.join(reasons)})")
-    if not all(isinstance(each.id, int) for each in (*pool.rows, *pool.dropped)):
+    ids = [row.id for row in pool.rows] + [each.id for each in pool.dropped]
+    if not all(isinstance(row_id, int) for row_id in ids):
         # a column has one type
         pool.rows = [replace(row, id=str(row.id)) for row in pool.rows]
         pool.dropped = [replace(each, id=str(each.id)) for each in pool.dropped]

@@ -168,16 +168,16 @@ def read_answers(config: GrpoDataConfig, pool: Pool) -> PoolAnswers:
         table[str(line["id"])] = line
     found = PoolAnswers(kept_in=str(path))
     for row in _with_own_ids(pool, path):
-        line = table.get(str(row.id), {})
-        if not line:
+        answered = table.get(str(row.id))
+        if answered is None:
             found.why_missing[row.index] = f"id {row.id} is not in {path}"
-        elif str(line["prompt"]).split() != row.prompt.split():
+        elif str(answered["prompt"]).split() != row.prompt.split():
             raise ValueError(
-                f"{path}: id {row.id} answers {str(line['prompt'])[:60]!r}, and the pool asks {row.prompt[:60]!r}: the "
-                "table belongs to other data"
+                f"{path}: id {row.id} answers {str(answered['prompt'])[:60]!r}, and the pool asks {row.prompt[:60]!r}: "
+                "the table belongs to other data"
             )
         else:
-            found.answers[row.index] = PoolAnswer(str(line["response"] or "").strip())
+            found.answers[row.index] = PoolAnswer(str(answered["response"] or "").strip())
     if not found.answers:
         raise ValueError(f"{path}: none of its {len(table)} ids is in {config.data.source}")
     return found

@@ -90,7 +90,7 @@ def _weighed_sums(
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """(G,) Σ_k weight_k · A_k of each group, and which of its completions have no score."""
     sums = [np.zeros(len(next(iter(group.values()))), np.float64) for group in rewards]
-    failed = [~np.isfinite(list(group.values())).any(axis=0) for group in rewards]
+    failed = [np.asarray(~np.isfinite(list(group.values())).any(axis=0)) for group in rewards]
     for name, weight in weights.items():
         columns = [group[name] for group in rewards]
         for total, advantage_G in zip(sums, group_advantages(columns, scale, epsilon), strict=True):

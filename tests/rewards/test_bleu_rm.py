@@ -50,8 +50,8 @@ def test_mean_and_std_are_of_the_group_or_of_the_whole_call(tmp_path: Path) -> N
     raw_bleu = [[bleu(text, item.references) for text in item.completions] for item in items]
     raw_model = RewardModel(RewardModelConfig(model=model, device="cpu")).score(items)
     of_groups = BleuRmReward(BleuRmConfig(model=model, device="cpu")).score(items)
-    for mixed, *columns in zip(of_groups, raw_bleu, raw_model, strict=True):
-        assert mixed == pytest.approx(mean_of_z_scores(*columns))
+    for mixed, of_bleu, of_model in zip(of_groups, raw_bleu, raw_model, strict=True):
+        assert mixed == pytest.approx(mean_of_z_scores(of_bleu, of_model))
     together = BleuRmReward(BleuRmConfig(model=model, device="cpu", over="batch")).score(items)
     assert [len(scores) for scores in together] == [3, 2]
     assert together[0] + together[1] == pytest.approx(
