@@ -10,7 +10,7 @@ import bisect
 import logging
 import mmap
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -184,14 +184,13 @@ def find_passages(
     seed: int,
     num_passages: int = NUM_PASSAGES,
     max_characters: int = MAX_CHARACTERS,
-    on_progress: Callable[[int], None] = lambda num_passages: None,
 ) -> Passages:
     """Best passages for the query, cut, without equal ones, shuffled by the seed.
 
     Where no passage holds a word of the query that counts (the words are in none, or in half the library), all are
     taken in the order of the library: a small library about one subject is no mistake.
     """
-    index = PassageIndex(ensure_index(library_files(paths), index_folder, on_progress=on_progress))
+    index = PassageIndex(ensure_index(library_files(paths), index_folder))
     numbers = index.search(query, num_passages).numbers.tolist()
     if not numbers:
         logger.warning("no passage of the library stands out for %r: its first passages are taken", query)

@@ -14,14 +14,17 @@ idf = log((N − df + 0.5) / (df + 0.5)), 0 for words in half the library or mor
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import json
 import os
 import shutil
+import socket
 import tempfile
+import time
 from array import array
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -36,6 +39,7 @@ VERSION = 1
 TOKENS_A_SHARD = 16_000_000
 """What is sorted in memory at once: about half a gigabyte."""
 META = "index.json"
+SAY_EVERY_S = 30.0
 CHUNK_BYTES = 1 << 22
 
 
@@ -55,22 +59,17 @@ class IndexMeta:
     """Of the files: see `LibraryCounts`."""
 
 
-def ensure_index(
-    files: Sequence[Path],
-    folder: Path,
-    tokens_a_shard: int = TOKENS_A_SHARD,
-    on_progress: Callable[[int], None] = lambda num_passages: None,
-) -> Path:
-    """The index of these files, built where it is not there. `on_progress` hears of every thousandth passage."""
+def ensure_index(files: Sequence[Path], folder: Path, tokens_a_shard: int = TOKENS_A_SHARD) -> Path:
+    """The index of these files, built where it is not there."""
     place = folder / _content_key(files, tokens_a_shard)
     if read_meta(place) is not None:
         return place
     folder.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(prefix=f".building-{os.getpid()}-", dir=folder))
+    building = Path(tempfile.mkdtemp(prefix=f"{building_prefix()}{os.getpid()}-", dir=folder))
     try:
         _remove_abandoned(folder)
         counts = LibraryCounts()
-        _build(_heard(passages(files, counts), on_progress), building, tokens_a_shard, counts)
+        _build(_said(passages(files, counts)), building, tokens_a_shard, counts)
         if place.exists():  # damaged
             shutil.rmtree(place)
         with contextlib.suppress(OSError):  # another job was first: it built the same
@@ -100,19 +99,27 @@ def _content_key(files: Sequence[Path], tokens_a_shard: int) -> str:
     return whole.hexdigest()
 
 
+def building_prefix() -> str:
+    """Of this machine: other machines may share the folder, and their processes have numbers of their own."""
+    return f".building-{socket.gethostname()}-"
+
+
 def _remove_abandoned(folder: Path) -> None:
     """What processes that are no more had begun."""
-    for path in folder.glob(".building-*"):
-        owner = path.name.split("-")[1]
+    for path in folder.glob(f"{glob.escape(building_prefix())}*"):
+        owner = path.name.removeprefix(building_prefix()).split("-")[0]
         if owner.isdigit() and not Path(f"/proc/{owner}").exists():
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _heard(texts: Iterable[str], on_progress: Callable[[int], None]) -> Iterator[str]:
+def _said(texts: Iterable[str]) -> Iterator[str]:
+    """A large library takes a while: says how far it is."""
+    said_at = time.monotonic()
     for number, text in enumerate(texts, 1):
         yield text
-        if number % 1000 == 0:
-            on_progress(number)
+        if number % 1000 == 0 and time.monotonic() - said_at > SAY_EVERY_S:
+            print(f"indexing the library: {number:,} passages so far", flush=True)
+            said_at = time.monotonic()
 
 
 def _build(texts: Iterable[str], place: Path, tokens_a_shard: int, counts: LibraryCounts) -> None:

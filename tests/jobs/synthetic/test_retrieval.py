@@ -15,9 +15,10 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from raylign.jobs.synthetic import retrieval_index
 from raylign.jobs.synthetic.library import LibraryCounts, library_files, passages
 from raylign.jobs.synthetic.retrieval import PassageIndex, find_passages
-from raylign.jobs.synthetic.retrieval_index import META, ensure_index, tokens_of
+from raylign.jobs.synthetic.retrieval_index import META, building_prefix, ensure_index, tokens_of
 
 FOUR = [
     "Medical diagnosis and clinical care of patients",
@@ -105,19 +106,31 @@ def test_an_index_is_built_once_for_a_content_wherever_it_lies(tmp_path: Path) -
     assert other != first and len(PassageIndex(other)) == 5
 
 
+def test_a_large_library_says_how_far_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(retrieval_index, "SAY_EVERY_S", 0.0)
+    index_of(tmp_path, ["one two"] * 2500)
+    assert capsys.readouterr().out.splitlines() == [
+        f"indexing the library: {number},000 passages so far" for number in (1, 2)
+    ]
+
+
 def test_what_a_killed_process_left_behind_is_removed_and_a_damaged_index_is_built_again(tmp_path: Path) -> None:
     folder = tmp_path / "index"
-    left = folder / ".building-4194305-abc"  # above the largest process id
+    left = folder / f"{building_prefix()}4194305-abc"  # above the largest process id
     left.mkdir(parents=True)
-    running = folder / f".building-{os.getppid()}-abc"
+    running = folder / f"{building_prefix()}{os.getppid()}-abc"
+    elsewhere = folder / ".building-another-machine-4194305-abc"
     running.mkdir()
+    elsewhere.mkdir()
     place = ensure_index([library(tmp_path, FOUR)], folder)
-    assert not left.exists() and running.exists()
+    assert not left.exists() and running.exists() and elsewhere.exists()
     (place / META).write_text('{"num_words": 1')
     with pytest.raises(ValueError, match="holds no whole index"):
         PassageIndex(place)
     assert len(PassageIndex(ensure_index([library(tmp_path, FOUR)], folder))) == 4
-    assert sorted(path.name for path in folder.iterdir()) == sorted([running.name, place.name])
+    assert sorted(path.name for path in folder.iterdir()) == sorted([running.name, elsewhere.name, place.name])
 
 
 def test_rows_without_the_key_text_give_all_values_joined(tmp_path: Path) -> None:
