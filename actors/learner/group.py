@@ -58,6 +58,7 @@ class LearnerGroup:
         self._gpus_per_rank = gpus_per_rank
         self._labels = dict(labels or {})
         self._mailbox: MailboxHandle | None = None
+        self._is_placed = False
         self._fit: asyncio.Future[None] | None = None
 
     async def start(self, placement_deadline_s: float) -> None:
@@ -74,13 +75,15 @@ class LearnerGroup:
         self._storage = OwnedFolder("raylign-train-")
         self._fit = in_daemon_thread(partial(self._run_trainer, deadline_s))
         try:
-            node: str = await self._send(WHERE, None, deadline_s)
-        except LearnerError as error:
-            if self._fit.done():  # it failed by itself, and says why
+            async with asyncio.timeout(deadline_s):
+                node: str = await self._send(WHERE, None, deadline_s)
+        except (TimeoutError, LearnerError) as error:
+            if isinstance(error, LearnerError) and self._fit.done():  # it failed by itself, and says why
                 raise
             count = self._spec.config.num_ranks
             together = {name: count * amount for name, amount in self._resources.items()}
             raise no_room(f"{count} learner ranks", together, self._labels) from error
+        self._is_placed = True
         return node
 
     async def load(self) -> None:
@@ -132,9 +135,13 @@ class LearnerGroup:
     async def _send(self, name: str, arguments: Any, deadline_s: float) -> Any:
         assert self._fit is not None and self._mailbox is not None, "place() comes first"
         call = asyncio.ensure_future(self._mailbox.call.remote(Command(name, arguments), deadline_s))
-        finished, _ = await asyncio.wait(
-            {call, self._fit}, timeout=deadline_s + POLL_S, return_when=asyncio.FIRST_COMPLETED
-        )
+        try:
+            finished, _ = await asyncio.wait(
+                {call, self._fit}, timeout=deadline_s + POLL_S, return_when=asyncio.FIRST_COMPLETED
+            )
+        except asyncio.CancelledError:
+            call.cancel()
+            raise
         if call in finished:
             return answer_of(call)
         if self._fit in finished:
@@ -178,7 +185,9 @@ class LearnerGroup:
 
         if self._fit is None or self._mailbox is None:
             return
-        if not self._fit.done():
+        if not self._is_placed:  # there is nobody who could stop: what waits for a place ends with this process
+            deadline_s = 0.0
+        elif not self._fit.done():
             self._mailbox.call.remote(Command(STOP), deadline_s)
         await asyncio.wait({self._fit}, timeout=deadline_s)
         if self._fit.done():

@@ -132,6 +132,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("weights/export_s", "s", "How long the learner wrote its weights for the update.", from_clock=True),
     Metric("weights/pause_s", "s", "How long generation stood still for the update.", from_clock=True),
     Metric("weights/load_s", "s", "Of that pause, how long engines loaded.", from_clock=True),
+    Metric("weights/travel_s", "s", "Weights on their way to other nodes; engines generate.", from_clock=True),
     Metric("weights/deliver_s", "s", "From the start of the delivery until engines went on.", from_clock=True),
     Metric("weights/replaced_engines", "engines", "Engines that failed in the update and were replaced."),
     Metric(

@@ -48,7 +48,7 @@ def test_ranks_come_to_lie_on_one_node_and_each_engine_on_one(tmp_path: Path) ->
     each = ["--num-cpus=12", "--num-gpus=8"]
     with nodes(tmp_path, [each, [*each, "--labels=market-type=spot"]]) as cluster:
         words = [sys.executable, str(Path(__file__).parent / "placing.py"), cluster.address, "20"]
-        done = finished(words, tmp_path, cluster.environment, others=[process.pid for process in cluster.processes])
+        done = finished(words, tmp_path, cluster.environment, others=cluster.pids)
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["rounds"] == [[1, 1, 0]] * 20

@@ -47,6 +47,8 @@ class Nodes:
     environment: dict[str, str]
     processes: list[WatchedProcess] = field(default_factory=list)
     """Of the head, and of every node that joined."""
+    pids: list[int] = field(default_factory=list)
+    """Of these; grows with them."""
 
     def join(self, *words: str) -> WatchedProcess:
         """Another node, as soon as it has registered."""
@@ -60,6 +62,7 @@ class Nodes:
         log = self.folder / f"node{len(self.processes)}.log"
         process = WatchedProcess([sys.executable, "-c", RAY, *words], log, self.environment)
         self.processes.append(process)
+        self.pids.append(process.pid)
         return process
 
 

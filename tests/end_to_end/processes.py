@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -26,8 +26,11 @@ LOOK_EVERY_S = 0.5
 class WatchedProcess:
     """A process in a session of its own; descendants are looked up while it runs, since later they have no parent."""
 
-    def __init__(self, words: list[str], log: Path, environment: dict[str, str] | None = None) -> None:
-        self.log = log
+    def __init__(
+        self, words: list[str], log: Path, environment: dict[str, str] | None = None, others: Sequence[int] = ()
+    ) -> None:
+        """`others`: ids of processes that work for it, with all below them."""
+        self.log, self._others = log, others
         with log.open("w") as output:
             self._process = subprocess.Popen(
                 words,
@@ -77,11 +80,11 @@ class WatchedProcess:
 
     def wait_for(self, condition: Callable[[], bool], what: str) -> None:
         """Until the condition holds; an error with the output when the process ends first or all of it idles."""
-        wait_until(condition, what, [self._process], outputs=[self.log], told=self.output)
+        wait_until(condition, what, [self._process], self._others, [self.log], self.output)
 
     def wait(self) -> int:
         """Exit code, once it has ended by itself."""
-        code = wait_for_end(self._process, self.output)
+        code = wait_for_end(self._process, self.output, self._others)
         self._over.set()
         self._watcher.join()
         return code

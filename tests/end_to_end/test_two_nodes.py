@@ -49,7 +49,8 @@ def start_run(
     values["weights"] = {"deadline_s": 30}
     recipe = write_recipe(values, tmp_path / "recipe.yaml")
     words = [sys.executable, "-m", "raylign.jobs", "train", "--config", str(recipe), *more]
-    return WatchedProcess(words, tmp_path / "log", cluster.environment | {"RAY_ADDRESS": cluster.address})
+    environment = cluster.environment | {"RAY_ADDRESS": cluster.address}
+    return WatchedProcess(words, tmp_path / "log", environment, cluster.pids)
 
 
 def test_each_token_is_of_the_version_that_labels_it(two_nodes: Nodes, start_model: Path, tmp_path: Path) -> None:
