@@ -26,7 +26,7 @@ from raylign.jobs.config.help import describe_item_keys, help_of_keys
 from raylign.jobs.config.help_pages import HelpRequest, help_page, help_request
 from raylign.jobs.config.keys import KeyPath, dotted_keys, nearest, readable_problems
 from raylign.jobs.config.word_lists import WordList, word_list_keys
-from raylign.jobs.originals.hints import original_words_hint
+from raylign.jobs.originals.hints import Hint, original_words_hint
 from raylign.rollout.data.yaml_text import read_yaml, yaml_value
 
 Config = TypeVar("Config", bound=BaseModel)
@@ -244,7 +244,9 @@ def _unknown_options(
 ) -> list[str]:
     """Words of the published programs are answered with our whole command line, others with the nearest key."""
     known = [*dotted_keys(config_class), "config", "print-config", "help"]
-    hint = original_words_hint(program.removeprefix("raylign "), words, known)
+    own = {f"--{key.rsplit('.', 1)[-1]}" for key in known}  # a key of ours without its section is ours
+    theirs = [word for word in unknown if ("=" in word or word.startswith("-")) and word.split("=")[0] not in own]
+    hint = original_words_hint(program.removeprefix("raylign "), words, known) if theirs else Hint()
     problems = []
     for word in unknown:
         if word.startswith("--") and word not in hint.explained:

@@ -156,6 +156,15 @@ def test_a_misspelt_key_of_ours_is_still_ours(capsys: pytest.CaptureFixture[str]
     assert "\nraylign train --config bdr_tiny --algorithm.masked_share 0.2\n" in err
 
 
+def test_a_key_of_ours_without_its_section_is_ours_and_no_word_of_another_program(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run_command_line(["train", "--temperature", "0.5", "--learning_rate", "1e-5"]) == 2
+    err = capsys.readouterr().err
+    assert "did you mean --sampling.temperature?" in err and "did you mean --learner.learning_rate?" in err
+    assert "unknown option; it is of" not in err
+
+
 def test_a_bar_within_a_cell_and_a_table_of_something_else_are_read_as_such() -> None:
     table = "| original | ours | note |\n|---|---|---|\n| `a` | `--seed 1` | x \\| y |\n"
     (row,) = rows_of_page("t.md", f"# T\n\n`raylign train`\n\n{table}\n| k | v |\n|--|--|\n| 1 | 2 |\n")
