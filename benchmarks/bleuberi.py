@@ -12,9 +12,12 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
+import math
+import re
 import statistics
 import time
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +37,8 @@ HELD_OUT, START, POOL = "0%:20%", "20%:60%", "60%:100%"
 SETS = {"e2e_nlg": ("devset.jsonl", "mr", "refs"), "asset": ("valid.jsonl.gz", "orig", "simp")}
 NUM_CHOSEN = {"e2e_nlg": 80, "asset": 160}
 NUM_HELD_OUT = 100
+CUT_WORDS = 20
+COLUMNS = ("bleu", "precision", "cut_bleu", "rouge_l", "distinct", "named")
 RUNS = ("start", "sft_random", "sft_hard", "grpo_random", "grpo_hard")
 
 
@@ -112,18 +117,31 @@ def measured(run: Path, references: Mapping[str, Sequence[str]]) -> dict[str, fl
         words, shortest = len(tokenize_13a(answer)), min(len(tokenize_13a(text)) for text in texts)
         score = bleu(answer, texts)
         # what is left without the brevity penalty: how much of what is said is right
-        precision = score / min(1.0, pow(2.718281828459045, 1 - shortest / words)) if words else 0.0
+        precision = score / min(1.0, math.exp(1 - shortest / words)) if words else 0.0
         values.append(
             {
                 "bleu": score,
+                "cut_bleu": bleu(" ".join(answer.split()[:CUT_WORDS]), texts),
+                "distinct": distinct_bigrams(tokenize_13a(answer)),
+                "named": named_values(asked, answer),
                 "precision": precision,
                 "rouge_l": rouge_l(answer, texts),
                 "words": words,
                 "shortest": shortest,
-                "cut": float(not line["finished"]),
             }
         )
     return {key: statistics.fmean(value[key] for value in values) for key in values[0]} | {"count": len(values)}
+
+
+def distinct_bigrams(tokens: Sequence[str]) -> float:
+    """Share of the pairs of neighbours that stand there once: low where a text repeats itself."""
+    return len(set(pairwise(tokens))) / max(1, len(tokens) - 1)
+
+
+def named_values(asked: str, answer: str) -> float:
+    """E2E: share of the values in brackets that the answer names; NaN where a prompt has none."""
+    values = [value for value in re.findall(r"\[([^\]]+)\]", asked) if value not in ("yes", "no")]
+    return sum(value.lower() in answer.lower() for value in values) / len(values) if values else math.nan
 
 
 def main() -> None:
@@ -155,12 +173,19 @@ def print_table(name: str, folder: Path, seeds: Sequence[int], references: Mappi
         f"\n{name}: {first['count']:.0f} held-out prompts; shortest reference {first['shortest']:.1f} words on average"
     )
     print(f"seeds {', '.join(map(str, seeds))}; seconds {', '.join(f'{value:.0f}' for value in seconds)}\n")
-    print("| run | BLEU | BLEU without brevity penalty | ROUGE-L | words | cut |\n|---|---|---|---|---|---|")
+    titles = (
+        "BLEU",
+        "without brevity penalty",
+        f"cut to {CUT_WORDS} words",
+        "ROUGE-L",
+        "distinct bigrams",
+        "values named",
+    )
+    print(f"| run | {' | '.join(titles)} | words |\n|{'---|' * (len(titles) + 2)}")
     for run, of_seeds in found.items():
-        cells = [" / ".join(f"{each[key]:.3f}" for each in of_seeds) for key in ("bleu", "precision", "rouge_l")]
+        cells = [" / ".join(f"{each[key]:.3f}" for each in of_seeds) for key in COLUMNS]
         words = " / ".join(f"{each['words']:.1f}" for each in of_seeds)
-        cut = " / ".join(f"{each['cut']:.0%}" for each in of_seeds)
-        print(f"| {run} | {' | '.join(cells)} | {words} | {cut} |")
+        print(f"| {run} | {' | '.join(cells)} | {words} |")
 
 
 if __name__ == "__main__":

@@ -44,6 +44,7 @@ BENCHMARKS = {
     "memory": 2400.0,
     "mismatch": 600.0,
     "bleu": 300.0,
+    "retrieval": 600.0,
     "start_up": 1800.0,
 }
 """Module and time limit in seconds, in the order of the table."""

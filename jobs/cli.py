@@ -35,6 +35,7 @@ FILE_ADVICE = {
     errno.EROFS: "the disk is read-only: name a folder on another one",
     errno.ENOSPC: "make room on the disk, or name a folder on another one",
     errno.EDQUOT: "your quota is used up: make room, or name a folder on another disk",
+    errno.EFBIG: "files may not be so large here (ulimit -f): raise that, or name a folder on another disk",
     errno.ENOENT: "check the path; a link may point to nothing",
     errno.ENOTDIR: "a part of the path is a file: name another folder",
     errno.EISDIR: "a folder stands where a file is meant",

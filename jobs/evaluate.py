@@ -8,13 +8,14 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from pathlib import Path
 
 from raylign.actors.cluster import ray_cluster
 from raylign.jobs.checks.plan import check_before_evaluation
 from raylign.jobs.config.evaluate import EvaluateConfig
+from raylign.jobs.config.loading import config_yaml
 from raylign.jobs.config.references import compare_with_references
 from raylign.jobs.run.checkpoints import model_folder
+from raylign.jobs.run.folder import write_atomically
 from raylign.jobs.run.metrics import evaluation_metrics, is_measured
 from raylign.jobs.run.progress import Progress
 from raylign.jobs.run.reward_failures import last_failure
@@ -66,7 +67,7 @@ async def _evaluate(config: EvaluateConfig) -> dict[str, float]:
                 await pool.stop()
     metrics = evaluation_metrics(groups, config.correct_from, config.pass_at)
     metrics["evaluation/seconds"] = time.perf_counter() - clock
-    write_results(config.folder, model_path, metrics, groups)
+    write_results(config, model_path, metrics, groups)
     if not is_measured(groups):
         print(
             f"evaluation/accuracy                  not measured: no score; {last_failure(groups) or 'no completions'}"
@@ -77,10 +78,12 @@ async def _evaluate(config: EvaluateConfig) -> dict[str, float]:
     return metrics
 
 
-def write_results(folder: Path, model_path: str, metrics: dict[str, float], groups: list[Group]) -> None:
-    """`evaluation.json` and `samples.jsonl`, in the order of the prompts."""
+def write_results(config: EvaluateConfig, model_path: str, metrics: dict[str, float], groups: list[Group]) -> None:
+    """`samples.jsonl` in the order of the prompts, `config.yaml`, and last `evaluation.json`, which says it is done."""
+    folder = config.folder
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "evaluation.json").write_text(json.dumps({"model": model_path, **metrics}, indent=2) + "\n")
-    with (folder / "samples.jsonl").open("w") as file:
-        for group in sorted(groups, key=lambda group: group.prompt.ordinal):
-            file.write(json.dumps(sample_record(group)) + "\n")
+    in_order = sorted(groups, key=lambda group: group.prompt.ordinal)
+    write_atomically(folder / "samples.jsonl", "".join(json.dumps(sample_record(group)) + "\n" for group in in_order))
+    write_atomically(folder / "config.yaml", config_yaml(config))
+    text = json.dumps({"model": model_path, **metrics}, indent=2)
+    write_atomically(folder / "evaluation.json", text + "\n")

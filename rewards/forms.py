@@ -170,7 +170,7 @@ def _offered(form: FormName, item: Item, as_chats: bool | None, accepted: set[st
             prompt = [dict(message) for message in item.messages] or [{"role": "user", "content": item.prompt}]
         columns = {name: [value] * count for name, value in item.row.items() if name not in ("prompt", "completion")}
         named = {name: [first] * count for name in accepted & set(REFERENCE) - columns.keys()}
-        offered = columns | named
+        offered: dict[str, Any] = columns | named
         offered |= {
             "prompts": [prompt if prompt is not None else item.prompt] * count,
             "completions": _as_messages(texts) if chats else texts,

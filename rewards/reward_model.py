@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from raylign.rewards.base import Item, Reward, Score, WeightedConfig, typed_scores
+from raylign.rewards.published_heads import add_bias, head_of, renamed
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +29,11 @@ class RewardModelConfig(WeightedConfig):
     name: Literal["reward_model"] = "reward_model"
     """Which reward."""
     model: str
-    """Model folder or Hugging Face id; AutoModelForSequenceClassification must load it with one label."""
+    """Model folder or Hugging Face id: what AutoModelForSequenceClassification loads with one label, or one of the
+    beaver models or Eurus-RM, whose heads are known."""
+    text_pair: bool = False
+    """Encode prompt and answer as a pair of texts, with the tokenizer's separators between them, as models such as
+    reward-model-deberta-v3 were trained; false: as a chat, or joined where the tokenizer has no template."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where it runs; auto: the GPU that it asks for (`num_gpus`), else the CPU."""
     num_gpus: float = Field(0.0, ge=0)
@@ -54,6 +59,9 @@ class RewardModel(Reward):
             self._tokenizer: Any = AutoTokenizer.from_pretrained(config.model, trust_remote_code=False)
         except (OSError, ValueError) as error:  # ValueError: it has code of its own, which is never run
             raise ValueError(f"reward model {config.model!r} cannot be loaded: {error}") from None
+        head = head_of(model_config, config.model)
+        if head is not None:
+            model_config.num_labels = 1
         if model_config.num_labels != 1:
             raise ValueError(
                 f"reward model {config.model!r} has {model_config.num_labels} labels, not one: it is no reward model"
@@ -71,18 +79,22 @@ class RewardModel(Reward):
         dtype = default_dtype if config.dtype == "auto" else config.dtype
         model, loading = AutoModelForSequenceClassification.from_pretrained(
             config.model,
+            config=model_config,
             dtype=getattr(torch, dtype),
             output_loading_info=True,
             trust_remote_code=False,
             use_safetensors=True,
+            **({} if head is None else {"key_mapping": renamed(head)}),
         )
         if loading["missing_keys"]:
             # transformers would fill them with noise and go on
             missing = ", ".join(sorted(loading["missing_keys"]))
             raise ValueError(f"reward model {config.model!r} lacks weights ({missing}): it is no reward model")
+        if head is not None:
+            add_bias(model, head, config.model)
         pad_id = model_config.get_text_config().pad_token_id
         names_padding = pad_id in range(size)  # some published configs say -1
-        self._reads_last_token = hasattr(model, "score") and (self._as_trained or not names_padding)
+        self._reads_last_token = hasattr(model, "score") and (self._as_trained or not names_padding or head is not None)
         """By length; else where transformers reads the score of a row alone: at the last token that is not `_pad_id`,
         or wherever a model that is no decoder has it."""
         self._pad_id: int = pad_id if names_padding else 0
@@ -105,6 +117,8 @@ class RewardModel(Reward):
         if self._as_trained:
             parts = [self._tokenizer(text, add_special_tokens=False)["input_ids"] for text in (item.prompt, completion)]
             token_ids = parts[0] + parts[1] + ([self._tokenizer.eos_token_id] if finished else [])
+        elif self._config.text_pair:
+            token_ids = self._tokenizer(item.prompt, completion)["input_ids"]
         elif self._tokenizer.chat_template:
             chat = list(item.messages) or [{"role": "user", "content": item.prompt}]
             chat.append({"role": "assistant", "content": completion})

@@ -67,6 +67,7 @@ def plan(config: TrainConfig) -> int:
 
 def check_before_start(config: TrainConfig) -> None:
     """Raise with all problems of a training run; warnings are said and do not hold it up."""
+    print("checking model, data and rewards", flush=True)
     findings = examine_training(config, this_machine())
     for note in findings.notes:
         print(f"note: {note}", file=sys.stderr)

@@ -78,13 +78,20 @@ def _places(layers: Sequence[Layer]) -> dict[KeyPath, str]:
     places: dict[KeyPath, str] = {}
     for layer in layers:
         for path, place in layer.places.items():
-            value: Any = layer.values
-            for step in path:
-                value = value[step] if isinstance(value, dict | list) else None
-            if not isinstance(value, dict):
+            if not isinstance(_value_at(layer.values, path), dict):
                 places = {old: where for old, where in places.items() if old[: len(path)] != path}
             places[path] = place
     return places
+
+
+def _value_at(value: Any, path: KeyPath) -> Any:
+    """None where there is none: places say `1` and `<<` as they are written."""
+    for step in path:
+        if isinstance(value, list) and isinstance(step, int):
+            value = value[step]
+        else:
+            value = value.get(step) if isinstance(value, dict) else None
+    return value
 
 
 def config_yaml(config: BaseModel) -> str:

@@ -16,8 +16,8 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TextIO
@@ -63,8 +63,9 @@ class RunFolder:
         """One line, on disk when this returns. Values that are not finite become null, as JSON has none."""
         assert self._metrics_file is not None, "the run folder is closed"
         line = {key: _json_number(value) for key, value in metrics.items()}
-        self._metrics_file.write(json.dumps(line, allow_nan=False) + "\n")
-        self._metrics_file.flush()
+        with naming(self.metrics_path):
+            self._metrics_file.write(json.dumps(line, allow_nan=False) + "\n")
+            self._metrics_file.flush()
 
     def cut_metrics(self, last_step: int) -> int:
         """Move lines after `last_step` (and a line half-written in a crash) to `metrics.cut-N.jsonl`.
@@ -134,12 +135,22 @@ def read_metrics(path: Path | str, damaged: list[tuple[int, str]] | None = None)
     return found
 
 
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """An error of the file system while a file is written names the file: a full disk is told without one."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
 def write_atomically(path: Path, text: str) -> None:
     """All of the text or the old file, never half of it."""
     temporary = path.with_name(f".tmp-{path.name}")
     temporary.unlink(missing_ok=True)  # of a crash; a link in its place would lead the text elsewhere
     # Half a surrogate pair in somebody's message is written as its escape, which JSON reads: no text ends a run.
-    with temporary.open("x", encoding="utf-8", errors="backslashreplace") as file:
+    with naming(path), temporary.open("x", encoding="utf-8", errors="backslashreplace") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

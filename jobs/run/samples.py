@@ -26,7 +26,8 @@ MAX_COMPLETIONS = 8
 def write_samples(
     run_folder: RunFolder, step: int, groups: Sequence[Group], seed: int = 0, num_random: int = 2
 ) -> Path | None:
-    """Keep the best and the worst group, one that failed if any did, and some drawn by (seed, step)."""
+    """Keep the best and the worst group, that of the widest rewards, one that failed if any did, and some drawn by
+    (seed, step)."""
     if not groups:
         return None
     chosen = _chosen(groups, Random(f"{seed}-{step}"), num_random)
@@ -95,6 +96,8 @@ def _chosen(groups: Sequence[Group], random: Random, num_random: int) -> list[tu
     if ranked:
         why[ranked[-1]] = "best"
         why.setdefault(ranked[0], "worst")
+        if _spread(groups[widest := max(ranked, key=lambda i: _spread(groups[i]))]) > 0:
+            why.setdefault(widest, "widest rewards")
     failed = [i for i, group in enumerate(groups) if group.failures and i not in why]
     if failed:
         why[random.choice(failed)] = "failed"
@@ -109,6 +112,12 @@ def _mean_reward(group: Group) -> float:
         return math.nan
     finite_G = group.total_rewards[np.isfinite(group.total_rewards)]
     return float(finite_G.mean()) if len(finite_G) else math.nan
+
+
+def _spread(group: Group) -> float:
+    """Of the rewards of its completions: where there is none, nothing is to be seen in a comparison."""
+    assert group.total_rewards is not None
+    return float(np.ptp(group.total_rewards[np.isfinite(group.total_rewards)]))
 
 
 def _best_first(group: Group) -> list[int]:

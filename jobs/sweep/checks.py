@@ -6,6 +6,7 @@ there yet is stood for by the model that its run starts from: it has the same sh
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from raylign.jobs.checks.data import remember_rows
 from raylign.jobs.checks.findings import Findings
 from raylign.jobs.checks.machine import Machine
 from raylign.jobs.cli import COMMANDS, command_name
-from raylign.jobs.config.loading import ConfigError, config_yaml, parse_words, resolve
+from raylign.jobs.config.loading import ConfigError, config_yaml, parse_words, read_recipe, resolve
 from raylign.jobs.config.train import TrainConfig, generates_anything
 from raylign.jobs.report.results import is_finished, read_result
 from raylign.jobs.run.checkpoints import checkpoint_of
@@ -45,9 +46,10 @@ def check_all(runs: Sequence[SweepRun], machine: Machine) -> list[Checked]:
     """In their order. Rows that several commands read are read and rendered once."""
     checked: list[Checked] = []
     model_of: dict[str, str] = {}
+    folder_of = {run.name: run.folder for run in runs}
     with remember_rows():
         for run in runs:
-            one, model = _check(run, model_of, machine)
+            one, model = _check(run, model_of, folder_of, machine)
             checked.append(one)
             if model is not None:
                 model_of[run.name] = model
@@ -71,9 +73,19 @@ def differences_of_finished(folder: Path, words: Sequence[str]) -> list[str]:
     if not before.is_file():
         return []
     try:
-        return config_differences(before.read_text("utf-8"), config_yaml(config_of(words)))
+        asked = config_of(words)
     except ConfigError as error:
         return [str(error).splitlines()[0]]
+    text = before.read_text("utf-8")
+    with contextlib.suppress(ConfigError):  # keys that came after it was written have their defaults
+        text = config_yaml(resolve(type(asked), [read_recipe(before)]))
+    return config_differences(text, config_yaml(asked))
+
+
+def can_resume(words: Sequence[str]) -> bool:
+    """Whether the command goes on with a folder that it left unfinished."""
+    name, _ = command_name(list(words))
+    return name in COMMANDS and "resume" in _import(COMMANDS[name].config_class).model_fields
 
 
 def config_of(words: Sequence[str]) -> BaseModel:
@@ -85,7 +97,9 @@ def config_of(words: Sequence[str]) -> BaseModel:
     return resolve(config_class, parse_words(config_class, rest, f"raylign {name}").layers)
 
 
-def _check(run: SweepRun, model_of: dict[str, str], machine: Machine) -> tuple[Checked, str | None]:
+def _check(
+    run: SweepRun, model_of: dict[str, str], folder_of: dict[str, Path], machine: Machine
+) -> tuple[Checked, str | None]:
     """With the model that stands for the run's own until it is trained."""
     findings = Findings()
     stand_in = model_of.get(run.needs or "")
@@ -98,7 +112,7 @@ def _check(run: SweepRun, model_of: dict[str, str], machine: Machine) -> tuple[C
         return Checked(run, findings, Resources()), None
     model = _trained_model(run, config)
     if is_finished(run.folder) and (stand_in is not None or run.needs is None):
-        if differences := differences_of_finished(run.folder, words):
+        if differences := _differences(run, folder_of):
             shown = "; ".join(differences[:3])
             findings.problems.append(f"{run.folder} is finished with another config ({shown}); name the sweep anew")
         return Checked(run, findings, resources_of(config, findings, machine), is_done=not differences), model
@@ -113,6 +127,15 @@ def _check(run: SweepRun, model_of: dict[str, str], machine: Machine) -> tuple[C
         found: Findings = _import(examine)(config, machine)
         findings = found
     return Checked(run, findings, resources_of(config, findings, machine)), model
+
+
+def _differences(run: SweepRun, folder_of: dict[str, Path]) -> list[str]:
+    """Of a finished command, by the words that it was given; none while the run that it needs is not there."""
+    try:
+        words = filled_words(run, folder_of)
+    except ValueError:
+        return []
+    return differences_of_finished(run.folder, words)
 
 
 def _trained_model(run: SweepRun, config: BaseModel) -> str | None:

@@ -28,7 +28,7 @@ from typing import Any
 
 from raylign.jobs.report.results import is_finished
 from raylign.jobs.run.folder import write_atomically
-from raylign.jobs.sweep.checks import differences_of_finished, filled_words
+from raylign.jobs.sweep.checks import can_resume, differences_of_finished, filled_words
 from raylign.jobs.sweep.manifest import Prepared
 from raylign.jobs.sweep.room import Room, Share
 
@@ -104,7 +104,7 @@ class Execution:
         if share is None:
             return False
         words = filled_words(one.run, self._folder_of)
-        if (one.run.folder / "config.yaml").is_file():
+        if (one.run.folder / "config.yaml").is_file() and can_resume(words):
             words.append("--resume")
         if one.resources.has_cluster and self._room.is_here and len(share.cores) < self._room.all_cores:
             words += ["--cluster.num_cpus", str(len(share.cores))]

@@ -90,14 +90,12 @@ def print_estimate(config: SynthesizeConfig, stages: Sequence[StageEstimate]) ->
         )
     for stage, count in base_model_answers(config).items():
         print(f"base model, {stage}: {count:,} answers of at most {config.scoring.max_tokens:,} tokens")
+    most = config.teacher.max_tokens
+    has_prices = config.teacher.prompt_price or config.teacher.reply_price
     print(
-        f"replies are counted with {EXPECTED_REPLY_TOKENS} tokens, at most with {config.teacher.max_tokens:,};"
-        " every row is taken to be kept; several replies come in one call where the endpoint allows n"
-        + (
-            ""
-            if config.teacher.prompt_price or config.teacher.reply_price
-            else "; both prices are 0, so no cost is shown"
-        )
+        f"replies are counted with {min(EXPECTED_REPLY_TOKENS, most)} tokens, at most with {most:,}; every row is "
+        "taken to be kept; several replies come in one call where the endpoint allows n"
+        + ("" if has_prices else "; both prices are 0, so no cost is shown")
     )
 
 

@@ -6,6 +6,7 @@ Given a config and what the user gives; gives the findings of a job that answers
 from __future__ import annotations
 
 from contextlib import closing
+from functools import partial
 
 from raylign.jobs.checks.findings import Findings
 from raylign.jobs.checks.machine import Machine, this_machine
@@ -13,6 +14,7 @@ from raylign.jobs.checks.plan import examine_answering
 from raylign.jobs.run.output_folder import check_can_write
 from raylign.jobs.synthetic.config import SynthesizeConfig
 from raylign.jobs.synthetic.given import Given
+from raylign.jobs.synthetic.library import library_files
 from raylign.rewards.chat_client import ChatClient
 from raylign.rewards.tasks.opening import open_task
 
@@ -33,6 +35,8 @@ def examine_synthesis(config: SynthesizeConfig, given: Given, machine: Machine |
     for path in config.passage_paths:
         if not path.exists():
             findings.problems.append(f"passage_paths holds {path}: there is no such file or folder")
+        else:
+            findings.attempt("passage_paths", partial(library_files, [path]))
     return findings
 
 

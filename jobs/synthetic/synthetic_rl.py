@@ -42,8 +42,7 @@ def synthetic_rl(config: SyntheticRLConfig) -> dict[str, Any] | None:
     if config.dry_run:
         return synthesize(config.synthesis())
     with job_folder(config.folder, config, config.resume, MAY_CHANGE), ray_cluster(config.cluster):
-        done = config.folder / "data" / SUMMARY
-        made = json.loads(done.read_text()) if config.resume and done.exists() else synthesize(config.synthesis())
+        made = synthesize(config.synthesis())  # stages that are there are read; another selection is made anew
         assert made is not None
         training = config.training(made["num_test"])
         finished = config.folder / "train" / SUMMARY

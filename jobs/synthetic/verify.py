@@ -30,7 +30,7 @@ async def verify_rows(
             result.dropped.append(Dropped(row.row_id, stage, failure_words(solutions), row.input))
             continue
         votes = [*solutions, row.output] if config.own_vote else solutions
-        verified = verify(votes, task.read_answers(votes), seed, row.row_id, config.min_votes)
+        verified = verify(votes, task.read_votes(votes), seed, row.row_id, config.min_votes)
         if verified is None:
             result.dropped.append(Dropped(row.row_id, stage, "votes do not agree or cannot be read", row.input))
             continue

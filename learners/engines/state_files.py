@@ -12,12 +12,20 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 ALLOWED = (
     "deepspeed.runtime.fp16.loss_scaler.LossScaler",
     "deepspeed.runtime.zero.config.ZeroStageEnum",
     "deepspeed.utils.tensor_fragment.fragment_address",
+    # numbers and arrays of numpy, which objectives keep
+    "numpy._core.multiarray._reconstruct",
+    "numpy._core.multiarray.scalar",
+    "numpy.ndarray",
+    "numpy.dtype",
+    "builtins.bytes",
 )
-"""Plain values of DeepSpeed's own; tensors, numbers, texts, lists and dicts need no leave."""
+"""Plain values; tensors, numbers, texts, lists and dicts need no leave."""
 
 
 def check_state(folder: Path) -> None:
@@ -38,7 +46,7 @@ def load_as_data(path: str, map_location: Any = None) -> Any:
     import torch
 
     try:
-        with torch.serialization.safe_globals(list(_types(ALLOWED))):
+        with torch.serialization.safe_globals([*_types(ALLOWED), *_kinds_of_numbers()]):
             return torch.load(path, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as error:
         raise refusal(path, _reason(str(error))) from None
@@ -57,6 +65,11 @@ def _types(names: Iterable[str]) -> Iterable[Any]:
     for name in names:
         module, _, kind = name.rpartition(".")
         yield getattr(importlib.import_module(module), kind)
+
+
+def _kinds_of_numbers() -> list[Any]:
+    """The classes of numpy's dtypes."""
+    return [getattr(np.dtypes, name) for name in np.dtypes.__all__]
 
 
 def _reason(message: str) -> str:

@@ -24,6 +24,8 @@ PairFormat = Literal[
     "ultrafeedback",
     "webgpt",
     "summarize",
+    "shp",
+    "stack_exchange",
 ]
 
 
@@ -37,7 +39,7 @@ class PairsConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
     """columns: as `prompt`, `chosen`, `rejected` say; chats in them are found and read as such. dialogues: chosen and
     rejected hold the whole dialogue up to the answer (HH). messages: they hold chats, with the prompt in them or in a
     column of its own. best_worst: objects of the best-and-worst-of-n files of the BoNBoN code.
-    pku_better, pku_safer, ultrafeedback, webgpt, summarize: rows as those data sets have them."""
+    pku_better, pku_safer, ultrafeedback, webgpt, summarize, shp, stack_exchange: rows as those data sets have them."""
     chosen: str = "{chosen}"
     """The better answer, a template over the columns."""
     rejected: str = "{rejected}"

@@ -7,14 +7,16 @@ what else the row held, but for lists of all answers (`_without`).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import takewhile
+from itertools import combinations, takewhile
 from typing import Any
 
 from raylign.rollout.data.config import PairFormat
+from raylign.rollout.data.html_text import plain_text
 from raylign.rollout.data.mapping import row_name
 from raylign.rollout.data.sources import Row
 
 ASSISTANT_TAG = "\n\nAssistant:"
+LEAST_SCORE_RATIO = 2.0
 
 
 def likely_format(row: Row) -> PairFormat | None:
@@ -114,6 +116,29 @@ def _summarize(row: Row) -> list[Row]:
     return [{**_without(row, "summaries"), "prompt": prompt, **answers}]
 
 
+def _shp(row: Row) -> list[Row]:
+    """Stanford Human Preferences: two comments below a post, and whether A got the higher score (labels 1). Where it is
+    less than twice the other, little is said; such rows are left out, as by the public DPO code."""
+    if float(row["score_ratio"]) < LEAST_SCORE_RATIO:
+        return []
+    better, worse = ("A", "B") if int(row["labels"]) == 1 else ("B", "A")
+    answers = {"chosen": row[f"human_ref_{better}"], "rejected": row[f"human_ref_{worse}"]}
+    return [{**_without(row, "human_ref_A", "human_ref_B"), "prompt": row["history"], **answers}]
+
+
+def _stack_exchange(row: Row) -> list[Row]:
+    """Stack Exchange preferences: a question with scored answers, all of HTML; every two answers of unequal scores."""
+    answers = [(int(answer["pm_score"]), plain_text(answer["text"])) for answer in row["answers"]]
+    common = {**_without(row, "answers"), "prompt": plain_text(row["question"])}
+    pairs = [
+        sorted(pair, key=lambda scored: -scored[0]) for pair in combinations(answers, 2) if pair[0][0] != pair[1][0]
+    ]
+    return [
+        {**common, "chosen": best, "rejected": worst, "chosen_score": high, "rejected_score": low}
+        for (high, best), (low, worst) in pairs
+    ]
+
+
 def _without(row: Row, *lists_of_answers: str) -> Row:
     """The row but for columns that hold all answers: chosen and rejected stand for them, and rows stay in memory and
     go into the experience log."""
@@ -125,6 +150,8 @@ _COLUMNS: dict[PairFormat, set[str]] = {
     "ultrafeedback": {"instruction", "completions"},
     "webgpt": {"question", "answer_0", "answer_1", "score_0", "score_1"},
     "summarize": {"info", "summaries", "choice"},
+    "shp": {"history", "human_ref_A", "human_ref_B", "labels", "score_ratio"},
+    "stack_exchange": {"qid", "question", "answers"},
 }
 """That tell the data sets apart."""
 _READERS = {
@@ -135,4 +162,6 @@ _READERS = {
     "ultrafeedback": _ultrafeedback,
     "webgpt": _webgpt,
     "summarize": _summarize,
+    "shp": _shp,
+    "stack_exchange": _stack_exchange,
 }

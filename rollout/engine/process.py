@@ -56,7 +56,7 @@ def set_environment(model_path: str, cpu_cores: str | None) -> None:
 @cache
 def _folder_of_sockets() -> OwnedFolder:
     """One for all engines of this process; vLLM would leave its sockets in the temporary folder."""
-    return OwnedFolder(SOCKETS_PREFIX)
+    return OwnedFolder(SOCKETS_PREFIX, "/tmp")  # a short path, as sockets need
 
 
 def usable_cores() -> str:

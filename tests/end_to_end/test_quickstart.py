@@ -28,6 +28,11 @@ KNOWN_LINES = re.compile(
             r"quickstart-(sft|grpo): \d+/\d+ steps  .+",
             r"step \d+: held-out accuracy \d+\.\d% \[\d+\.\d%, \d+\.\d%\]",
             r"saved step \d+",
+            r"wrote .+/model: a start for --model\.path .+",
+            r"checking model, data and rewards",
+            r"(held-out accuracy \d+\.\d% → \d+\.\d%; )?done: .+; look at .+report\.html",
+            r"go on from it by --model\.path .+ --num_steps N --resume",
+            r"going on with the quickstart in .+",
             r"held-out accuracy \d+\.\d% → \d+\.\d% in \d+ s; open .+report\.html",
         )
     )

@@ -58,7 +58,8 @@ def judge(planted_secrets: dict[str, str]) -> Iterator[ChatServer]:
 def test_a_run_and_its_ray_write_no_key(short_run: Run, planted_secrets: dict[str, str]) -> None:
     assert (short_run.folder.path / "report.html").is_file()
     assert holding(short_run.folder.path, planted_secrets) == []
-    session = Path(ray._private.worker._global_node.get_session_dir_path())
+    node: Any = ray._private.worker._global_node
+    session = Path(node.get_session_dir_path())
     assert list((session / "logs").glob("worker-*"))
     assert holding(session, planted_secrets) == []
 

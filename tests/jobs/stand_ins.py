@@ -309,4 +309,9 @@ def row_of_format(format: str, question: str, better: str, worse: str) -> dict[s
     if format == "summarize":
         info = {"subreddit": "sums", "title": question, "post": question}
         return {"info": info, "summaries": [{"text": better}, {"text": worse}], "choice": 0}
+    if format == "shp":
+        return {"history": question, "human_ref_A": worse, "human_ref_B": better, "labels": 0, "score_ratio": 3.0}
+    if format == "stack_exchange":
+        answers = [{"pm_score": score, "text": f"<p>{text}</p>"} for score, text in ((1, worse), (4, better))]
+        return {"qid": question, "question": f"<p>{question}</p>", "answers": answers}
     return {"prompt": question, "chosen": better, "rejected": worse, "n": 8}

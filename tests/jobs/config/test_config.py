@@ -383,6 +383,13 @@ def test_what_a_later_layer_replaces_is_blamed_on_that_layer(tmp_path: Path) -> 
         resolve(TrainConfig, flags.layers)
 
 
+def test_keys_that_are_no_words_and_merged_sections_have_places_too(tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text("1: x\nlearner: &a\n  learning_rate: y\nmodel:\n  <<: *a\n")
+    with pytest.raises(ConfigError, match=rf"{file}:3: learner.learning_rate: .y. is not allowed"):
+        load_config(TrainConfig, [file])
+
+
 def test_a_folder_in_the_place_of_a_recipe_is_told_so(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("seed: 1\n")
     with pytest.raises(ConfigError, match=r"a folder; name a file in it: mine\.yaml"):

@@ -48,6 +48,8 @@ def test_an_option_of_an_original_gives_our_key_or_says_why_there_is_none(row: R
     base = shlex.split(row.base or "raylign train --config bdr_online_blueorca_redorca")
     first = next(place for place, word in enumerate(base) if word.startswith("--"))
     known = [word.lstrip("-") for word in base[first:] if word.startswith("--")]
+    if name.word in known and name.dashes in ("", "--"):
+        return  # ours has the same name, so nobody needs to be told
     hint = original_words_hint(" ".join(base[1:first]), [*base[first:], *typed], known)
     assert hint.explained == frozenset([typed[0]]), hint.lines
     rows = [each for each, other in KEYS if other.word == name.word]  # a word may be on several pages

@@ -1,5 +1,6 @@
 """The run folder keeps what it is given, over crashes and resumes."""
 
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -150,3 +151,15 @@ def test_keys_that_came_since_do_not_hinder_a_resume_and_changed_ones_do(tmp_pat
     with pytest.raises(ValueError, match=r"\n  rollout\.max_reward_failures: 0\.5 -> 0\.1\n"):
         RunFolder.create(config.folder, config_yaml(changed), True, with_defaults)
     assert completed(TrainConfig, "gone: 1") == "gone: 1"
+
+
+def test_a_full_disk_is_told_with_the_file_that_it_met(tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path / "run", CONFIG)
+    assert folder._metrics_file is not None
+    folder._metrics_file.close()
+    with suppress(OSError), Path("/dev/full").open("w") as full:  # its end fails too
+        folder._metrics_file = full
+        with pytest.raises(OSError, match=r"No space left on device: '.*run/metrics\.jsonl'"):
+            folder.append_metrics({"step": 1})
+    folder._metrics_file = None
+    folder.close()

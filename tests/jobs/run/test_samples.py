@@ -56,3 +56,13 @@ def test_the_extremes_of_a_large_group_are_kept(tmp_path: Path) -> None:
         assert [completion["total"] for completion in line["completions"]] == [19, 18, 17, 16, 3, 2, 1, 0]
         assert line["num_completions"] == 20
         assert write_samples(run_folder, 2, []) is None
+
+
+def test_a_group_that_shows_a_contrast_is_kept(tmp_path: Path) -> None:
+    """The best and the worst are often all right and all wrong."""
+    groups = [group(0, [1.0, 1.0]), group(1, [0.0, 0.0]), group(2, [1.0, 0.0]), group(3, [0.5, 0.4])]
+    with RunFolder.create(tmp_path, "name: a\n") as run_folder:
+        path = write_samples(run_folder, 1, groups, num_random=0)
+    assert path is not None
+    kept = {line["why"]: line["ordinal"] for _, line in read_json_lines(path)}
+    assert kept == {"best": 0, "worst": 1, "widest rewards": 2}

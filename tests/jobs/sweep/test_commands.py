@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from raylign.jobs.cli import run_command_line
 from raylign.jobs.config.sweep import SweepConfig
+from raylign.jobs.sweep.checks import filled_words
 from raylign.jobs.sweep.commands import expand, run_name
 from raylign.jobs.sweep.run import sweep
 
@@ -141,7 +143,10 @@ def test_a_finished_folder_counts_as_done_only_with_the_same_config(
     (run,) = expand(config)
     assert run_command_line([*run.words, "--print-config"]) == 0
     run.folder.mkdir()
-    (run.folder / "config.yaml").write_text(capsys.readouterr().out)
+    written = capsys.readouterr().out
+    assert "\nreplay: null\n" in written
+    # as a raylign wrote it that did not know this key yet
+    (run.folder / "config.yaml").write_text(written.replace("\nreplay: null\n", "\n"))
     (run.folder / "summary.json").write_text(
         '{"finished": true, "num_steps": 3, "seconds": 1.0, "checkpoint": "somewhere"}'
     )
@@ -149,6 +154,40 @@ def test_a_finished_folder_counts_as_done_only_with_the_same_config(
     assert "T_m_d: done before" in capsys.readouterr().out
     values["tasks"] = {"T": {"config": ["sft_arithmetic"], "set": {"learner.learning_rate": 0.5}}}
     with pytest.raises(ValueError, match=r"is finished with another config .learner.learning_rate: "):
+        sweep(SweepConfig.model_validate(values))
+
+
+def test_what_followed_a_run_is_done_too_when_the_sweep_is_started_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rewards = [{"name": "exact"}]
+    evaluation = {"name": "E", "set": {"model": "{run}", "rewards": rewards}}
+    sides = {"new.model": "{run}", "reference.model": "{start}", "rewards": rewards}
+    values: dict[str, Any] = {
+        "folder": tmp_path,
+        "models": {"m": {"model.path": "somewhere"}},
+        "sft": {"config": ["sft_arithmetic"]},
+        "tasks": {"T": {"config": ["dpo_arithmetic"], "then": [evaluation, {**evaluation, "name": "C"}]}},
+    }
+    values["tasks"]["T"]["then"][1] |= {"command": "compare", "set": sides}
+    runs = list(expand(SweepConfig.model_validate(values)))
+    folders = {run.name: run.folder for run in runs}
+    results = ["summary", "summary", "evaluation", "comparison"]
+    for run, result in zip(runs, results, strict=True):
+        run.folder.mkdir()
+        assert run_command_line([*filled_words(run, folders), "--print-config"]) == 0
+        (run.folder / "config.yaml").write_text(capsys.readouterr().out)
+        found = {
+            "finished": True,
+            "checkpoint": f"{run.folder}/checkpoints/step-000001",
+            "num_steps": 1,
+            "seconds": 1.0,
+        }
+        (run.folder / f"{result}.json").write_text(json.dumps(found))
+    assert sweep(SweepConfig.model_validate(values)) == 0
+    assert capsys.readouterr().out.count("done before") == 4
+    sides["rewards"] = [{"name": "numeric"}]
+    with pytest.raises(ValueError, match=r"C is finished with another config .rewards: "):
         sweep(SweepConfig.model_validate(values))
 
 

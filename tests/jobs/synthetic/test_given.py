@@ -19,6 +19,7 @@ from raylign.jobs.synthetic.given import Given, read_given
 from raylign.jobs.synthetic.prompts import Demo, TaskTexts
 from raylign.jobs.synthetic.rl_config import SyntheticRLConfig
 from raylign.jobs.synthetic.synthetic_rl import check_target
+from tests.jobs.stand_ins import TWO_CORES
 from tests.jobs.synthetic.by_hand import NUM_ROWS, config_of, demos, make
 from tests.jobs.synthetic_teacher import SumTeacher
 from tests.rewards.chat_server import chat_server
@@ -74,7 +75,7 @@ def test_a_data_set_that_cannot_be_used_says_what_is_needed(tmp_path: Path) -> N
 
 def problems(folder: Path, given: Given | None = None, **changes: Any) -> tuple[list[str], list[str]]:
     config = config_of(folder / "job", NOBODY, model="nowhere", **changes)
-    findings = examine_synthesis(config, given or Given())
+    findings = examine_synthesis(config, given or Given(), TWO_CORES)
     return [each for each in findings.problems if not each.startswith("model: ")], findings.warnings
 
 

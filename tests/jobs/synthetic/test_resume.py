@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import time
 from pathlib import Path
 from random import Random
 
-from tests.jobs.synthetic.by_hand import AT_ONCE
+from raylign.jobs.synthetic.given import Given
+from tests.jobs.synthetic.by_hand import AT_ONCE, config_of, demos, make
 from tests.jobs.synthetic_teacher import SumTeacher
 from tests.rewards.chat_server import ChatServer, chat_server
 
@@ -21,19 +21,18 @@ FINAL = ("selected/train/data-00000-of-00001.arrow", "selected/train/state.json"
 
 def job(folder: Path, server: ChatServer) -> subprocess.Popen[str]:
     words = [sys.executable, "-m", "tests.jobs.synthetic.by_hand", str(folder), server.address, str(NUM_DEMOS)]
-    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    return subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True)
 
 
-def finished(process: subprocess.Popen[str]) -> list[str]:
-    output, _ = process.communicate()
-    assert process.returncode == 0, output
-    ids: list[str] = json.loads(output.splitlines()[-1])
+def rest(folder: Path, server: ChatServer) -> list[str]:
+    """The job to its end, in this process; the selected rows."""
+    ids: list[str] = make(config_of(folder, server.address), Given(demos(NUM_DEMOS)))["selected_ids"]
     return ids
 
 
 def test_kills_at_random_moments_repeat_no_answered_call_and_select_the_same_rows(tmp_path: Path) -> None:
     with chat_server(SumTeacher(counts_repetitions=False)) as server:
-        selected = finished(job(tmp_path / "whole", server))
+        selected = rest(tmp_path / "whole", server)
         num_calls = len(server.asked)
     random, kills = Random(0), 0
     moments = sorted(random.sample(range(2, num_calls), 3))
@@ -45,7 +44,7 @@ def test_kills_at_random_moments_repeat_no_answered_call_and_select_the_same_row
             kills += process.poll() is None
             process.kill()
             process.communicate()
-        assert finished(job(tmp_path / "killed", server)) == selected
+        assert rest(tmp_path / "killed", server) == selected
         repeated = len(server.asked) - num_calls
     assert kills == len(moments)
     assert 0 <= repeated <= kills * AT_ONCE  # no more than was under way

@@ -74,6 +74,27 @@ def test_what_a_learner_saved_is_data_and_is_taken_up(
     assert again.num_batches == 1
 
 
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "int64", "int32", "bool"])
+def test_arrays_and_numbers_of_numpy_are_data(tmp_path: Path, dtype: str) -> None:
+    kept = {"logits": np.arange(3).astype(dtype), "none": np.zeros(0, dtype), "one": np.arange(3).astype(dtype)[1]}
+    (tmp_path / "state").mkdir()
+    torch.save({"algorithm": kept}, tmp_path / "state" / "a.pt")
+    check_state(tmp_path / "state")
+    found = load_as_data(str(tmp_path / "state" / "a.pt"))["algorithm"]
+    assert {name: (value.dtype, value.tolist()) for name, value in found.items()} == {
+        name: (value.dtype, value.tolist()) for name, value in kept.items()
+    }
+
+
+def test_an_array_of_objects_brings_no_code(tmp_path: Path) -> None:
+    torch.save({"a": np.array([Attack(tmp_path / "pwned")], object)}, tmp_path / "a.pt")
+    with pytest.raises(ValueError, match=r"a\.pt: not loaded: "):
+        check_state(tmp_path)
+    with pytest.raises(ValueError, match=r"a\.pt: not loaded: "):
+        load_as_data(str(tmp_path / "a.pt"))
+    assert not (tmp_path / "pwned").exists()
+
+
 @pytest.mark.parametrize(
     "plant", [beside_the_state, beside_the_state_in_torchs_older_format, instead_of_the_state], ids=lambda p: p.__name__
 )

@@ -49,7 +49,7 @@ def plain(delimiter: str = ",") -> str:
         ("a.csv", plain().encode("utf-16"), None),
         ("a.csv", plain(";").encode("utf-8-sig"), "semicolons"),
         ("a.csv", plain().replace("\r\n", "\r").encode(), None),
-        ("a.tsv.gz", gzip.compress(plain("\t").encode()), "tabs"),
+        ("a.tsv.gz", gzip.compress(plain("\t").encode(), mtime=0), "tabs"),
         ("a.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS).encode("utf-16"), None),
         ("a.csv", table(",", ("", "question", "answer"), ("0", *ROWS[0].values()), ("1", *ROWS[1].values())).encode(),
          "column '' left out: row numbers that pandas added"),

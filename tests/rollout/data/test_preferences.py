@@ -112,7 +112,9 @@ def test_a_cut_prompt_that_would_fill_the_context_is_refused(tokenizer: Any, tmp
 
 
 DIALOGUE = "\n\nHuman: hi\n\nAssistant: hello\n\nHuman: bye\n\nAssistant:"
+SHP = {"history": DIALOGUE, "human_ref_A": " grim", "human_ref_B": " good", "labels": 0, "score_ratio": 2.5}
 FORMATS: list[tuple[PairFormat, dict[str, Any]]] = [
+    ("shp", SHP),
     ("dialogues", {"chosen": DIALOGUE + " good", "rejected": DIALOGUE + " grim"}),
     ("best_worst", {DIALOGUE: {"responses": ["x", " grim", " good"], "pairs": [[2, 1]]}}),
     (
@@ -192,6 +194,27 @@ def test_equal_scores_make_no_pair(tokenizer: Any, tmp_path: Path) -> None:
     row = FORMATS[-1][1]
     source = opened(tmp_path, tokenizer, [row, row | {"score_0": 1}], format="webgpt")
     assert len(source) == 1
+
+
+def test_scores_of_shp_that_are_near_each_other_make_no_pair(tokenizer: Any, tmp_path: Path) -> None:
+    near = SHP | {"score_ratio": 1.9}
+    assert len(opened(tmp_path, tokenizer, [SHP, near, SHP | {"labels": 1}], format="shp")) == 2
+
+
+def test_every_two_answers_of_unequal_scores_are_a_pair_and_html_is_read(tokenizer: Any, tmp_path: Path) -> None:
+    scored = ((3, "<p>use <code>a&lt;b</code></p>"), (1, "no"), (3, "also"), (0, "never"))
+    answers = [{"pm_score": score, "text": text} for score, text in scored]
+    row = {
+        "qid": 1,
+        "question": "<p>how <b>to</b>\n sort?</p>\n<pre><code>for x:\n    y\n</code></pre>",
+        "answers": answers,
+    }
+    source = opened(tmp_path, tokenizer, [row], format="stack_exchange", probability=None)
+    found = [(source.pair(n).chosen, source.pair(n).rejected) for n in range(len(source))]
+    assert source.pair(0).prompt.text == "how to sort?\n\nfor x:\n    y"
+    assert sorted(found) == sorted(
+        [("use a<b", "no"), ("use a<b", "never"), ("also", "no"), ("no", "never"), ("also", "never")]
+    )
 
 
 def test_another_mapping_of_the_same_rows_is_another_fingerprint(tokenizer: Any, tmp_path: Path) -> None:
