@@ -9,16 +9,23 @@ Given nothing; both nodes are this machine, so the link is its loopback.
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import statistics
 import tempfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from benchmarks.measurement import Measurement, show
+from raylign.actors.fleet import Engine
+from raylign.actors.handles import LocalHandle
+from raylign.actors.weights.node_copies import NodeCopies
+from raylign.actors.weights.update import ExportedWeights
+from raylign.rollout.weights.buckets import SharedMemorySender
 from raylign.rollout.weights.courier import Courier
 
-NUM_BYTES, BUCKET_BYTES = 1 << 30, 256 << 20
+NUM_BYTES, BUCKET_BYTES = 512 << 20, 128 << 20
 HOME, AWAY = "learner's node", "another node"
 
 
@@ -38,11 +45,42 @@ class MeasuredCourier(Courier):
         self._group._send(self._plain)
 
 
+def serve(pipe: Any) -> None:
+    """A process with a courier: verbs come through the pipe, one at a time."""
+    courier = MeasuredCourier("127.0.0.1")
+    while (command := pipe.recv()) is not None:
+        verb, arguments = command
+        pipe.send(asyncio.run(getattr(courier, verb)(*arguments)))
+
+
+class CourierProcess:
+    """Its handle."""
+
+    def __init__(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=serve, args=(theirs,), daemon=True)
+        self._process.start()
+
+    def _ask(self, verb: str, *arguments: Any) -> Any:
+        self._pipe.send((verb, arguments))
+        return self._pipe.recv()
+
+    def __getattr__(self, verb: str) -> SimpleNamespace:
+        async def asked(*arguments: Any) -> Any:
+            return await asyncio.to_thread(self._ask, verb, *arguments)
+
+        return SimpleNamespace(remote=asked)
+
+    def end(self) -> None:
+        """The process too."""
+        self._pipe.send(None)
+        self._process.join()
+
+
 def measure(num_rounds: int = 7) -> list[dict[str, Any]]:
     """One row."""
-    from raylign.actors.cluster import ClusterConfig, ray_cluster
-
-    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder, ray_cluster(ClusterConfig(address="local")):
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
         bare, ours = asyncio.run(_seconds(Path(folder), num_rounds))
     ratios = [b / o for b, o in zip(bare, ours, strict=True)]
     return [
@@ -61,21 +99,10 @@ def measure(num_rounds: int = 7) -> list[dict[str, Any]]:
 
 
 async def _seconds(folder: Path, num_rounds: int) -> tuple[list[float], list[float]]:
-    import ray
     import torch
 
-    from raylign.actors.fleet import Engine
-    from raylign.actors.handles import LocalHandle
-    from raylign.actors.weights.node_copies import NodeCopies
-    from raylign.actors.weights.update import ExportedWeights
-    from raylign.rollout.weights.buckets import SharedMemorySender
-
-    def start(node: str) -> Any:
-        environment = {"env_vars": {"OMP_NUM_THREADS": "1"}}
-        actor: Any = ray.remote(MeasuredCourier)
-        return actor.options(num_cpus=0, max_concurrency=16, runtime_env=environment).remote("127.0.0.1")
-
-    copies = NodeCopies("gloo", HOME, start, deadline_s=120)
+    couriers = {node: CourierProcess() for node in (HOME, AWAY)}
+    copies = NodeCopies("gloo", HOME, couriers.__getitem__, deadline_s=120)
     engine = Engine(0, LocalHandle(Away()))
     sender = SharedMemorySender(BUCKET_BYTES, folder)
     parts = {f"part {index}": torch.randn(4 << 20) for index in range(NUM_BYTES // (16 << 20))}
@@ -86,12 +113,14 @@ async def _seconds(folder: Path, num_rounds: int) -> tuple[list[float], list[flo
         _, errors = await copies.bring(exported, [engine])
         assert not errors, errors
         brought_s = time.perf_counter()
-        await asyncio.gather(*(courier.bare.remote(NUM_BYTES) for courier in copies._couriers.values()))
+        await asyncio.gather(*(courier.bare.remote(NUM_BYTES) for courier in couriers.values()))
         ended_s = time.perf_counter()
         if version:  # the first makes the group and the files
             ours_s.append(brought_s - began_s)
             bare_s.append(ended_s - brought_s)
-    await copies.close()
+    for courier in couriers.values():
+        await courier.stop.remote()
+        courier.end()
     sender.release()
     return bare_s, ours_s
 
