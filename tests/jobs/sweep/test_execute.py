@@ -80,19 +80,6 @@ def test_memory_holds_back_and_a_command_too_large_for_all_runs_alone() -> None:
     assert room(2).take(Resources(cores=99), 1, is_alone=True) is not None
 
 
-@pytest.mark.slow
-@pytest.mark.ray
-def test_a_cluster_has_the_room_that_ray_says_and_its_shares_are_only_counted() -> None:
-    from ray.cluster_utils import Cluster
-
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 3})
-    try:
-        free = Room.of_cluster(cluster.address)
-    finally:
-        cluster.shutdown()
-    assert (free.all_cores, free.all_gpus, free.is_here) == (3, 0, False)
-
-
 def test_two_sweeps_on_one_folder_are_refused(tmp_path: Path) -> None:
     values = {"folder": tmp_path, "models": {"m": {}}, "tasks": {"T": {}}}
     write_manifest(tmp_path, "sweep", [])
