@@ -312,6 +312,6 @@ def row_of_format(format: str, question: str, better: str, worse: str) -> dict[s
     if format == "shp":
         return {"history": question, "human_ref_A": worse, "human_ref_B": better, "labels": 0, "score_ratio": 3.0}
     if format == "stack_exchange":
-        answers = [{"pm_score": score, "text": f"<p>{text}</p>"} for score, text in ((1, worse), (4, better))]
-        return {"qid": question, "question": f"<p>{question}</p>", "answers": answers}
+        scored = [{"pm_score": score, "text": f"<p>{text}</p>"} for score, text in ((1, worse), (4, better))]
+        return {"qid": question, "question": f"<p>{question}</p>", "answers": scored}
     return {"prompt": question, "chosen": better, "rejected": worse, "n": 8}
