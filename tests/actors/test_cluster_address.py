@@ -10,6 +10,12 @@ import pytest
 from raylign.actors.cluster import ClusterConfig, check_address, interpreter_problem, ray_cluster
 
 
+@pytest.fixture(autouse=True)
+def not_connected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests before this one may have left a connection, which a nested call would share."""
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+
+
 def test_an_address_where_nobody_answers_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]

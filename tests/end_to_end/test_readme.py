@@ -42,6 +42,8 @@ RUN_HERE = {
 TESTED_ELSEWHERE = {
     "make quickstart": "tests/end_to_end/test_quickstart.py::test_all_stages_end_in_a_report_and_a_summary",
     "make test": "tests/end_to_end/test_readme.py::test_make_calls_what_the_other_tests_run",
+    f"{RAYLIGN} view runs": "tests/jobs/view/test_page.py::"
+    "test_it_listens_on_this_machine_alone_and_says_what_it_cannot_do",
     "ray up cluster.yaml": "tests/packaging/test_cluster_yaml.py::test_ray_accepts_it_and_its_resources_need_no_guess",
     "ray job submit --address http://127.0.0.1:8265 --working-dir src -- python -m raylign.jobs train --config "
     "raylign/jobs/recipes/grpo_arithmetic.yaml --model.path Qwen/Qwen3-0.6B --folder /mnt/shared/runs/mine "

@@ -220,7 +220,8 @@ def test_an_adapter_arrives_as_an_adapter_in_buckets_of_the_configured_size(tmp_
         fleet, _ = await a_fleet("b")
         nodes = Nodes(tmp_path)
         weights = {f"lora_A.{index}": torch.full((16,), float(index)) for index in range(8)}
-        buckets = SharedMemorySender(128, tmp_path).export(3, weights.items(), {"peft_type": "LORA", "r": 4})
+        sender = SharedMemorySender(128, tmp_path)  # the folder lasts as long as it
+        buckets = sender.export(3, weights.items(), {"peft_type": "LORA", "r": 4})
         here, errors = await nodes.copies.bring(ExportedWeights(3, tuple(buckets), 0.0), fleet.engines)
         assert not errors
         (copied,) = here.values()

@@ -209,6 +209,26 @@ def test_an_update_to_other_weights_gives_their_log_probs_and_a_digest_of_its_ow
     assert own_digest == from_disk and other_digest != from_disk
 
 
+def test_a_streamed_answer_comes_in_pieces_and_is_the_whole_greedy_one(engine, runner, tokenizer) -> None:
+    sampling = SamplingConfig(num_completions=1, max_tokens=12, temperature=0.0)
+
+    async def streamed(first: int | None = None) -> list[tuple[str, str | None]]:
+        pieces = []
+        async for piece in engine.stream(a_prompt(tokenizer), sampling):
+            pieces.append(piece)
+            if len(pieces) == first:
+                break
+        return pieces
+
+    whole = runner.run(engine.generate(a_prompt(tokenizer), sampling, None)).completions[0]
+    pieces = runner.run(streamed())
+    assert "".join(text for text, _ in pieces) == whole.text
+    assert len(pieces) > 1 and [reason for _, reason in pieces[:-1]] == [None] * (len(pieces) - 1)
+    assert pieces[-1][1] == whole.stop_reason
+    assert len(runner.run(streamed(first=1))) == 1  # left in the middle
+    assert runner.run(streamed()) and engine._llm.output_processor.get_num_unfinished_requests() == 0
+
+
 def test_a_dead_engine_gives_failures_with_its_last_words(engine, runner, tokenizer) -> None:
     """Last: it ends the module's engine."""
 
@@ -260,23 +280,3 @@ def test_no_engine_process_outlives_a_killed_owner(make_tiny_model, tmp_path: Pa
     owner.stdout.close()
     for process in processes:
         wait_until(partial(is_gone, process.pid), f"end of {process}", others=[process.pid])
-
-
-def test_a_streamed_answer_comes_in_pieces_and_is_the_whole_greedy_one(engine, runner, tokenizer) -> None:
-    sampling = SamplingConfig(num_completions=1, max_tokens=12, temperature=0.0)
-
-    async def streamed(first: int | None = None) -> list[tuple[str, str | None]]:
-        pieces = []
-        async for piece in engine.stream(a_prompt(tokenizer), sampling):
-            pieces.append(piece)
-            if len(pieces) == first:
-                break
-        return pieces
-
-    whole = runner.run(engine.generate(a_prompt(tokenizer), sampling, None)).completions[0]
-    pieces = runner.run(streamed())
-    assert "".join(text for text, _ in pieces) == whole.text
-    assert len(pieces) > 1 and [reason for _, reason in pieces[:-1]] == [None] * (len(pieces) - 1)
-    assert pieces[-1][1] == whole.stop_reason
-    assert len(runner.run(streamed(first=1))) == 1  # left in the middle
-    assert runner.run(streamed()) and engine._llm.output_processor.get_num_unfinished_requests() == 0
