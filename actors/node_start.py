@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 NODE_START_S = 600.0
@@ -20,6 +21,10 @@ PATIENT_ENVIRONMENT = {
     "RAY_py_gcs_connect_timeout_s": "300",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",
 }
+
+
+class NodeStartError(Exception):
+    """A process of the node ended while it started. No RuntimeError: Ray would ask for the node again for 30 s."""
 
 
 @contextmanager
@@ -43,7 +48,9 @@ def patient_node_start(node_start_s: float = NODE_START_S) -> Iterator[None]:
             try:
                 return get_node(gcs_address, node_id)
             except RuntimeError:  # not yet known
-                if time.monotonic() - began > node_start_s or any(each.dead_processes() for each in started):
+                for each in started:
+                    raise_if_dead(each)
+                if time.monotonic() - began > node_start_s:
                     raise
             if time.monotonic() - reported > REPORT_S:
                 reported = time.monotonic()
@@ -55,3 +62,19 @@ def patient_node_start(node_start_s: float = NODE_START_S) -> Iterator[None]:
         yield
     finally:
         node_class.start_ray_processes, services_module.get_node = start_processes, get_node
+
+
+def raise_if_dead(node: Any) -> None:
+    """Name the processes of Ray's `Node` that have ended, with their last words."""
+    dead = {kind: process.poll() for kind, process in node.dead_processes()}
+    if not dead:
+        return
+    folder = Path(node.get_logs_dir_path())
+    said = [line for kind in dead for path in sorted(folder.glob(f"{kind}*")) for line in _last_lines(path)]
+    codes = ", ".join(f"{kind} (exit code {code})" for kind, code in dead.items())
+    raise NodeStartError("\n".join([f"Ray's node did not start: {codes} ended; logs in {folder}", *said]))
+
+
+def _last_lines(path: Path, count: int = 5) -> list[str]:
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()[-count:]
+    return [f"  {path.name}: {line}" for line in lines if line.strip()]
