@@ -26,6 +26,9 @@ PATIENT_ENVIRONMENT = {
 class NodeStartError(Exception):
     """A process of the node ended while it started. No RuntimeError: Ray would ask for the node again for 30 s."""
 
+    says_it_all = True
+    """The command line shows the words alone, without a traceback."""
+
 
 @contextmanager
 def patient_node_start(node_start_s: float = NODE_START_S) -> Iterator[None]:

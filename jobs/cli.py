@@ -227,7 +227,7 @@ def run_command_line(words: list[str]) -> int:
         if not _is_about_a_file(error):
             raise
         _print_errors(_file_words(error))
-    except RuntimeError as error:
+    except Exception as error:
         if not getattr(error, "says_it_all", False):
             raise
         _print_errors("\n".join([str(error), *getattr(error, "__notes__", [])]))
