@@ -99,7 +99,10 @@ def _add(ours: Translation, options: Sequence[Option], rows: Sequence[Row], exam
         words, why = _translated(ours, option, row, command, batch_size)
         _put(ours.words, words)
         if words and why:
-            ours.notes.append(f"{option.as_typed}: {shlex.join(words)}: {why}")
+            is_equal = shlex.join(words).replace("'", "") == option.as_typed
+            ours.notes.append(
+                f"{option.as_typed}: {why}" if is_equal else f"{option.as_typed}: {shlex.join(words)}: {why}"
+            )
         elif not words:
             ours.notes.append(f"{option.as_typed}: left out: {why}")
 
@@ -161,7 +164,7 @@ def _words_of_option(ours: Translation, option: Option, row: Row, batch_size: in
     if place is None:
         ours.notes.append(f"{option.as_typed}: put your value in the place of the example's")
         return row.keys
-    changed = Option(keys[place].word, (option.value,))
+    changed = Option(keys[place].word, option.values)
     with_it = [changed if index == place else key for index, key in enumerate(keys)]
     is_shared = len(row.names) > 1 and len(keys) == len(row.names)
     return _spelled(changed) if is_shared else [word for key in with_it for word in _spelled(key)]

@@ -85,6 +85,13 @@ class Teacher:
             with Progress(f"teacher: {stage}", len(questions), unit="rows", start=len(found)) as progress:
                 await self._ask_all(stage, missing, journal, found, progress)
             self.repeated_in_flight += journal.repeated_in_flight
+        failures = [each for question in missing if isinstance(each := found[question.row_id], ChatFailure)]
+        if failures and len(failures) == len(missing) and all(each.kind in PASSING for each in failures):
+            # fewer than FAILURES_IN_A_ROW: the stage's file would drop them all, and a resume would not ask again
+            raise TeacherDown(
+                f"the teacher {self._config.model!r} answered none of {len(failures)} questions; the last: "
+                f"{failures[-1].kind}: {failures[-1].message}; go on with --resume once it answers"
+            )
         return {question.row_id: found[question.row_id] for question in questions}
 
     async def _ask_all(

@@ -218,6 +218,17 @@ def test_a_teacher_that_is_down_stops_the_job_and_a_resume_goes_on(tmp_path: Pat
         assert len(generated) == 2 * FAILURES_IN_A_ROW - 5
 
 
+def test_a_teacher_that_answers_nothing_drops_no_row_and_a_resume_asks_again(tmp_path: Path) -> None:
+    is_down = [True]
+    with chat_server(SumTeacher(misbehave=lambda text, number: Scripted(status=503) if is_down[0] else None)) as server:
+        with pytest.raises(TeacherDown, match=r"answered none of \d+ questions.*HTTP 503.*go on with --resume"):
+            make(config_of(tmp_path, server.address, rows={"num_rows": 3}))
+        is_down.clear()
+        is_down.append(False)
+        summary = make(config_of(tmp_path, server.address, rows={"num_rows": 3}))
+    assert not any("unreachable" in reason for reason in summary["dropped_by_reason"])
+
+
 def test_a_single_question_without_an_answer_costs_one_row(tmp_path: Path) -> None:
     def misbehave(text: str, number: int) -> Scripted | None:
         return Scripted(status=503) if number in (3, 4) else None
