@@ -32,6 +32,7 @@ from raylign.jobs.checks.memory_estimate import (
     learner_bytes,
     read_model_size,
 )
+from raylign.jobs.checks.more_data import check_more_data
 from raylign.jobs.checks.private_cluster import check_private_cluster
 from raylign.jobs.checks.unused_rows import unused_rows
 from raylign.jobs.config.evaluate import EvaluateConfig
@@ -120,6 +121,8 @@ def examine_training(config: TrainConfig, machine: Machine) -> Findings:
     if rows == "pairs" and config.algorithm.needs_rewards:
         samples = replace(samples, needs_references=compare_with_references(config.rewards))
     num_rows = check_data(samples, tokenizer, config.seed, findings)
+    if config.more_data:
+        num_rows = check_more_data(config, samples, num_rows, tokenizer, findings)
     if num_rows is not None:
         from raylign.jobs.curricula.registry import num_steps_of
 

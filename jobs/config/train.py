@@ -28,7 +28,8 @@ from raylign.learners.algorithms.facts import RunFacts
 from raylign.learners.algorithms.registry import AlgorithmConfig, default_algorithm, names_with
 from raylign.learners.engines.config import LearnerConfig
 from raylign.rewards.registry import RewardConfig
-from raylign.rollout.data.config import DataConfig
+from raylign.rollout.data.config import DataConfig, MoreDataConfig
+from raylign.rollout.data.shares import shares_problem
 from raylign.rollout.experience.types import ExperienceConfig
 from raylign.rollout.sampling import SamplingConfig, why_untrainable
 
@@ -63,6 +64,9 @@ class TrainConfig(Section, serialize_by_alias=True):
     """Passes over the data, in place of num_steps; for sail, over the rows that keep the data's answers and label."""
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
+    more_data: list[MoreDataConfig] = Field([])
+    """Further sources of preference pairs beside `data` (dpo, ipo, bonbon, sail, reward_model), each with its keys and
+    its `share`."""
     trusted_data: DataConfig | None = None
     """Rows known to be good, which decide the weights of those of `data` (bdr, bdr_online)."""
     sampling: SamplingConfig = SamplingConfig()
@@ -90,6 +94,10 @@ def _train_problems(config: TrainConfig) -> Iterator[str]:
     engine, sampling, learner, algorithm = config.rollout.engine, config.sampling, config.learner, config.algorithm
     yield from algorithm.problems(facts_of(config))
     yield from _trusted_problems(config)
+    if config.more_data and algorithm.curriculum != "pairs":
+        yield f"more_data is set: {algorithm.name} does not learn from preference pairs, and has one source"
+    if why := shares_problem([each.share for each in config.more_data]):
+        yield why
     if why := why_untrainable(sampling):
         yield why
     if algorithm.needs_rollouts:

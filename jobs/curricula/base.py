@@ -14,7 +14,6 @@ from raylign.jobs.config.train import TrainConfig
 from raylign.learners.algorithms.base import ExampleMaker
 from raylign.learners.algorithms.facts import RunRows
 from raylign.learners.examples.example import Example
-from raylign.rollout.data.prompts import PromptSource
 from raylign.rollout.sample import Group, Prompt
 from raylign.rollout.staleness import StalenessBound
 
@@ -39,10 +38,23 @@ class Services(Protocol):
         """Only where engines run."""
 
 
+class Rows(Protocol):
+    """Rows in the order of a run."""
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    def __len__(self) -> int: ...
+
+    def prompt(self, ordinal: int) -> Prompt: ...
+
+
 class Curriculum:
     """What most curricula leave as it is; each gives `examples`."""
 
-    def __init__(self, config: TrainConfig, rows: PromptSource, examples: ExampleMaker) -> None:
+    rows: Rows
+
+    def __init__(self, config: TrainConfig, rows: Rows, examples: ExampleMaker) -> None:
         self.config, self.rows, self.make = config, rows, examples
         self._rows_per_step = config.rollout.prompts_per_step
 

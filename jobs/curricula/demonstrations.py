@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 class DemonstrationCurriculum(Curriculum):
     """Equally many rows in every step, epoch after epoch."""
 
+    rows: PromptSource
+
     @classmethod
     def open(cls, config: TrainConfig, tokenizer: PreTrainedTokenizerBase, make: ExampleMaker) -> Self:
         """Prompt and response fit the context together."""

@@ -16,6 +16,7 @@ from raylign.jobs.curricula.base import Curriculum, Services
 from raylign.jobs.run.pair_evaluation import pair_metrics
 from raylign.learners.algorithms.base import ExampleMaker
 from raylign.learners.examples.example import Example
+from raylign.rollout.data.mixture import PairMixture
 from raylign.rollout.data.prompts import PromptSource
 from raylign.rollout.sample import Group, Prompt
 from raylign.rollout.staleness import StalenessBound
@@ -27,8 +28,14 @@ if TYPE_CHECKING:
 class PairCurriculum(Curriculum):
     """Equally many rows in every step, epoch after epoch, and pairs held out."""
 
+    rows: PromptSource | PairMixture
+
     def __init__(
-        self, config: TrainConfig, rows: PromptSource, examples: ExampleMaker, held_out: PromptSource | None = None
+        self,
+        config: TrainConfig,
+        rows: PromptSource | PairMixture,
+        examples: ExampleMaker,
+        held_out: PromptSource | None = None,
     ) -> None:
         super().__init__(config, rows, examples)
         self._held_out = held_out
@@ -39,7 +46,11 @@ class PairCurriculum(Curriculum):
         context, seed = config.rollout.engine.max_model_len, config.seed
         room = context - config.sampling.max_tokens if config.algorithm.needs_rollouts else context
         compares = config.algorithm.needs_rewards and compare_with_references(config.rewards)
-        rows = PromptSource.open_pairs(config.data, tokenizer, seed, room, context, compares)
+        sources = [
+            PromptSource.open_pairs(data, tokenizer, seed + number, room, context, compares)
+            for number, data in enumerate([config.data, *config.more_data])
+        ]
+        rows = PairMixture(sources, [each.share for each in config.more_data]) if config.more_data else sources[0]
         held_out = None
         if config.evaluation.pairs is not None:
             held_out = PromptSource.open_pairs(config.evaluation.pairs, tokenizer, seed, context, context)

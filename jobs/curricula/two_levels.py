@@ -36,6 +36,8 @@ REFRESH = "refresh"
 class TwoLevelCurriculum(Curriculum):
     """Equally many rows of both levels in every step."""
 
+    rows: PromptSource
+
     def __init__(
         self,
         config: TrainConfig,

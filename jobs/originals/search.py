@@ -96,7 +96,16 @@ def names_of(row: Row) -> list[Name]:
 
 
 def is_same(named: str, typed: str | None) -> bool:
-    return typed is not None and named.strip("[]") in (typed, *typed.strip("[]").split(","))
+    """A list in brackets is meant as a whole: `[hh,shp]` is not about `[hh]`."""
+    if typed is None:
+        return False
+    if typed.startswith("["):
+        return _in_list(named) == _in_list(typed)
+    return named.strip("[]") in (typed, *typed.split(","))
+
+
+def _in_list(text: str) -> set[str]:
+    return {item.strip(" '\"") for item in text.strip("[]").split(",")}
 
 
 def is_meant(name: Name, option: Option) -> bool:

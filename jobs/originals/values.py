@@ -40,7 +40,6 @@ TEMPLATES: Mapping[Key, str] = {
     ("bdr", "target_modules"): "--learner.lora.target_modules {words}",
     ("bdr", "use_wandb"): "--trackers.wandb",
     ("bdr", "use_tensorboard"): "--trackers.tensorboard",
-    ("bonbon", "datasets"): "--data.source {value}",
     ("bonbon", "eval_every"): "--evaluation.every_steps {steps}",
     ("bonbon", "local_dirs"): "--folder {folder}",
     ("bonbon", "local_run_dir"): "--folder {folder}",

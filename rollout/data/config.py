@@ -1,6 +1,7 @@
 """The configuration of one data source: where rows come from and what they become.
 
-Given nothing but templates and ranges to check; gives `DataConfig` with its section `pairs`.
+Given nothing but templates and ranges to check; gives `DataConfig` with its section `pairs`, and
+`MoreDataConfig`, the same with a share.
 """
 
 from __future__ import annotations
@@ -133,3 +134,11 @@ class DataConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
         if self.system is not None:
             raise ValueError("`system` needs `template: chat`; in a plain template write its text in the template")
         return self
+
+
+class MoreDataConfig(DataConfig):
+    """A further source of preference pairs, mapped by keys of its own."""
+
+    share: float | None = Field(None, gt=0, lt=1)
+    """Part of the run's rows that are this source's, above 0 and below 1; `data` has what all of them leave. The source
+    is gone through again, or not to its end, as that needs. Empty in all: the part of its rows, each once an epoch."""

@@ -180,6 +180,9 @@ class StandIns:
             for key in path[:-1]:
                 section = section.setdefault(key, {})
             section[path[-1]] = self._data(data)
+        if isinstance(config, TrainConfig):
+            given = [each.model_dump(exclude_unset=True) for each in config.more_data]
+            values["more_data"] = [keys | self._data(each) for keys, each in zip(given, config.more_data, strict=True)]
         return values
 
     def _task_data(self, config: SynthesizeConfig | SyntheticRLConfig) -> dict[str, Any]:

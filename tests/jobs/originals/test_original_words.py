@@ -103,6 +103,17 @@ def test_conversions_are_of_words_that_the_pages_have() -> None:
             "--rollout.prompts_per_step 32 --num_steps 100",
         ),
         (
+            "python -u train.py model=pythia28 datasets=[hh,shp] loss=dpo",
+            """raylign train --config dpo_hh --more_data '[{"source": "stanfordnlp/SHP", "prompt": "{prompt}", """
+            """"reference": null, "template": "{prompt}", "pairs": {"format": "shp", "max_prompt_tokens": 256, """
+            """"keep": "start", "skip_unusable": true}}]'""",
+        ),
+        (
+            "python -u train.py model=pythia28 datasets=[shp] loss=dpo",
+            "raylign train --config dpo_hh --data.source stanfordnlp/SHP --data.pairs.format shp "
+            "--evaluation.pairs null",
+        ),
+        (
             "python best_and_worst_of_n_sampler.py --n_seq 4,16 --maxlen 128",
             "raylign data best-of-n --config best_of_n_hh --best_of '[4, 16]' --sampling.max_tokens 128",
         ),
