@@ -113,6 +113,18 @@ def test_the_hardest_rows_are_written_with_the_published_columns(folder: Path) -
     assert pyarrow.parquet.read_table(path / "train.parquet").to_pylist() == rows
 
 
+def test_a_half_written_parquet_pool_is_named(folder: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    rows = [json.loads(line) for line in (folder / "pool.jsonl").read_text().splitlines()]
+    pool = folder / "pool.parquet"
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), pool)
+    pool.write_bytes(pool.read_bytes()[:-20])
+    with pytest.raises(ValueError, match=r"pool\.parquet: .*Parquet"):
+        grpo_data(configured(folder, data={"source": str(pool)}))
+
+
 def test_references_are_gold_first_and_a_row_that_lacks_one_is_dropped_and_counted(folder: Path) -> None:
     path = grpo_data(configured(folder, ref_models=["o4-mini-2025-04-16", "gold"], selection_mode="easy"))
     assert path.name == "pool_bleu_tiny_2ref-gold-o4mini_easy_7"

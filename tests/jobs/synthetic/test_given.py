@@ -11,6 +11,7 @@ import datasets
 import pytest
 
 from raylign.jobs.cli import run_command_line
+from raylign.jobs.data.job_folder import job_folder
 from raylign.jobs.run.output_folder import hold
 from raylign.jobs.synthetic.estimate import estimate
 from raylign.jobs.synthetic.examine import examine_synthesis
@@ -128,7 +129,14 @@ def test_two_jobs_do_not_share_a_folder(tmp_path: Path, capsys: pytest.CaptureFi
     (tmp_path / "job").mkdir()
     with hold(tmp_path / "job"):
         assert run_command_line(words) == 2
-    assert "has no config.yaml" in capsys.readouterr().err  # `.lock` alone is no job; with one, the lock says no
+    assert "has no config.yaml" in capsys.readouterr().err  # `.lock` alone is no job
+    config = config_of(tmp_path / "rows", NOBODY)
+    with (
+        job_folder(config.folder, config, resume=False, may_change=()),
+        pytest.raises(ValueError, match=r"another process is writing the folder .*rows; wait for it"),
+        job_folder(config.folder, config, resume=True, may_change=()),
+    ):
+        pass
     target.mkdir()
     (target / "something").touch()
     with pytest.raises(ValueError, match="something stands there already"):
