@@ -80,7 +80,7 @@ def test_from_train_to_backward_are_at_most_twelve_frames(
     loop_stacks: list[list[str]] = []
     rank_stacks: list[list[str]] = []
 
-    def rank_beside_the_loop(group: LearnerGroup) -> None:
+    def rank_beside_the_loop(group: LearnerGroup, placement_deadline_s: float) -> None:
         assert group._mailbox is not None
         mailbox = group._mailbox
         group._mailbox = cast(MailboxHandle, WatchedMailbox(mailbox, loop_stacks))

@@ -2,6 +2,8 @@
 
 import shutil
 import socket
+import subprocess
+import sys
 import tempfile
 import time
 import urllib.request
@@ -14,8 +16,9 @@ from raylign.actors.node_start import patient_node_start
 from raylign.jobs.config.trackers import TrackersConfig
 from raylign.jobs.run.folder import RunFolder
 from raylign.jobs.run.trackers import Trackers, prometheus_name
-from tests.patience import wait_until
+from tests.patience import HANGS_S, wait_until
 
+ROOT = Path(__file__).parents[3]
 METRICS = {"step": 1.0, "reward/mean": 0.5, "learner/kl": None}
 
 
@@ -85,6 +88,19 @@ def test_prometheus_names_are_legal() -> None:
 
 @pytest.mark.ray
 def test_ray_serves_the_metrics_to_prometheus(tmp_path: Path) -> None:
+    """In a process of its own: this one may be connected to the Ray of the end-to-end tests."""
+    code = "import sys; from tests.jobs.run.test_trackers import page_of_a_run; page_of_a_run(sys.argv[1])"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, timeout=HANGS_S
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    lines = [line for line in done.stdout.splitlines() if "ray_raylign_reward_mean{" in line]
+    assert len(lines) == 1, done.stdout[:2000]
+    assert 'run="my-run"' in lines[0] and lines[0].endswith(" 0.5")
+
+
+def page_of_a_run(folder: str) -> None:
+    """Start Ray with an exporter, log metrics, print its page."""
     import ray
 
     with socket.socket() as probe:
@@ -92,7 +108,6 @@ def test_ray_serves_the_metrics_to_prometheus(tmp_path: Path) -> None:
         port = probe.getsockname()[1]
     # a short path of its own: sockets lie below it
     ray_folder = tempfile.mkdtemp(prefix="raylign-")
-    ray.shutdown()  # that of the end-to-end tests, where they ran before
     with patient_node_start():
         ray.init(
             address="local",
@@ -102,15 +117,12 @@ def test_ray_serves_the_metrics_to_prometheus(tmp_path: Path) -> None:
             _temp_dir=ray_folder,
         )
     try:
-        with RunFolder.create(tmp_path / "my-run", "name: a\n") as run_folder:
+        with RunFolder.create(Path(folder) / "my-run", "name: a\n") as run_folder:
             trackers = Trackers(TrackersConfig(prometheus=True), run_folder)
             trackers.log(1, METRICS)
             address = f"http://127.0.0.1:{port}/metrics"
             wait_until(lambda: "ray_raylign_reward_mean{" in _page(address), "metric on Ray's page")
-            page = _page(address)
-        lines = [line for line in page.splitlines() if "ray_raylign_reward_mean{" in line]
-        assert len(lines) == 1, page[:2000]
-        assert 'run="my-run"' in lines[0] and lines[0].endswith(" 0.5")
+            print(_page(address))
     finally:
         ray.shutdown()
         shutil.rmtree(ray_folder, ignore_errors=True)

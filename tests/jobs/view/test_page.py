@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import shutil
 import socket
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,12 @@ def htmls(test: AppTest) -> list[str]:
 
 def texts(test: AppTest) -> str:
     return "\n".join(element.value for element in test.text)
+
+
+@pytest.fixture(autouse=True)
+def own_main(monkeypatch: pytest.MonkeyPatch) -> None:
+    """AppTest puts its script in the place of `__main__`, which processes that are started later would run."""
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
 
 
 @pytest.fixture(scope="module")
