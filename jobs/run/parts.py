@@ -38,7 +38,6 @@ from raylign.jobs.run.roles import (
     way_between_nodes,
 )
 from raylign.learners.algorithms.facts import RunRows
-from raylign.learners.examples.example import Example
 from raylign.rewards.registry import is_quick
 
 Start = Callable[[], Coroutine[Any, Any, None]]
@@ -191,11 +190,10 @@ class RunParts:
         self.publisher = WeightPublisher(self.rollouts.fleet, self.learner, config.weights, version, copies)
         self._started.push_async_callback(self._close_publisher)
 
-    async def update(self, examples: list[Example], version: int | None) -> dict[str, float]:
-        """One batch through the learner; no engine is sent weights that change meanwhile."""
+    async def before_learning(self) -> None:
+        """No engine is sent weights that change meanwhile."""
         if self.num_engines:
             await self.publisher.before_learning()
-        return await self.learner.update(examples, version)
 
     async def stop(self) -> None:
         """Reverse order, each part with a deadline, and the rest whatever happens to one."""

@@ -116,7 +116,8 @@ class Run:
             await self.parts.learner.reload()
         clock = time.perf_counter()
         try:
-            return await self.parts.update(examples, version)
+            await self.parts.before_learning()
+            return await self.parts.learner.update(examples, version)
         finally:
             self._times_s["learner"] = time.perf_counter() - clock
 
