@@ -20,6 +20,7 @@ from enum import StrEnum
 from typing import Any
 
 from raylign.actors.handles import kill
+from raylign.actors.placement import release
 from raylign.actors.rollout_errors import RolloutError
 from raylign.actors.waiting import wait_for
 
@@ -228,8 +229,4 @@ class Fleet:
         for engine in engines:
             engine.state = EngineState.DEAD
             kill(engine.handle)
-        if self._placements:
-            from ray.util.placement_group import remove_placement_group
-
-            for placement in self._placements:
-                remove_placement_group(placement)
+        release(self._placements)

@@ -7,8 +7,9 @@ cluster has such a node. One group per replica, since a group cannot grow.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
+from uuid import uuid4
 
 from pydantic import BaseModel
 
@@ -37,10 +38,11 @@ async def reserve(
 ) -> Any:
     """A ready placement group with one bundle of `resources`, so on one node; says what it waits for every 30 s."""
     import ray
-    from ray.util.placement_group import placement_group, remove_placement_group
+    from ray.util.placement_group import placement_group
 
     selector = [dict(labels)] if labels else None
-    group = placement_group([resources], strategy="STRICT_PACK", name=role, bundle_label_selector=selector)
+    name = f"{role} ({uuid4().hex[:8]})"  # Ray refuses a name twice, and a cluster may serve several runs
+    group = placement_group([resources], strategy="STRICT_PACK", name=name, bundle_label_selector=selector)
 
     def shortage() -> str:
         return f"short of {missing_resources(resources, ray.available_resources())}"
@@ -48,9 +50,20 @@ async def reserve(
     try:
         await wait_for(group.ready(), f"room for {role}", max(0.0, deadline_s), state=shortage)
     except DeadlineError:
-        remove_placement_group(group)
+        release([group])
         raise no_room(role, resources, labels) from None
+    except BaseException:
+        release([group])
+        raise
     return group
+
+
+def release(groups: Iterable[Any]) -> None:
+    """Give the room back, also what was given back before."""
+    from ray.util.placement_group import remove_placement_group
+
+    for group in groups:
+        remove_placement_group(group)
 
 
 def no_room(role: str, resources: Mapping[str, float], labels: Mapping[str, str] | None) -> PlacementError:

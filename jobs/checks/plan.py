@@ -279,7 +279,8 @@ def _cached_snapshot(name: str) -> Path | None:
 def _check_context(size: ModelSize, engine: EngineConfig, key: str, machine: Machine, findings: Findings) -> None:
     if size.max_positions is not None and engine.max_model_len > size.max_positions:
         findings.problems.append(
-            f"{key}.max_model_len is {engine.max_model_len}: the model has {size.max_positions} positions"
+            f"{key}.max_model_len is {engine.max_model_len}: the model has {size.max_positions} positions; set "
+            f"it to {size.max_positions} or less"
         )
     if not machine.gpus and (capacity := kv_cache_tokens(size, engine)) < engine.max_model_len:
         findings.problems.append(

@@ -9,7 +9,6 @@ Given a `BestOfNConfig`; gives a folder:
 
 from __future__ import annotations
 
-import asyncio
 import json
 import math
 from collections import Counter
@@ -17,14 +16,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from raylign.actors.cluster import ray_cluster
 from raylign.jobs.checks.draw import examine_drawing
 from raylign.jobs.checks.findings import Findings
 from raylign.jobs.checks.machine import Machine, this_machine
 from raylign.jobs.config.references import compare_with_references
 from raylign.jobs.data.best_of_n_config import BestOfNConfig
 from raylign.jobs.data.draw_log import DrawIdentity, DrawLog
-from raylign.jobs.data.drawing import Drawing, DrawReport, draw
+from raylign.jobs.data.drawing import Drawing, DrawReport, draw_and_write
 from raylign.jobs.data.job_folder import check_job_folder, job_folder
 from raylign.jobs.data.policy_identity import policy_identity
 from raylign.jobs.run.checkpoints import model_folder
@@ -47,18 +45,8 @@ def best_of_n(config: BestOfNConfig) -> dict[str, Any]:
         prompts, fingerprint = open_prompts(config, model_path)
         identity = DrawIdentity(policy_identity(model_path), fingerprint, max(config.best_of))
         with DrawLog(config.folder / "draws.jsonl", identity) as log:
-            report = DrawReport()
-            try:
-                if any(prompt.ordinal not in log.drawn for prompt in prompts):
-                    with ray_cluster(config.cluster):
-                        asyncio.run(draw(drawing_of(config, model_path), prompts, log, report))
-            except BaseException:
-                if log.drawn:
-                    # of no use to throw away what is there: a prompt that no engine can answer would block the rest
-                    write_results(config, prompts, log, report)
-                    print(f"the draw broke off; its answers are kept in {log.path}: go on with --resume")
-                raise
-            return write_results(config, prompts, log, report)
+            drawing = drawing_of(config, model_path)
+            return draw_and_write(drawing, prompts, log, lambda report: write_results(config, prompts, log, report))
 
 
 def examine_best_of_n(config: BestOfNConfig, machine: Machine) -> Findings:
@@ -89,18 +77,7 @@ def open_prompts(config: BestOfNConfig, model_path: str) -> tuple[list[Prompt], 
 
 def drawing_of(config: BestOfNConfig, model_path: str) -> Drawing:
     """What the pool is asked for."""
-    return Drawing(
-        title=config.name,
-        model_path=model_path,
-        sampling=config.sampling.of(max(config.best_of)),
-        rewards=config.rewards,
-        seed=config.seed,
-        deterministic=config.deterministic,
-        engine=config.engine,
-        num_engines=config.num_engines,
-        cluster=config.cluster,
-        answer_deadline_s=config.answer_deadline_s,
-    )
+    return Drawing.of(config, config.name, model_path, config.sampling.of(max(config.best_of)), config.rewards)
 
 
 def write_results(config: BestOfNConfig, prompts: Sequence[Prompt], log: DrawLog, report: DrawReport) -> dict[str, Any]:

@@ -10,12 +10,14 @@ with the reason. Prompts that the log already holds are not drawn again.
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Protocol, Self
 
-from raylign.actors.cluster import ClusterConfig
+from raylign.actors.cluster import ClusterConfig, ray_cluster
 from raylign.actors.rollout_pool import RolloutPool
 from raylign.jobs.data.draw_log import DrawLog
 from raylign.jobs.run.progress import Progress
@@ -29,6 +31,17 @@ from raylign.rollout.sampling import SamplingConfig
 
 PROMPTS_AT_ONCE = 2048
 """Handed to the engines together: enough that waiting for the last of them costs nothing, few enough for memory."""
+
+
+class DrawingJob(Protocol):
+    """The keys that the config of every job has which draws."""
+
+    seed: int
+    deterministic: bool
+    engine: EngineConfig
+    num_engines: int
+    cluster: ClusterConfig
+    answer_deadline_s: float
 
 
 @dataclass(frozen=True)
@@ -48,6 +61,29 @@ class Drawing:
     cluster: ClusterConfig
     answer_deadline_s: float
 
+    @classmethod
+    def of(
+        cls,
+        job: DrawingJob,
+        title: str,
+        model_path: str,
+        sampling: SamplingConfig,
+        rewards: Sequence[AnyRewardConfig] = (),
+    ) -> Self:
+        """With the job's engines, seed and deadline."""
+        return cls(
+            title=title,
+            model_path=model_path,
+            sampling=sampling,
+            rewards=rewards,
+            seed=job.seed,
+            deterministic=job.deterministic,
+            engine=job.engine,
+            num_engines=job.num_engines,
+            cluster=job.cluster,
+            answer_deadline_s=job.answer_deadline_s,
+        )
+
 
 @dataclass
 class DrawReport:
@@ -59,6 +95,24 @@ class DrawReport:
     num_tokens: int = 0
     seconds: float = 0.0
     """Generating and scoring, without the start of the engines."""
+
+
+def draw_and_write(
+    drawing: Drawing, prompts: Sequence[Prompt], log: DrawLog, write: Callable[[DrawReport], dict[str, Any]]
+) -> dict[str, Any]:
+    """`draw` on a cluster of its own, then the results; those of a draw that broke off are written too."""
+    report = DrawReport()
+    try:
+        if any(prompt.ordinal not in log.drawn for prompt in prompts):
+            with ray_cluster(drawing.cluster):
+                asyncio.run(draw(drawing, prompts, log, report))
+    except BaseException:
+        if log.drawn:
+            # of no use to throw away what is there: a prompt that no engine can answer would block the rest
+            write(report)
+            print(f"the draw broke off; its answers are kept in {log.path}: go on with --resume")
+        raise
+    return write(report)
 
 
 async def draw(drawing: Drawing, prompts: Sequence[Prompt], log: DrawLog, report: DrawReport) -> None:

@@ -140,7 +140,8 @@ def drawn_answers(config: GrpoDataConfig, pool: Pool) -> PoolAnswers:
         with DrawLog(folder / "draws.jsonl", identity) as log:
             if any(prompt.ordinal not in log.drawn for prompt in prompts):
                 with ray_cluster(config.cluster):
-                    asyncio.run(draw(_drawing(config, model_path), prompts, log, found.report))
+                    drawing = Drawing.of(config, "answers", model_path, config.sampling)
+                    asyncio.run(draw(drawing, prompts, log, found.report))
             for prompt in prompts:
                 if drawn := log.drawn.get(prompt.ordinal):
                     answer = drawn.answers[0]
@@ -208,18 +209,3 @@ def _readable(path: Path) -> Path:
     if not path.is_file():
         raise ValueError(f"answers_csv: {path.absolute()} is not there")
     return path
-
-
-def _drawing(config: GrpoDataConfig, model_path: str) -> Drawing:
-    return Drawing(
-        title="answers",
-        model_path=model_path,
-        sampling=config.sampling,
-        rewards=(),
-        seed=config.seed,
-        deterministic=config.deterministic,
-        engine=config.engine,
-        num_engines=config.num_engines,
-        cluster=config.cluster,
-        answer_deadline_s=config.answer_deadline_s,
-    )

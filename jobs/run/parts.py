@@ -19,6 +19,7 @@ from raylign.actors.cluster import is_private
 from raylign.actors.cores import split_cores
 from raylign.actors.learner.group import LearnerGroup
 from raylign.actors.learner.spec import LearnerSpec
+from raylign.actors.placement import release
 from raylign.actors.rollout_pool import RolloutPool
 from raylign.actors.weights.node_copies import NodeCopies
 from raylign.actors.weights.publisher import WeightPublisher
@@ -103,6 +104,7 @@ class RunParts:
             gpus = gpus_of_engine(config.rollout.engine, config.cluster, share_gpu)
             left_s, labels = until_s - time.monotonic(), config.cluster.labels.rollout
             placements = await place_engines(self.num_engines, cpus, gpus, left_s, labels)
+            self._started.callback(release, placements)
             copies = await way_between_nodes(config.weights, learner_node, placements)
             if copies is not None:
                 self._started.push_async_callback(copies.close)

@@ -16,7 +16,7 @@ from typing import Any
 from raylign.actors.cluster import ClusterConfig
 from raylign.actors.cores import share_of
 from raylign.actors.fleet import Fleet
-from raylign.actors.placement import node_of, reserve
+from raylign.actors.placement import node_of, release, reserve
 from raylign.actors.reward_server import RESTARTS, RewardServer
 from raylign.actors.rollout_errors import RewardServerError, RolloutError
 from raylign.actors.rollout_pool import RolloutPool
@@ -122,9 +122,18 @@ async def place_engines(
 ) -> list[Any]:
     """Room for each engine, on one node."""
     resources = {"CPU": cpus} | ({"GPU": num_gpus} if num_gpus else {})
-    return await asyncio.gather(
-        *(reserve(f"rollout worker {index}", resources, deadline_s, labels) for index in range(num_engines))
-    )
+    rooms = [
+        asyncio.create_task(reserve(f"rollout worker {index}", resources, deadline_s, labels))
+        for index in range(num_engines)
+    ]
+    try:
+        return await asyncio.gather(*rooms)
+    except BaseException:  # one without room: the others give theirs back
+        for room in rooms:
+            room.cancel()
+        await asyncio.gather(*rooms, return_exceptions=True)
+        release(room.result() for room in rooms if not room.cancelled() and room.exception() is None)
+        raise
 
 
 async def start_pool(
@@ -201,6 +210,7 @@ async def start_pool(
         for task in starting:
             task.cancel()
         await asyncio.gather(*starting, return_exceptions=True)
+        release(placements)
         raise
     # engines that are sent adapters serve nothing before they have some
     fleet = Fleet(workers, current=not lora_rank, start=start_worker, placements=placements)

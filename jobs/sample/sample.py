@@ -11,17 +11,15 @@ Given a `SampleConfig`; gives a folder:
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from raylign.actors.cluster import ray_cluster
 from raylign.jobs.checks.draw import examine_drawing
 from raylign.jobs.checks.findings import Findings
 from raylign.jobs.checks.machine import Machine, this_machine
 from raylign.jobs.data.draw_log import DrawIdentity, DrawLog
-from raylign.jobs.data.drawing import Drawing, DrawReport, draw
+from raylign.jobs.data.drawing import Drawing, DrawReport, draw_and_write
 from raylign.jobs.data.job_folder import check_job_folder, job_folder
 from raylign.jobs.data.policy_identity import policy_identity
 from raylign.jobs.run.checkpoints import model_folder
@@ -44,17 +42,8 @@ def sample(config: SampleConfig) -> dict[str, Any]:
         prompts, fingerprint = open_prompts(config, model_path)
         identity = DrawIdentity(policy_identity(model_path), fingerprint, config.num_completions)
         with DrawLog(config.folder / "draws.jsonl", identity) as log:
-            report = DrawReport()
-            try:
-                if any(prompt.ordinal not in log.drawn for prompt in prompts):
-                    with ray_cluster(config.cluster):
-                        asyncio.run(draw(drawing_of(config, model_path), prompts, log, report))
-            except BaseException:
-                if log.drawn:
-                    write_results(config, prompts, log, report)
-                    print(f"broken off; the answers that are there are kept in {config.folder}: go on with --resume")
-                raise
-            return write_results(config, prompts, log, report)
+            drawing = drawing_of(config, model_path)
+            return draw_and_write(drawing, prompts, log, lambda report: write_results(config, prompts, log, report))
 
 
 def examine_sample(config: SampleConfig, machine: Machine) -> Findings:
@@ -84,18 +73,7 @@ def open_prompts(config: SampleConfig, model_path: str) -> tuple[list[Prompt], s
 
 def drawing_of(config: SampleConfig, model_path: str) -> Drawing:
     """What the pool is asked for."""
-    return Drawing(
-        title=config.name,
-        model_path=model_path,
-        sampling=config.sampling.of(config.num_completions),
-        rewards=[],
-        seed=config.seed,
-        deterministic=config.deterministic,
-        engine=config.engine,
-        num_engines=config.num_engines,
-        cluster=config.cluster,
-        answer_deadline_s=config.answer_deadline_s,
-    )
+    return Drawing.of(config, config.name, model_path, config.sampling.of(config.num_completions))
 
 
 def answer_rows(drawn: AnswerSet, as_chat: bool) -> Iterator[dict[str, Any]]:

@@ -111,7 +111,9 @@ class EngineAnswers:
         with DrawLog(config.folder / f"{stage}.draws.jsonl", identity) as log:
             if any(prompt.ordinal not in log.drawn for prompt in prompts):
                 with ray_cluster(config.cluster):
-                    await draw(self._drawing(stage, model_path, sampling), prompts, log, report)
+                    rewards = [TaskConfig(task=config.task, values="validation")]
+                    drawing = Drawing.of(config, f"base model: {stage}", model_path, sampling, rewards)
+                    await draw(drawing, prompts, log, report)
             for drawn in log.drawn.values():
                 scores = drawn.scores
                 found.num_unjudged += sum(score is None for score in scores)
@@ -129,18 +131,3 @@ class EngineAnswers:
             if row.row_id not in found.by_row:
                 found.why_missing[row.row_id] = failed.get(row.row_id, f"too long: more than {room} tokens")
         return found
-
-    def _drawing(self, stage: str, model_path: str, sampling: AnswerSamplingConfig) -> Drawing:
-        config = self._config
-        return Drawing(
-            title=f"base model: {stage}",
-            model_path=model_path,
-            sampling=sampling,
-            rewards=[TaskConfig(task=config.task, values="validation")],
-            seed=config.seed,
-            deterministic=config.deterministic,
-            engine=config.engine,
-            num_engines=config.num_engines,
-            cluster=config.cluster,
-            answer_deadline_s=config.answer_deadline_s,
-        )

@@ -98,7 +98,7 @@ class SynthesizeConfig(BaseModel, extra="forbid", use_attribute_docstrings=True)
     """Print calls, tokens and cost of each stage, and stop before anything is spent."""
     seed: int = Field(0, ge=0, lt=2**31)
     """Decides demos, passages, labels among equal votes, and the sampling."""
-    model: str = "models/tiny"
+    model: str = "runs/tiny-model"
     """Base model: folder, checkpoint folder, run folder or Hugging Face id."""
     template: str = "chat"
     """How the base model is fed, here and in training: `chat`, or a plain template with `{prompt}`."""

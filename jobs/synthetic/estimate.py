@@ -73,13 +73,20 @@ def base_model_answers(config: SynthesizeConfig) -> dict[str, int]:
 
 def print_estimate(config: SynthesizeConfig, stages: Sequence[StageEstimate]) -> None:
     """To the terminal."""
+    has_prices = bool(config.teacher.prompt_price or config.teacher.reply_price)
     head = ("stage", "calls", "replies", "prompt tokens", "reply tokens", "cost", "at most")
     lines: list[tuple[str, ...]] = [head]
     total = StageEstimate("all", *(sum(getattr(each, name) for each in stages) for name in _NUMBERS))
     for each in [*stages, total]:
         numbers = (each.num_calls, each.num_replies, each.prompt_tokens, each.expected_reply_tokens)
         costs = (each.cost(config, at_most=False), each.cost(config, at_most=True))
-        lines.append((each.stage, *(f"{number:,}" for number in numbers), *(f"{cost:.2f}" for cost in costs)))
+        lines.append(
+            (
+                each.stage,
+                *(f"{number:,}" for number in numbers),
+                *(f"{cost:.2f}" if has_prices else "" for cost in costs),
+            )
+        )
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
     for line in lines:
         first, *others = line
@@ -91,11 +98,10 @@ def print_estimate(config: SynthesizeConfig, stages: Sequence[StageEstimate]) ->
     for stage, count in base_model_answers(config).items():
         print(f"base model, {stage}: {count:,} answers of at most {config.scoring.max_tokens:,} tokens")
     most = config.teacher.max_tokens
-    has_prices = config.teacher.prompt_price or config.teacher.reply_price
     print(
         f"replies are counted with {min(EXPECTED_REPLY_TOKENS, most)} tokens, at most with {most:,}; every row is "
         "taken to be kept; several replies come in one call where the endpoint allows n"
-        + ("" if has_prices else "; both prices are 0, so no cost is shown")
+        + ("" if has_prices else "; teacher.prompt_price and teacher.reply_price are 0, so no cost is shown")
     )
 
 

@@ -30,7 +30,7 @@ def examine_synthesis(config: SynthesizeConfig, given: Given, machine: Machine |
     examine_answering(
         config.model, config.engine, config.num_engines, config.cluster, machine or this_machine(), findings
     )
-    findings.attempt("teacher", lambda: ChatClient(config.teacher, "teacher"))
+    findings.attempt("teacher", lambda: ChatClient(config.teacher, "endpoints"))
     findings.attempt("task", lambda: _check_task(config, given, findings))
     for path in config.passage_paths:
         if not path.exists():

@@ -12,7 +12,7 @@ from random import Random
 
 from raylign.jobs.synthetic.config import RowsConfig
 from raylign.jobs.synthetic.prompts import Demo, TaskTexts, generation_prompt, pattern_prompt, read_row
-from raylign.jobs.synthetic.rows import Dropped, Row, StageResult, same_text, without_repeats
+from raylign.jobs.synthetic.rows import Dropped, Row, RowStage, StageResult, same_text, without_repeats
 from raylign.jobs.synthetic.teacher import Question, Teacher, failure_words
 from raylign.rewards.chat_reply import ChatFailure
 
@@ -95,6 +95,6 @@ def _written(row: Row, reply: list[str] | ChatFailure, stage: str, dropped: list
 
 def rewritten(row: Row, reply: list[str] | ChatFailure, dropped: list[Dropped]) -> list[Row]:
     """The rewrite of a row that the base model has answered, or none with the reason."""
-    stage = "harder" if row.is_solved else "easier"
-    rewrite = Row(f"{row.row_id}{stage[0]}", stage, "", "", row.row_id, row.passage)  # type: ignore[arg-type]
+    stage: RowStage = "harder" if row.is_solved else "easier"
+    rewrite = Row(f"{row.row_id}{stage[0]}", stage, "", "", row.row_id, row.passage)
     return _written(rewrite, reply, "adapt", dropped)

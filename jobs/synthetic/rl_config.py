@@ -50,7 +50,7 @@ class SyntheticRLConfig(BaseModel, extra="forbid", use_attribute_docstrings=True
     """Decides the data, the order of prompts and the sampling."""
     model: str = ""
     """Name of the model in tables; empty: the last part of its path."""
-    base_model_path: str = "models/tiny"
+    base_model_path: str = "runs/tiny-model"
     """Model to start from: folder, checkpoint folder, run folder or Hugging Face id."""
     template: str = "chat"
     """How the model is fed: `chat`, or a plain template with `{prompt}`."""
@@ -107,16 +107,9 @@ class SyntheticRLConfig(BaseModel, extra="forbid", use_attribute_docstrings=True
 
     def synthesis(self) -> SynthesizeConfig:
         """The first half: the data."""
-        same: tuple[str, ...] = (
-            "dry_run",
-            "seed",
-            "template",
-            "task_instruction",
-            "dataset_path",
-            "demo_examples",
-            "num_demos",
-        )
-        same += ("domain", "passage_paths", "index_folder", "rows", "scoring", "selection", "teacher", "cluster")
+        same: tuple[str, ...] = ("dry_run", "seed", "template", "task_instruction", "dataset_path", "demo_examples")
+        same += ("num_demos", "domain", "passage_paths", "index_folder", "rows", "scoring", "selection")
+        same += ("teacher", "cluster")
         values: dict[str, Any] = {name: getattr(self, name) for name in same}
         folder = self.folder / "data"
         return SynthesizeConfig(

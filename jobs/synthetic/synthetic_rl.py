@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from raylign.actors.cluster import ray_cluster
+from raylign.jobs.checks.findings import print_findings
 from raylign.jobs.checks.machine import this_machine
 from raylign.jobs.data.job_folder import check_job_folder, job_folder
 from raylign.jobs.run.checkpoints import STATE, model_folder
@@ -38,7 +39,10 @@ def synthetic_rl(config: SyntheticRLConfig) -> dict[str, Any] | None:
     if not config.resume:
         findings = examine_training_half(config, read_given(config.synthesis()), this_machine())
         findings.problems = [f"training: {problem}" for problem in findings.problems]
-        findings.raise_problems()
+        if config.dry_run:
+            print_findings(findings)
+        else:
+            findings.raise_problems()
     if config.dry_run:
         return synthesize(config.synthesis())
     with job_folder(config.folder, config, config.resume, MAY_CHANGE), ray_cluster(config.cluster):

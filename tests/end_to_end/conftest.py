@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 import yaml
+from ray.util import placement_group_table
 
 from raylign.actors.cluster import ClusterConfig, ray_cluster
 from raylign.jobs.config.loading import load_config
@@ -43,6 +45,15 @@ def ray_session(planted_secrets: dict[str, str]) -> Iterator[None]:
     """A private Ray for this session."""
     with ray_cluster(ClusterConfig(address="local")):
         yield
+
+
+@pytest.fixture(autouse=True)
+def no_room_stays_taken() -> Iterator[None]:
+    """What a job reserved in this session's Ray it gives back, also when it failed."""
+    yield
+    if ray.is_initialized():
+        left = [group["name"] for group in placement_group_table().values() if group["state"] != "REMOVED"]
+        assert not left
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,6 @@ import json
 import os
 import secrets
 import shutil
-import socket
 import sys
 import tempfile
 import urllib.error
@@ -22,6 +21,7 @@ import pytest
 
 from raylign.actors.node_start import PATIENT_ENVIRONMENT
 from tests.end_to_end.conftest import small_config, write_recipe
+from tests.end_to_end.nodes import free_ports
 from tests.end_to_end.processes import WatchedProcess
 from tests.patience import finished
 
@@ -57,16 +57,6 @@ class Head:
     address: str
     environment: dict[str, str]
     temporary: Path
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 @pytest.fixture

@@ -198,7 +198,7 @@ def test_a_tokenizer_without_end_token(values: dict[str, Any], model: Path, tmp_
 def test_a_context_longer_than_the_model_or_its_cache(values: dict[str, Any]) -> None:
     long = {"engine": {"max_model_len": 2000}}
     assert only_problem(examine(values, rollout=long)) == (
-        "rollout.engine.max_model_len is 2000: the model has 1024 positions"
+        "rollout.engine.max_model_len is 2000: the model has 1024 positions; set it to 1024 or less"
     )
     # 2 layers × 1 head × 32 wide × keys and values × 4 bytes = 512 bytes for a token: 0.00001 GiB hold 20 of them
     small = {"engine": {"max_model_len": 64, "kv_cache_gib": 0.00001}}

@@ -85,7 +85,7 @@ def test_what_is_wrong_is_found_before_a_call(tmp_path: Path, monkeypatch: pytes
     endpoint = {"url": NOBODY, "api_key_env": "TEACHER_KEY"}
     found, _ = problems(tmp_path, teacher={"endpoints": [endpoint]}, passage_paths=[str(tmp_path / "no-library")])
     assert [each.split(":")[0] for each in found] == ["teacher", f"passage_paths holds {tmp_path / 'no-library'}"]
-    assert "the environment variable TEACHER_KEY is not set" in found[0]
+    assert found[0].startswith("teacher: endpoints: the environment variable TEACHER_KEY is not set")
     test = (Demo("1 + 1", "two"), Demo("2 + 2", "4"))
     assert problems(tmp_path, Given(test=test)) == (
         [],
