@@ -24,6 +24,7 @@ from raylign.rollout.sample import Group, Prompt
 from raylign.rollout.sampling import SamplingConfig
 
 DEADLINE_KEY = "rollout.answer_deadline_s"
+FORGET_DEADLINE_S = 30.0
 ScoredQueue = asyncio.Queue[list[Group] | BaseException]
 
 
@@ -47,6 +48,17 @@ class RolloutPool:
     async def wake(self) -> None:
         """They take it back, and need weights."""
         await self.fleet.call_all("wake", self._deadline_s, DEADLINE_KEY)
+
+    async def forget(self) -> None:
+        """Engines give up all that they do, and get no work before they hold weights; who cannot is replaced."""
+        engines = self.fleet.engines
+        for engine in engines:
+            self.fleet.mark_stale(engine)
+        waits = (wait_for(e.handle.forget.remote(), f"rollout worker {e.number}", FORGET_DEADLINE_S) for e in engines)
+        outcomes = await asyncio.gather(*waits, return_exceptions=True)
+        for engine, outcome in zip(engines, outcomes, strict=True):
+            if isinstance(outcome, BaseException):
+                self.fleet.mark_lost(engine, f"rollout worker {engine.number} did not give up its groups: {outcome}")
 
     async def connect(self, engine: Engine, log: Any) -> None:
         """From now on what `generate_for_log` of this engine's worker finishes is scored and goes to `log`."""

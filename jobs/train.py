@@ -32,7 +32,8 @@ from raylign.actors.rollout_errors import RolloutError
 from raylign.actors.weights.update import WeightUpdateError
 from raylign.jobs.checks.plan import check_before_start
 from raylign.jobs.config.train import TrainConfig
-from raylign.jobs.run.opening import open_run, save_after
+from raylign.jobs.run.opening import save_after
+from raylign.jobs.run.recovery import is_lost, with_recovery
 from raylign.jobs.run.reward_failures import RewardsFailedError
 from raylign.jobs.run.run import Run
 from raylign.jobs.run.step_batches import ExhaustedError, StuckError
@@ -56,15 +57,19 @@ def train(config: TrainConfig) -> Run:
 
 
 async def train_async(config: TrainConfig) -> Run:
-    """The same inside a running Ray."""
-    async with open_run(config) as run:
-        try:
-            await (learn_from_rollouts(run) if config.algorithm.needs_rollouts else learn_from_rows(run))
-        except LEARNER_STANDS as error:  # between two steps: what it learned is kept
+    """The same inside a running Ray; a learner that is lost costs the steps since the last checkpoint."""
+    return await with_recovery(config, learn)
+
+
+async def learn(run: Run) -> None:
+    """All steps, and the end of the run."""
+    try:
+        await (learn_from_rollouts if run.config.algorithm.needs_rollouts else learn_from_rows)(run)
+    except LEARNER_STANDS as error:  # between two steps: what it learned is kept
+        if not is_lost(error, run):
             await save_after(error, run)
-            raise
-        await run.finish()
-    return run
+        raise
+    await run.finish()
 
 
 async def learn_from_rollouts(run: Run) -> None:

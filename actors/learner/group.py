@@ -7,7 +7,8 @@ group, failures); a mailbox actor carries our commands to all of them and rank 0
                ◀── rank 0's result ── mailbox ◀── done(index, rank, answer)
 
 Who waits for whom: a rank waits in `next` until the loop calls; the loop waits in `call` until every rank is done,
-the deadline passes, or the worker group ends, whichever is first.
+the deadline passes, or the worker group ends, whichever is first. After an error the group is of no use: `failure` says
+why, and the run starts another (`jobs/run/recovery.py`).
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ from raylign.rollout.weights.buckets import BucketInfo
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
 
+FAREWELL_S = 5
+"""For ranks that are asked to leave their process group; one that is stopped never does."""
 P = ParamSpec("P")
 R = TypeVar("R")
 RANK_ENVIRONMENT = {
@@ -60,6 +63,8 @@ class LearnerGroup:
         self._mailbox: MailboxHandle | None = None
         self._is_placed = False
         self._fit: asyncio.Future[None] | None = None
+        self.failure: LearnerError | None = None
+        """Set by the first verb that failed: none will be answered any more."""
 
     async def start(self, placement_deadline_s: float) -> None:
         """`place` and `load`."""
@@ -98,13 +103,15 @@ class LearnerGroup:
     def _run_trainer(self, placement_deadline_s: float) -> None:
         # Ray Train would give the place up and ask again every minute; `place` has the deadline
         os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(placement_deadline_s + POLL_S)
+        os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(self._spec.config.silence_deadline_s)
+        os.environ["TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S"] = str(FAREWELL_S)  # of ranks that are asked to end
         from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 
         from raylign.actors.learner.quiet_trainer import QuietTorchConfig, QuietTorchTrainer
 
         assert self._mailbox is not None, "place() has made it"
         arguments: RankArguments = {"spec": self._spec, "mailbox": self._mailbox}
-        QuietTorchTrainer(
+        trainer = QuietTorchTrainer(
             serve_rank,
             train_loop_config=arguments,
             torch_config=QuietTorchConfig(backend="nccl" if self._gpus_per_rank else "gloo"),
@@ -118,11 +125,13 @@ class LearnerGroup:
             run_config=RunConfig(
                 name="learner",
                 storage_path=str(self._storage.path),
-                failure_config=FailureConfig(max_failures=0),
+                failure_config=FailureConfig(max_failures=0, max_preemption_failures=0),
                 logging_config=LoggingConfig(log_level="WARNING"),
                 worker_runtime_env={"env_vars": RANK_ENVIRONMENT},
             ),
-        ).fit()
+        )
+        trainer.mailbox = self._mailbox
+        trainer.fit()
 
     async def _call(self, verb: Callable[Concatenate[RankVerbs, P], R], *given: P.args, **named: P.kwargs) -> R:
         """Run one of `RankVerbs` on every rank."""
@@ -133,6 +142,13 @@ class LearnerGroup:
         return cast(R, await self._send(verb.__name__, ray.put((given, named)), deadline_s))
 
     async def _send(self, name: str, arguments: Any, deadline_s: float) -> Any:
+        try:
+            return await self._ask(name, arguments, deadline_s)
+        except LearnerError as error:
+            self.failure = self.failure or error
+            raise
+
+    async def _ask(self, name: str, arguments: Any, deadline_s: float) -> Any:
         assert self._fit is not None and self._mailbox is not None, "place() comes first"
         call = asyncio.ensure_future(self._mailbox.call.remote(Command(name, arguments), deadline_s))
         try:
@@ -149,8 +165,9 @@ class LearnerGroup:
             await asyncio.wait({call}, timeout=2.0)
             if call.done():
                 return answer_of(call)
+            call.cancel()  # the mailbox lives, and would wait for ever
             error = self._fit.exception()
-            raise LearnerError(f"the learner group ended during `{name}`: {error}") from error
+            raise LearnerError(f"the learner group ended during `{name}`: {last_words(error)}") from error
         raise LearnerError(f"`{name}` got no answer from the learner group within {deadline_s:.0f} s")
 
     # ---- `RankVerbs`, which says what each does ---------------------------------------------------------
@@ -187,6 +204,10 @@ class LearnerGroup:
             return
         if not self._is_placed:  # there is nobody who could stop: what waits for a place ends with this process
             deadline_s = 0.0
+        elif self.failure is not None:  # a rank may wait for ever for another that is gone
+            await asyncio.wait({self._fit}, timeout=3 * FAREWELL_S)
+            if not self._fit.done():
+                self._mailbox.abort.remote()
         elif not self._fit.done():
             self._mailbox.call.remote(Command(STOP), deadline_s)
         await asyncio.wait({self._fit}, timeout=deadline_s)
@@ -194,6 +215,20 @@ class LearnerGroup:
             self._fit.exception()  # whoever called a verb has seen it
         ray.kill(cast("ActorHandle[Mailbox]", self._mailbox))
         self._storage.remove()
+
+
+def last_words(error: BaseException | None) -> str:
+    """Of each rank that failed, where Ray Train tells them apart: a line, without its account of the process."""
+    failures: Mapping[int, BaseException] = getattr(error, "worker_failures", {})
+    return "; ".join(f"rank {rank}: {_words_of(why)}" for rank, why in sorted(failures.items())) or str(error)
+
+
+def _words_of(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines()]
+    pid = next((line.strip(",") for line in lines if line.startswith("pid=")), "its process")
+    told = next((line for line in lines if "Worker exit detail: " in line), None) or lines[0]
+    detail = told.split("Worker exit detail: ")[-1].split(" Some common causes")[0]
+    return f"{pid}: {detail}"
 
 
 def answer_of(call: asyncio.Future[Any]) -> Any:

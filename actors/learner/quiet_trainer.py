@@ -22,6 +22,7 @@ from ray.train.v2._internal.callbacks.placement_group_callback import PlacementG
 from ray.train.v2._internal.callbacks.working_dir_setup import WorkingDirectorySetupCallback
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 
+from raylign.actors.learner.mailbox import MailboxHandle
 from raylign.rollout.loopback_store import keep_stores_on_loopback
 
 LEFT_OUT = (DatasetsCallback, PlacementGroupCleanerCallback, WorkingDirectorySetupCallback)
@@ -33,8 +34,12 @@ class QuietTorchTrainer(TorchTrainer):
     def _create_default_callbacks(self) -> list[Any]:
         return [item for item in super()._create_default_callbacks() if not isinstance(item, LEFT_OUT)]
 
+    mailbox: MailboxHandle
+    """Is told the handle of the controller, which Ray Train keeps to itself."""
+
     def _initialize_and_run_controller(self, **controller_settings: Any) -> Any:
         controller_settings["scaling_policy"] = FixedRanks(self.scaling_config)
+        controller_settings["scaling_policy"].mailbox = self.mailbox
         return super()._initialize_and_run_controller(**controller_settings)
 
 
@@ -53,10 +58,14 @@ class _LoopbackBackend(_TorchBackend):
 
 
 class FixedRanks(FixedScalingPolicy):
-    """As many ranks as configured, and nobody told."""
+    """As many ranks as configured, and nobody told but the mailbox."""
+
+    mailbox: MailboxHandle
 
     def after_controller_start(self, train_run_context: Any) -> None:
-        pass
+        import ray
+
+        self.mailbox.controlled_by.remote(ray.get_runtime_context().current_actor)
 
     def _maybe_send_resource_request(self) -> None:
         pass

@@ -15,6 +15,7 @@ from raylign.jobs.run.metrics import deterministic_view
 from raylign.jobs.train import train
 from raylign.rollout.experience.replay import ReplayLog
 from tests.end_to_end.conftest import HELD_OUT, configured, small_config, write_recipe
+from tests.end_to_end.kills import Kills
 from tests.end_to_end.processes import WatchedProcess, raylign
 
 pytestmark = pytest.mark.ray
@@ -111,6 +112,21 @@ def test_no_prompt_is_lost_and_none_is_trained_twice(killed_and_resumed: Path) -
     assert [sorted(ordinals) for ordinals in by_step] == [
         list(range(step * GROUPS_PER_STEP, (step + 1) * GROUPS_PER_STEP)) for step in range(NUM_STEPS)
     ]
+
+
+def test_a_run_whose_rank_is_killed_has_them_too(
+    ray_session: None, start_model: Path, reward: dict[str, Any], uninterrupted: Path, tmp_path: Path
+) -> None:
+    """By itself, with the engine that it had."""
+    folder = tmp_path / "run"
+    config = configured(deterministic(start_model, folder, reward))
+    with Kills(folder, {3: "RayTrainWorker"}) as kills:
+        train(config)
+    assert views(folder) == views(uninterrupted)
+    assert kills.done == [(3, "RayTrainWorker")]
+    said = (folder / "run.log").read_text()
+    assert "going back to step-000002: steps 3 to" in said and "restart 1 of 3" in said
+    assert "started again" in (folder / "report.html").read_text()
 
 
 def test_a_replay_trains_the_recorded_experience_bit_for_bit_without_an_engine(
