@@ -33,8 +33,8 @@ from raylign.rollout.weights.buckets import BucketInfo
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
 
-FAREWELL_S = 5
-"""For ranks that are asked to leave their process group; one that is stopped never does."""
+RANKS_END_S = 20.0
+"""For Ray Train to end ranks of which one failed, by force where they do not answer."""
 P = ParamSpec("P")
 R = TypeVar("R")
 RANK_ENVIRONMENT = {
@@ -104,7 +104,6 @@ class LearnerGroup:
         # Ray Train would give the place up and ask again every minute; `place` has the deadline
         os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(placement_deadline_s + POLL_S)
         os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(self._spec.config.silence_deadline_s)
-        os.environ["TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S"] = str(FAREWELL_S)  # of ranks that are asked to end
         from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 
         from raylign.actors.learner.quiet_trainer import QuietTorchConfig, QuietTorchTrainer
@@ -205,7 +204,7 @@ class LearnerGroup:
         if not self._is_placed:  # there is nobody who could stop: what waits for a place ends with this process
             deadline_s = 0.0
         elif self.failure is not None:  # a rank may wait for ever for another that is gone
-            await asyncio.wait({self._fit}, timeout=3 * FAREWELL_S)
+            await asyncio.wait({self._fit}, timeout=RANKS_END_S)
             if not self._fit.done():
                 self._mailbox.abort.remote()
         elif not self._fit.done():

@@ -13,6 +13,7 @@ Given and giving what a TorchTrainer does, but:
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from ray.train.torch import TorchConfig, TorchTrainer
@@ -25,6 +26,8 @@ from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 from raylign.actors.learner.mailbox import MailboxHandle
 from raylign.rollout.loopback_store import keep_stores_on_loopback
 
+FAREWELL_S = 5
+"""For ranks to leave their process group; one that is stopped never does, and a new group waits for the old to end."""
 LEFT_OUT = (DatasetsCallback, PlacementGroupCleanerCallback, WorkingDirectorySetupCallback)
 
 
@@ -55,6 +58,10 @@ class _LoopbackBackend(_TorchBackend):
     def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
         worker_group.execute(keep_stores_on_loopback)
         super().on_start(worker_group, backend_config)
+
+    def on_shutdown(self, worker_group: Any, backend_config: TorchConfig) -> None:
+        os.environ["TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S"] = str(FAREWELL_S)  # of the controller, where this runs
+        super().on_shutdown(worker_group, backend_config)
 
 
 class FixedRanks(FixedScalingPolicy):

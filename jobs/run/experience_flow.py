@@ -104,7 +104,8 @@ class LiveFlow:
 
     async def trained(self, batch: StepBatch) -> tuple[FeederCounts | None, dict[str, Any] | None]:
         self._feeder.step_trained(batch.step + 1)
-        self._position = await answer(self._log.settle.remote(batch.lease_ids, batch.step))
+        self._position = await answer(self._log.settle.remote(batch.lease_ids, batch.step, self.batches.held))
+        self.batches.settled(batch)
         return self._feeder.take_counts(), self._position.to_json()
 
     async def commit(self) -> None:
@@ -124,10 +125,12 @@ class LiveFlow:
 
 
 def start_experience_host(folder: Path, config: ExperienceConfig, seed: int) -> Any:
-    """The log's actor, on this node: the run folder is here."""
+    """The log's actor, on this node: the run folder is here. One that dies is started again, and the calls that it died
+    in are repeated, as often as it takes: whoever calls has a deadline."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    actor: Any = ray.remote(ExperienceHost).options(num_cpus=0, max_concurrency=1000, scheduling_strategy=here)
+    options: dict[str, Any] = {"num_cpus": 0, "max_concurrency": 1000, "max_restarts": -1, "max_task_retries": -1}
+    actor: Any = ray.remote(ExperienceHost).options(scheduling_strategy=here, **options)
     return actor.remote(folder.absolute(), config, seed)
