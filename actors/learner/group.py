@@ -224,7 +224,7 @@ def last_words(error: BaseException | None) -> str:
 
 def _words_of(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines()]
-    pid = next((line.strip(",") for line in lines if line.startswith("pid=")), "its process")
+    pid = next((f"process {line[4:-1]}" for line in lines if line.startswith("pid=")), "its process")
     told = next((line for line in lines if "Worker exit detail: " in line), None) or lines[0]
     detail = told.split("Worker exit detail: ")[-1].split(" Some common causes")[0]
     return f"{pid}: {detail}"

@@ -14,8 +14,10 @@ Given and giving what a TorchTrainer does, but:
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from typing import Any
 
+from ray.exceptions import RayActorError
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.torch.config import _TorchBackend
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
@@ -61,7 +63,8 @@ class _LoopbackBackend(_TorchBackend):
 
     def on_shutdown(self, worker_group: Any, backend_config: TorchConfig) -> None:
         os.environ["TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S"] = str(FAREWELL_S)  # of the controller, where this runs
-        super().on_shutdown(worker_group, backend_config)
+        with suppress(RayActorError):  # of a rank that died: the others are ended whatever it says
+            super().on_shutdown(worker_group, backend_config)
 
 
 class FixedRanks(FixedScalingPolicy):

@@ -59,7 +59,8 @@ class LearnerLosses:
         self._count_restart(error)
         checkpoint = run.checkpoints.latest()
         since, place = (checkpoint.record.step, checkpoint.path.name) if checkpoint else (0, "the start")
-        repeated = f"steps {since + 1} to {run.step} are repeated" if run.step > since else "no step is repeated"
+        steps = f"steps {since + 1} to {run.step} are" if run.step > since + 1 else f"step {run.step} is"
+        repeated = f"{steps} repeated" if run.step > since else "nothing trained is repeated"
         cause = str(run.parts.learner.failure or error)
         self.last = f"the learner was lost in step {run.step + 1}, going back to {place}: {repeated}; {cause}"
         run.recorder.say(f"{self.last}\n{self._left}")

@@ -117,15 +117,16 @@ def test_no_prompt_is_lost_and_none_is_trained_twice(killed_and_resumed: Path) -
 def test_a_run_whose_rank_is_killed_has_them_too(
     ray_session: None, start_model: Path, reward: dict[str, Any], uninterrupted: Path, tmp_path: Path
 ) -> None:
-    """By itself, with the engine that it had."""
+    """By itself, with the engine that it had; so has the log's process before."""
     folder = tmp_path / "run"
     config = configured(deterministic(start_model, folder, reward))
-    with Kills(folder, {3: "RayTrainWorker"}) as kills:
+    with Kills(folder, {1: "ExperienceHost", 3: "RayTrainWorker"}) as kills:
         train(config)
     assert views(folder) == views(uninterrupted)
-    assert kills.done == [(3, "RayTrainWorker")]
+    assert trained_ordinals(folder) == trained_ordinals(uninterrupted)
+    assert kills.done == [(1, "ExperienceHost"), (3, "RayTrainWorker")]
     said = (folder / "run.log").read_text()
-    assert "going back to step-000002: steps 3 to" in said and "restart 1 of 3" in said
+    assert "going back to step-000002: step" in said and "restart 1 of 3" in said
     assert "started again" in (folder / "report.html").read_text()
 
 
