@@ -48,6 +48,7 @@ class ExperienceHost:
         self._arrived: list[int] = []
         self._num_bytes = self._num_groups = 0
         self._news = asyncio.Event()
+        self._is_closing = False
 
     async def start(self, position: LogPosition | None) -> Opened:
         """Open the log at a checkpoint's position (`START` where there is none)."""
@@ -86,6 +87,8 @@ class ExperienceHost:
         """What has come since the last call, for the one who issues prompts; returns at once when groups came or were
         decided about, and at the latest after the deadline."""
         await happens(self._news, deadline_s)
+        if self._is_closing:
+            return Arrivals((), 0, None)
         self._news.clear()
         ordinals, self._arrived = self._arrived, []
         counters: LogCounters = self._log.counters
@@ -119,6 +122,8 @@ class ExperienceHost:
                 return None
             # append unblocks it, or the end of a lease
             await happens(self._changed, min(left_s, expiry_s if expiry_s is not None else left_s))
+            if self._is_closing:
+                return None
 
     async def settle(self, lease_ids: Sequence[str], step: int, held: Sequence[Held] = ()) -> LogPosition:
         """What these leases still hold was trained in `step`; gives where the log stands after it."""
@@ -154,7 +159,11 @@ class ExperienceHost:
         return self._log.counters, self._log.has_room
 
     async def close(self) -> None:
-        """Everything is on the disk after it."""
+        """Everything is on the disk after it. Who still waits gets nothing: Ray would repeat a call without answer."""
+        self._is_closing = True
+        self._news.set()
+        self._changed.set()
+        await asyncio.sleep(0)
         if self._opened is not None:
             self._opened.close()
             self._opened = None
