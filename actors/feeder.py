@@ -18,19 +18,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from raylign.actors.fleet import Engine, EngineState, FleetObserver
-from raylign.actors.handles import start_again
 from raylign.actors.rollout_errors import DeliveryError, RewardServerError, RolloutError
 from raylign.actors.rollout_pool import RolloutPool
 from raylign.actors.running_groups import Running, RunningGroups
-from raylign.actors.waiting import POLL_S, REPORT_S, SIGN_OF_LIFE_S, DeadlineError, happens, wait_for
+from raylign.actors.waiting import POLL_S, REPORT_S, SIGN_OF_LIFE_S, happens, wait_for
 from raylign.rollout.experience.schema import batch_to_message, groups_to_batch
 from raylign.rollout.experience.types import Arrivals, ExperienceError
 from raylign.rollout.sample import ENGINE_DIED, Failure, Group, Prompt
 from raylign.rollout.sampling import SamplingConfig
 from raylign.rollout.staleness import StalenessBound
 
-LOG_SILENCE_S = 60.0
-"""A log that lets a call of `POLL_S` wait for so long is started again; below the deadlines of others who ask it."""
 MAX_ATTEMPTS = 3
 """Times that a prompt is generated before it is recorded as failed."""
 
@@ -254,11 +251,7 @@ class RolloutFeeder(FleetObserver):
     async def _follow_log(self) -> None:
         while True:
             try:
-                arrivals = await wait_for(self._log.arrivals.remote(POLL_S), "the experience log", LOG_SILENCE_S)
-            except DeadlineError as error:
-                print(f"{error}; starting its process again", flush=True)
-                start_again(self._log)
-                continue
+                arrivals = await wait_for(self._log.arrivals.remote(POLL_S), "the experience log", SIGN_OF_LIFE_S)
             except Exception as error:
                 raise ExperienceError(f"the experience log's process failed: {error}; go on by --resume") from error
             self._on_arrivals(arrivals)

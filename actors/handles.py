@@ -42,8 +42,6 @@ class LocalMethod:
 
 def start_again(handle: Any) -> None:
     """End the actor's process, which does not answer; Ray starts another in its place and repeats what was asked."""
-    if isinstance(handle, LocalHandle):
-        raise TypeError("an object of this process cannot be started again")
     import ray
 
     ray.kill(handle, no_restart=False)

@@ -35,7 +35,7 @@ class RolloutPool:
         """`scores_apart`: rewards may take long, so each group is scored in a call of its own."""
         self.fleet = fleet
         self._scores_apart = scores_apart
-        self._reward_server = reward_server
+        self.reward_server = reward_server
         self._deadline_s = deadline_s
         self._more_reward_servers: list[Any] = []
 
@@ -62,7 +62,7 @@ class RolloutPool:
 
     async def connect(self, engine: Engine, log: Any) -> None:
         """From now on what `generate_for_log` of this engine's worker finishes is scored and goes to `log`."""
-        await engine.handle.connect.remote(self._reward_server, log, self._deadline_s, self._scores_apart)
+        await engine.handle.connect.remote(self.reward_server, log, self._deadline_s, self._scores_apart)
 
     def with_rewards(self, reward_server: Any, scores_apart: bool = False) -> RolloutPool:
         """The same engines, scored by another reward server (evaluation); `stop` of this pool ends it too."""
@@ -143,7 +143,7 @@ class RolloutPool:
         complete = [group for group in groups if group.completions]
         failed = [group for group in groups if not group.completions]
         try:
-            scored: list[Group] = await self._reward_server.score.remote(complete)
+            scored: list[Group] = await self.reward_server.score.remote(complete)
         except Exception as error:
             words = f"the reward server failed on {len(complete)} groups: {cause_of(error)}"
             raise RewardServerError(words) from error
@@ -151,7 +151,7 @@ class RolloutPool:
 
     async def stop(self, deadline_s: float = 15.0) -> None:
         """End engines and rewards in order, then their actors; kill what does not answer."""
-        reward_servers = [self._reward_server, *self._more_reward_servers]
+        reward_servers = [self.reward_server, *self._more_reward_servers]
         closing = asyncio.gather(*(server.close.remote() for server in reward_servers), return_exceptions=True)
         await asyncio.gather(self.fleet.stop(deadline_s), asyncio.wait({closing}, timeout=deadline_s))
         for server in reward_servers:

@@ -39,7 +39,7 @@ class QuietTorchTrainer(TorchTrainer):
     def _create_default_callbacks(self) -> list[Any]:
         return [item for item in super()._create_default_callbacks() if not isinstance(item, LEFT_OUT)]
 
-    mailbox: MailboxHandle
+    mailbox: MailboxHandle | None = None
     """Is told the handle of the controller, which Ray Train keeps to itself."""
 
     def _initialize_and_run_controller(self, **controller_settings: Any) -> Any:
@@ -70,12 +70,13 @@ class _LoopbackBackend(_TorchBackend):
 class FixedRanks(FixedScalingPolicy):
     """As many ranks as configured, and nobody told but the mailbox."""
 
-    mailbox: MailboxHandle
+    mailbox: MailboxHandle | None = None
 
     def after_controller_start(self, train_run_context: Any) -> None:
         import ray
 
-        self.mailbox.controlled_by.remote(ray.get_runtime_context().current_actor)
+        if self.mailbox is not None:
+            self.mailbox.controlled_by.remote(ray.get_runtime_context().current_actor)
 
     def _maybe_send_resource_request(self) -> None:
         pass
