@@ -169,9 +169,9 @@ def pause_s(watched: Watched) -> float:
     return time.monotonic() - watched.times[-1][0]
 
 
-def accounts(run_folder: Path, num_steps: int) -> tuple[int, int]:
+def accounts(run_folder: Path, num_steps: int, num_under_way: int) -> tuple[int, int]:
     """Prompts lost and prompts trained twice, of the steps that count: from the journal, with no help of the run. One
-    that was issued, is not in the log, and cannot have been under way at the end, is lost."""
+    that was issued and is not in the log is lost, but for the last `num_under_way`."""
     from raylign.rollout.experience.recovery import recover
     from raylign.rollout.experience.replay import ReplayLog
 
@@ -179,8 +179,7 @@ def accounts(run_folder: Path, num_steps: int) -> tuple[int, int]:
     records = recover(log.folder, read_only=True).records
     ordinals = {o: ordinal for each in records for o, ordinal in zip(each.offsets, each.ordinals, strict=True)}
     trained = [ordinals[offset] for step in range(num_steps) for offset in log.recorded(step).trained]
-    under_way = (MAX_STALENESS + 2) * GROUPS_PER_STEP
-    lost = set(range(max(trained) - under_way)) - set(ordinals.values())
+    lost = set(range(max(trained) - num_under_way)) - set(ordinals.values())
     return len(lost), len(trained) - len(set(trained))
 
 
@@ -213,7 +212,9 @@ def measure(minutes: float, every_s: float, num_engines: int, seed: int, roles: 
         print(f"the run ended with {run.returncode} (130: asked to stop)\n")
         if not all(each.was_recovered for each in done):
             print((folder / "log").read_text()[-5000:])
-        num_lost, num_twice = accounts(folder / "run", last_step(watched.metrics))
+        num_lost, num_twice = accounts(
+            folder / "run", last_step(watched.metrics), (MAX_STALENESS + 2) * GROUPS_PER_STEP
+        )
     tell(done, num_lost, num_twice)
 
 
