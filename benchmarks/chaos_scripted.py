@@ -1,4 +1,4 @@
-"""Chaos without models: scripted engines, real rewards, log, feeder and weight updates, of which one is killed at a time.
+"""Chaos without models: scripted engines, real rewards, log, feeder and weight updates; one is killed at a time.
 
 Given how many kills and how often; prints for each role what came of it. An engine, the log and the reward server are
 processes of their own, ended by `kill -9`. The learner is part of this process: losing it is going back to the last
