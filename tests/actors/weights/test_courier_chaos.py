@@ -74,13 +74,13 @@ class Run:
         return time.perf_counter() - started_at
 
     async def pid(self, node: str) -> int:
-        """Of the courier of a node. One that was killed when its transfer was over is missed, and replaced, only by the
-        next version."""
+        """Of the courier of a node. One that was killed or stopped when its transfer was over is missed, and replaced,
+        only by the next version."""
         from ray.exceptions import RayActorError
 
         try:
-            return int(await self.copies._couriers[node].process_id.remote())
-        except RayActorError:
+            return int(await asyncio.wait_for(self.copies._couriers[node].process_id.remote(), DEADLINE_S))
+        except (RayActorError, TimeoutError):
             await self.publish()
             return int(await self.copies._couriers[node].process_id.remote())
 
