@@ -68,6 +68,7 @@ class ExperienceHost:
         if self._opened is None:
             self._opened = self._open(None)
             self._arrived = self._opened.ledger.live_ordinals()  # the process before may have told nobody
+            self._news.set()
             print(f"the experience log's process was started again, on what lies in {self._folder}", flush=True)
         return self._opened
 
@@ -86,12 +87,13 @@ class ExperienceHost:
     async def arrivals(self, deadline_s: float) -> Arrivals:
         """What has come since the last call, for the one who issues prompts; returns at once when groups came or were
         decided about, and at the latest after the deadline."""
+        log = self._log  # a new process has news as soon as it has opened it
         await happens(self._news, deadline_s)
         if self._is_closing:
             return Arrivals((), 0, None)
         self._news.clear()
         ordinals, self._arrived = self._arrived, []
-        counters: LogCounters = self._log.counters
+        counters: LogCounters = log.counters
         return Arrivals(tuple(ordinals), counters.unread_groups + counters.leased_groups, self._num_room(counters))
 
     def _num_room(self, counters: LogCounters) -> int | None:
