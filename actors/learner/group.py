@@ -25,7 +25,8 @@ from raylign.actors.learner.mailbox import POLL_S, STOP, WHERE, Command, Learner
 from raylign.actors.learner.serve import RankArguments, serve_rank
 from raylign.actors.learner.spec import LearnerSpec
 from raylign.actors.learner.verbs import RankVerbs
-from raylign.actors.placement import no_room
+from raylign.actors.placement import described, no_room
+from raylign.actors.waiting import wait_for
 from raylign.learners.examples.example import Example
 from raylign.rollout.owned_folders import OwnedFolder
 from raylign.rollout.weights.buckets import BucketInfo
@@ -79,15 +80,19 @@ class LearnerGroup:
         self._mailbox = cast(MailboxHandle, actor.remote(self._spec.config.num_ranks))
         self._storage = OwnedFolder("raylign-train-")
         self._fit = in_daemon_thread(partial(self._run_trainer, deadline_s))
+        count = self._spec.config.num_ranks
+        role, together = f"{count} learner ranks", {name: count * each for name, each in self._resources.items()}
+
+        def standing() -> str:
+            return f"they want {described(together)}; free now: {described(ray.available_resources()) or 'nothing'}"
+
         try:
-            async with asyncio.timeout(deadline_s):
-                node: str = await self._send(WHERE, None, deadline_s)
+            where = self._send(WHERE, None, deadline_s)
+            node: str = await wait_for(where, f"room for {role}", deadline_s, state=standing)
         except (TimeoutError, LearnerError) as error:
             if isinstance(error, LearnerError) and self._fit.done():  # it failed by itself, and says why
                 raise
-            count = self._spec.config.num_ranks
-            together = {name: count * amount for name, amount in self._resources.items()}
-            raise no_room(f"{count} learner ranks", together, self._labels) from error
+            raise no_room(role, together, self._labels) from error
         self._is_placed = True
         return node
 
