@@ -52,6 +52,15 @@ class WeightPublisher(FleetObserver):
         fleet.observe(self)
 
     @property
+    def travels(self) -> bool:
+        """Whether there is a way to other nodes."""
+        return self._copies is not None
+
+    def travel_by(self, copies: NodeCopies) -> None:
+        """From the next update on engines may be on other nodes; `close` ends the couriers."""
+        self._copies = copies
+
+    @property
     def phase(self) -> Phase:
         """Where the update under way stands."""
         if self._transaction is not None:

@@ -105,6 +105,7 @@ class RunParts:
             left_s, labels = until_s - time.monotonic(), config.cluster.labels.rollout
             placements = await place_engines(self.num_engines, cpus, gpus, left_s, labels)
             self._started.callback(release, placements)
+            self._learner_node = learner_node
             copies = await way_between_nodes(config.weights, learner_node, placements)
             if copies is not None:
                 self._started.push_async_callback(copies.close)
@@ -181,6 +182,7 @@ class RunParts:
             lora_rank=self._lora.rank if self._lora else 0,
             cores=cores,
             placements=placements,
+            on_new_room=None if is_private(config.cluster) else self._reach,
         )
         self._started.push_async_callback(self.rollouts.stop)
         self.evaluation_pool = self.rollouts
@@ -191,6 +193,13 @@ class RunParts:
             )
         self.publisher = WeightPublisher(self.rollouts.fleet, self.learner, config.weights, version, copies)
         self._started.push_async_callback(self._close_publisher)
+
+    async def _reach(self, room: Any) -> None:
+        """Weights can come to where an engine joins, be it on another node than all others."""
+        if not self.publisher.travels:
+            copies = await way_between_nodes(self._config.weights, self._learner_node, [room])
+            if copies is not None:
+                self.publisher.travel_by(copies)
 
     async def before_learning(self) -> None:
         """No engine is sent weights that change meanwhile."""
