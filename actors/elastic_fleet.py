@@ -43,8 +43,6 @@ class ElasticFleet(Fleet):
         joins; numbers are used again."""
         if num_engines < 1:
             raise ValueError(f"{num_engines} engines: a run that generates needs at least 1")
-        if self._start is None:
-            raise ValueError("no engines can be started here")
         self.raise_if_failed()
         staying = [engine for engine in self.members if not engine.is_leaving]
         leaving = [engine for engine in self.members if engine.is_leaving]
@@ -57,6 +55,7 @@ class ElasticFleet(Fleet):
             if engine.state is EngineState.CURRENT:
                 self._serves(engine)
         for _ in range(num_missing - len(leaving)):
+            assert self._start is not None, "whoever asks for more can start some"
             number = next(number for number in itertools.count() if number not in self._engines)
             self._num_deaths[number] = 0
             self._begin(Engine(number, is_joining=True), self._start)

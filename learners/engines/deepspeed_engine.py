@@ -185,9 +185,7 @@ class DeepSpeedEngine:
 
         written_by = num_ranks_of(folder)
         if written_by not in (None, world_size()):
-            raise ValueError(
-                f"{folder} was written by {written_by} ranks, these are {world_size()}: see universal_state.py"
-            )
+            raise ValueError(f"{folder} was written by {written_by} ranks, and these are {world_size()}")
         is_whole = written_by is None and self.zero_stage > 0
         self._engine._config.load_universal_checkpoint = is_whole
         path, state = self._engine.load_checkpoint(str(folder), tag=TAG)
