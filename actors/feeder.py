@@ -48,6 +48,10 @@ class FeederCounts:
     """Of the last group that failed or was refused."""
     busy_s: dict[int, float] = field(default_factory=dict)
     """By engine: time with at least one group running."""
+    num_engines: float = 0.0
+    """Mean over the time."""
+    was_resized: bool = False
+    """Whether their number has ever changed."""
 
 
 class RolloutFeeder(FleetObserver):
@@ -107,6 +111,7 @@ class RolloutFeeder(FleetObserver):
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        self._fleet.let_go()
         if self.failure.done():
             self.failure.exception()  # whoever waited for a batch has seen it
 
@@ -158,6 +163,10 @@ class RolloutFeeder(FleetObserver):
         """It gets work again."""
         self._changed.set()
 
+    def still_uses(self, engine: Engine) -> bool:
+        """A group is its until the log has it."""
+        return bool(self.running.on(engine))
+
     def fleet_failed(self, error: RolloutError) -> None:
         """Whoever waits for groups gets the error."""
         self.fail(error)
@@ -172,7 +181,8 @@ class RolloutFeeder(FleetObserver):
     def take_counts(self) -> FeederCounts:
         """What happened since the last call."""
         counts, self.counts = self.counts, FeederCounts()
-        counts.busy_s = self.running.take_busy_s()
+        counts.busy_s, counts.num_engines = self.running.take_busy_s(), self._fleet.mean_count.take()
+        counts.was_resized = self._fleet.mean_count.has_changed
         return counts
 
     def state(self) -> str:
@@ -233,7 +243,10 @@ class RolloutFeeder(FleetObserver):
     def _finish(self, ordinal: int) -> Running | None:
         """It runs no more."""
         self._changed.set()
-        return self.running.remove(ordinal)
+        running = self.running.remove(ordinal)
+        if running is not None and running.engine.is_leaving:
+            self._fleet.let_go()
+        return running
 
     async def _abort(self, engine: Engine, ordinals: list[int]) -> None:
         try:

@@ -8,6 +8,7 @@ get work. Whoever finds an engine dead says so by `mark_lost`; only the fleet en
 
 Observers (the feeder, the weight publisher) are told of engines that are lost, started and ready, of versions, and of
 the end: an engine that dies more than `MAX_REPLACEMENTS` times, or dies where nobody can start another, ends the run.
+Engines that join and leave: `actors/elastic_fleet.py`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from enum import StrEnum
 from typing import Any
 
 from raylign.actors.handles import kill
-from raylign.actors.placement import release
+from raylign.actors.mean_count import MeanCount
 from raylign.actors.rollout_errors import RolloutError
 from raylign.actors.waiting import wait_for
 
@@ -50,6 +51,14 @@ class Engine:
     state: EngineState = EngineState.STARTING
     num_updates: int = 0
     """Versions that were published while it served."""
+    is_joining: bool = False
+    """It has never served, and nobody counts on it."""
+    is_leaving: bool = False
+    """It gets no more work, and ends when nobody uses it."""
+    is_draining: bool = False
+    """Its node is about to be taken away: it gets no more work, and another takes its place."""
+    num_batches: int = 0
+    """Of evaluations that it is answering."""
 
 
 class FleetObserver:
@@ -63,6 +72,10 @@ class FleetObserver:
 
     def engine_ready(self, engine: Engine) -> None:
         """It is CURRENT."""
+
+    def still_uses(self, engine: Engine) -> bool:
+        """Whether it may not end yet; `let_go` is to be called when that may have changed."""
+        return False
 
     def weights_arrived(self, version: int) -> None:
         """Engines sample from `version` from now on."""
@@ -80,17 +93,18 @@ class Fleet:
         *,
         current: bool = True,
         start: Callable[[int], Awaitable[Any]] | None = None,
-        placements: Sequence[Any] = (),
+        give_back: Callable[[int], None] = lambda number: None,
     ) -> None:
         """`current`: engines hold the weights that the run starts from; else (adapters) they serve nothing before they
         are sent some. `start(number)` starts a worker and gives its handle; it holds the weights that the run started
-        from. `placements`: Ray's, given back by `stop`."""
+        from. `give_back(number)`: an engine has left, and its room is free."""
         state = EngineState.CURRENT if current else EngineState.STALE
         self._engines = {number: Engine(number, handle, state) for number, handle in enumerate(handles)}
-        self._start = start
-        self._placements = placements
+        self._start, self._give_back = start, give_back
         self._num_deaths: Counter[int] = Counter()
-        self._replacing: set[asyncio.Task[None]] = set()
+        self._starting: dict[Engine, asyncio.Task[None]] = {}
+        self.mean_count = MeanCount(len(handles))
+        """Of engines, those left out that have never served."""
         self._observers: list[FleetObserver] = []
         self._changed = asyncio.Event()
         self.failure: RolloutError | None = None
@@ -106,7 +120,13 @@ class Fleet:
     @property
     def serving(self) -> list[Engine]:
         """Those that may get work, by number."""
-        return [engine for engine in self._engines.values() if engine.state is EngineState.CURRENT]
+        current = (each for each in self._engines.values() if each.state is EngineState.CURRENT)
+        return [each for each in current if not (each.is_leaving or each.is_draining)]
+
+    @property
+    def members(self) -> list[Engine]:
+        """All but those that are ending, by number."""
+        return [engine for engine in self._engines.values() if engine.state is not EngineState.DEAD]
 
     @property
     def states(self) -> dict[int, EngineState]:
@@ -130,11 +150,19 @@ class Fleet:
         )
 
     async def _serving_again(self) -> list[Engine]:
-        while not self.serving:
+        await self.until(lambda: bool(self.serving))
+        return self.serving
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Asked again whenever an engine serves or is gone."""
+        while not condition():
             self.raise_if_failed()
             self._changed.clear()
             await self._changed.wait()
-        return self.serving
+
+    def is_used(self, engine: Engine) -> bool:
+        """Whether it has groups, answers an evaluation, or is in the midst of an update."""
+        return bool(engine.num_batches) or any(observer.still_uses(engine) for observer in self._observers)
 
     def raise_if_failed(self) -> None:
         """For whoever is about to ask engines."""
@@ -161,9 +189,13 @@ class Fleet:
         """It holds the published version: it gets work again."""
         if engine.state is EngineState.STALE:
             engine.state = EngineState.CURRENT
-            self._changed.set()
-            for observer in [*self._observers]:
-                observer.engine_ready(engine)
+            engine.is_joining = False
+            self._serves(engine)
+
+    def _serves(self, engine: Engine) -> None:
+        self._changed.set()
+        for observer in [*self._observers]:
+            observer.engine_ready(engine)
 
     def weights_published(self, version: int) -> None:
         """All engines that serve sample from `version` now."""
@@ -187,16 +219,26 @@ class Fleet:
         self._num_deaths[engine.number] += 1
         for observer in [*self._observers]:
             observer.engine_lost(engine)
-        if self._start is None:
+        if engine.is_joining or engine.is_leaving:
+            self._forget(engine, last_words)
+        elif self._start is None:
             self._fail(RolloutError(last_words))
         elif self._num_deaths[engine.number] > MAX_REPLACEMENTS:
             self._fail(RolloutError(f"{last_words}; it was replaced {MAX_REPLACEMENTS} times already"))
         else:
             print(f"{last_words}; starting another", flush=True)
-            self._engines[engine.number] = another = Engine(engine.number)
-            task = asyncio.create_task(self._bring_up(another, self._start))
-            self._replacing.add(task)
-            task.add_done_callback(self._replacing.discard)
+            self._begin(Engine(engine.number), self._start)
+
+    def _begin(self, engine: Engine, start: Callable[[int], Awaitable[Any]]) -> None:
+        self._engines[engine.number] = engine
+        self._starting[engine] = task = asyncio.create_task(self._bring_up(engine, start))
+        task.add_done_callback(lambda _: self._starting.pop(engine))
+
+    def _forget(self, engine: Engine, last_words: str) -> None:
+        """Nobody counts on it: none takes its place."""
+        del self._engines[engine.number]
+        self._give_back(engine.number)
+        self._changed.set()
 
     async def _bring_up(self, engine: Engine, start: Callable[[int], Awaitable[Any]]) -> None:
         try:
@@ -208,15 +250,18 @@ class Fleet:
             self.mark_lost(engine, f"rollout worker {engine.number} did not start: {type(error).__name__}: {error}")
 
     async def replacements(self) -> None:
-        """Returns once no engine is STARTING; look at `engines` for what came of it."""
-        while self._replacing:
-            await asyncio.wait(self._replacing)
+        """Returns once no engine that the run counts on is STARTING; look at `engines` for what came of it."""
+        while starting := [task for engine, task in self._starting.items() if not engine.is_joining]:
+            await asyncio.wait(starting)
 
     def _fail(self, error: RolloutError) -> None:
         self.failure = self.failure or error
         self._changed.set()
         for observer in [*self._observers]:
             observer.fleet_failed(error)
+
+    def let_go(self) -> None:
+        """Somebody has stopped using an engine; see `ElasticFleet`."""
 
     # ---- all of them -----------------------------------------------------------------------------------
 
@@ -227,14 +272,15 @@ class Fleet:
 
     async def stop(self, deadline_s: float) -> None:
         """End all engines, in order or, after the deadline, by force; also those that are just starting."""
-        replacing = [*self._replacing]
-        for task in replacing:
+        starting = [*self._starting.values()]
+        for task in starting:
             task.cancel()
-        await asyncio.gather(*replacing, return_exceptions=True)
+        await asyncio.gather(*starting, return_exceptions=True)
         engines = self.engines
         stops = asyncio.gather(*(engine.handle.stop.remote() for engine in engines), return_exceptions=True)
         await asyncio.wait({stops}, timeout=deadline_s)
         for engine in engines:
             engine.state = EngineState.DEAD
             kill(engine.handle)
-        release(self._placements)
+        for number in self._engines:
+            self._give_back(number)

@@ -37,12 +37,24 @@ async def reserve(
     role: str, resources: dict[str, float], deadline_s: float, labels: Mapping[str, str] | None = None
 ) -> Any:
     """A ready placement group with one bundle of `resources`, so on one node; says what it waits for every 30 s."""
-    import ray
     from ray.util.placement_group import placement_group
 
     selector = [dict(labels)] if labels else None
     name = f"{role} ({uuid4().hex[:8]})"  # Ray refuses a name twice, and a cluster may serve several runs
     group = placement_group([resources], strategy="STRICT_PACK", name=name, bundle_label_selector=selector)
+    try:
+        await until_placed(group, role, resources, deadline_s, labels)
+    except BaseException:
+        release([group])
+        raise
+    return group
+
+
+async def until_placed(
+    group: Any, role: str, resources: dict[str, float], deadline_s: float, labels: Mapping[str, str] | None = None
+) -> None:
+    """Ray moves a group whose node was lost as soon as another has room: wait for it, saying for what."""
+    import ray
 
     def shortage() -> str:
         return f"short of {missing_resources(resources, ray.available_resources())}"
@@ -50,12 +62,7 @@ async def reserve(
     try:
         await wait_for(group.ready(), f"room for {role}", max(0.0, deadline_s), state=shortage)
     except DeadlineError:
-        release([group])
         raise no_room(role, resources, labels) from None
-    except BaseException:
-        release([group])
-        raise
-    return group
 
 
 def release(groups: Iterable[Any]) -> None:

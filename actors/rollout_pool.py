@@ -91,6 +91,9 @@ class RolloutPool:
         ]
         for stream in streams:
             stream.add_done_callback(partial(report_error, scored))
+        for engine, stream in zip(engines, streams, strict=False):  # the first engines have a share
+            engine.num_batches += 1
+            stream.add_done_callback(partial(self._batch_ended, engine))
         try:
             left = len(prompts)
             while left:
@@ -104,6 +107,10 @@ class RolloutPool:
         finally:
             for stream in streams:
                 stream.cancel()
+
+    def _batch_ended(self, engine: Engine, _: asyncio.Task[None]) -> None:
+        engine.num_batches -= 1
+        self.fleet.let_go()
 
     async def _drain(
         self, engine: Engine, share: list[Prompt], sampling: SamplingConfig, ordered: bool, scored: ScoredQueue

@@ -188,6 +188,12 @@ COMMANDS = {
         "a page in the browser over runs, comparisons, sweeps and data: view [FOLDER …]",
         plain_words="folders",
     ),
+    "scale": Command(
+        "raylign.jobs.scale:ScaleConfig",
+        "raylign.jobs.scale:scale",
+        "engines join or leave a run while it goes on: scale RUN --engines N",
+        plain_words="run",
+    ),
     "doctor": Command(
         "raylign.jobs.checks.doctor:DoctorConfig",
         "raylign.jobs.checks.doctor:doctor",

@@ -52,6 +52,15 @@ class WeightPublisher(FleetObserver):
         fleet.observe(self)
 
     @property
+    def travels(self) -> bool:
+        """Whether there is a way to other nodes."""
+        return self._copies is not None
+
+    def travel_by(self, copies: NodeCopies) -> None:
+        """From the next update on engines may be on other nodes; `close` ends the couriers."""
+        self._copies = copies
+
+    @property
     def phase(self) -> Phase:
         """Where the update under way stands."""
         if self._transaction is not None:
@@ -116,6 +125,10 @@ class WeightPublisher(FleetObserver):
         self._catching_up.add(task)
         task.add_done_callback(self._catching_up.discard)
 
+    def still_uses(self, engine: Engine) -> bool:
+        """No engine leaves in the midst of an update."""
+        return self._is_asked or self._alone.locked()
+
     async def before_learning(self) -> None:
         """The learner is about to change its weights: from now on they are not the published version."""
         self._learner_moved_on = True
@@ -132,6 +145,7 @@ class WeightPublisher(FleetObserver):
                 yield
         finally:
             self._is_asked = False
+            self.fleet.let_go()
 
     async def _export(self, version: int) -> ExportedWeights:
         self._is_exporting, self._exported = True, None
@@ -154,13 +168,16 @@ class WeightPublisher(FleetObserver):
                 await self._catch_up()
             except WeightUpdateError as error:  # those that are not lost stay STALE: the next delivery tries again
                 print(f"engines were started, but {error}", flush=True)
+        self.fleet.let_go()
 
     async def _catch_up(self) -> None:
         stale = [engine for engine in self.fleet.engines if engine.state is EngineState.STALE]
         exported = self._exported
         has_newer = exported is not None and exported.version > self.version
-        if not stale or has_newer or (exported is None and self._learner_moved_on):
+        if not stale or has_newer:
             return  # the next delivery brings it
+        if exported is None and self._learner_moved_on:
+            return await self._take_as_started(stale)
         if exported is None:  # nothing was delivered yet: the learner still holds what the engines were started from
             if self.digest is None:
                 self.digest = await self._digest_of_current()
@@ -171,6 +188,18 @@ class WeightPublisher(FleetObserver):
                 self._exported = None  # perhaps not what the engines were started from
             raise next(iter(failures.values()))
         self.last = update
+
+    async def _take_as_started(self, engines: list[Engine]) -> None:
+        """Nothing was published yet: those that hold what the run was started from hold the published version. The
+        others wait for the next delivery."""
+        if self.version != self._started_from:
+            return
+        self.digest = self.digest or await self._digest_of_current()
+        for engine in engines:
+            if self.digest and await self._ask([engine], "weight_checksum", Phase.VERIFY, self.version) == [
+                self.digest
+            ]:
+                self.fleet.mark_current(engine)
 
     async def _digest_of_current(self) -> str | None:
         """What engines that serve report; None where there is none."""

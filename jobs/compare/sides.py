@@ -21,7 +21,7 @@ from raylign.jobs.data.draw_log import DrawIdentity, DrawLog
 from raylign.jobs.data.drawing import Drawing, DrawReport, draw
 from raylign.jobs.data.policy_identity import policy_identity
 from raylign.jobs.run.checkpoints import model_folder
-from raylign.jobs.run.roles import engine_seed
+from raylign.jobs.run.engine_shares import engine_seed
 from raylign.rewards.base import Item
 from raylign.rewards.registry import AnyRewardConfig
 from raylign.rewards.scoring import Scorer

@@ -10,6 +10,7 @@ from typing import Literal
 from pydantic import BaseModel, Field
 
 from raylign.rewards.registry import RewardConfig
+from raylign.rollout.autoscale import AutoscaleConfig
 from raylign.rollout.data.config import DataConfig
 from raylign.rollout.engine.config import EngineConfig
 
@@ -40,6 +41,8 @@ class RolloutConfig(Section):
     """Share of the scores of the last 20 groups that may fail; a run with more, or with a step in which every score
     failed, stops with the last failure's words. 1: it never stops for that."""
     engine: EngineConfig = EngineConfig()
+    autoscale: AutoscaleConfig | None = None
+    """Engines join and leave by themselves, from who waited for whom; empty: only by `raylign scale`."""
 
 
 class AsyncConfig(Section):

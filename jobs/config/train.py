@@ -119,7 +119,24 @@ def _train_problems(config: TrainConfig) -> Iterator[str]:
         )
     if config.num_epochs is None and learner.warmup_steps > config.num_steps:
         yield f"learner.warmup_steps is {learner.warmup_steps}: more than num_steps = {config.num_steps}"
+    yield from _autoscale_problems(config)
     yield from _evaluation_problems(config)
+
+
+def _autoscale_problems(config: TrainConfig) -> Iterator[str]:
+    policy, num_engines = config.rollout.autoscale, config.rollout.num_engines
+    if policy is None:
+        return
+    if not config.algorithm.needs_rollouts or config.replay or config.asynchrony.max_staleness == 0:
+        yield (
+            "rollout.autoscale is set: it goes by who waits for whom, which says something only where engines generate "
+            "while the learner trains (async.max_staleness above 0)"
+        )
+    if not policy.min_engines <= num_engines <= policy.max_engines:
+        yield (
+            f"rollout.num_engines is {num_engines}: the run begins with it, so it must lie within rollout.autoscale's "
+            f"{policy.min_engines} and {policy.max_engines}"
+        )
 
 
 def facts_of(config: TrainConfig) -> RunFacts:

@@ -20,8 +20,9 @@ from typing import Any, Protocol, Self
 from raylign.actors.cluster import ClusterConfig, ray_cluster
 from raylign.actors.rollout_pool import RolloutPool
 from raylign.jobs.data.draw_log import DrawLog
+from raylign.jobs.run.engine_shares import engine_seed
 from raylign.jobs.run.progress import Progress
-from raylign.jobs.run.roles import cpus_for_each_role, engine_seed, start_pool
+from raylign.jobs.run.roles import cpus_for_each_role, start_pool
 from raylign.rewards.registry import AnyRewardConfig
 from raylign.rollout.best_worst import Answer, AnswerSet
 from raylign.rollout.engine.config import EngineConfig

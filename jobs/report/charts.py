@@ -160,6 +160,7 @@ CHARTS: tuple[Chart, ...] = (
         ",",
     ),
     Chart("Pause for new weights", (("weights/pause_s", "generation stands still"),), "seconds"),
+    Chart("Engines", (("rollout/engines", "mean over the step"),), "engines", smoothed=False),
     Chart("Idle shares", (("idle/rollout_share", "engines"), ("idle/learner_share", "learner")), "share", ".0%"),
     Chart(
         "A step, as the learner sees it",

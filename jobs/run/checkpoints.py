@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from raylign.jobs.run.folder import write_atomically
+from raylign.learners.engines.universal_state import for_any_ranks, num_ranks_of
 
 STATE = "state"
 """Subfolder for what only a resumed run needs: optimizer, scheduler, random states."""
@@ -55,11 +56,13 @@ class Checkpoint:
 
     path: Path
     record: CheckpointRecord
+    whole_state_path: Path | None = None
+    """Its state for other ranks than those that wrote it (`CheckpointStore.for_ranks`)."""
 
     @property
     def state_path(self) -> Path:
         """The resumable state."""
-        return self.path / STATE
+        return self.whole_state_path or self.path / STATE
 
 
 class DiskFullError(ValueError):
@@ -87,6 +90,14 @@ class CheckpointStore:
         """The complete checkpoint of the highest step; None where there is none."""
         checkpoints = self.complete()
         return checkpoints[-1] if checkpoints else None
+
+    def for_ranks(self, checkpoint: Checkpoint, num_ranks: int) -> Checkpoint:
+        """The same, with its state as so many learner ranks read it: a copy where others wrote it, which stays until
+        `clean`."""
+        if num_ranks_of(checkpoint.state_path) in (None, num_ranks):
+            return checkpoint
+        copy = self.folder / f"{_TEMPORARY}state-of-step-{checkpoint.record.step}"
+        return dataclasses.replace(checkpoint, whole_state_path=for_any_ranks(checkpoint.state_path, copy))
 
     def clean(self) -> list[Path]:
         """Remove what a crash left half-written; called once, before the run goes on."""

@@ -24,7 +24,7 @@ from typing import Any, TextIO
 
 from raylign.jobs.run.output_folder import check_output_folder, hold
 
-MAY_CHANGE_ON_RESUME = ("checkpoints", "trackers")
+MAY_CHANGE_ON_RESUME = ("checkpoints", "trackers", "rollout.autoscale", "learner.num_ranks")
 MAY_GROW_ON_RESUME = ("num_steps",)
 
 

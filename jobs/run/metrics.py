@@ -49,6 +49,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("rollout/reissued_prompts", "prompts", "Prompts generated again: their group failed or was dropped."),
     Metric("rollout/refused_groups", "groups", "Groups that failed in the engine, or whose output was refused."),
     Metric("rollout/aborted_groups", "groups", "Groups ended early, because they could not be used any more."),
+    Metric("rollout/engines", "engines", "Engines, mean over the step; from when their number first changes."),
     Metric("rollout/given_up_prompts", "prompts", "Prompts recorded as failed after several attempts."),
     Metric("rollout/tokens", "tokens", "Tokens in the groups of the step."),
     Metric(
@@ -208,10 +209,11 @@ def rollout_metrics(groups: Sequence[Group], make: ExampleMaker | None = None) -
     return metrics | _reward_metrics(scored)
 
 
-def flow_metrics(counts: FeederCounts, step_s: float, num_engines: int) -> dict[str, float]:
+def flow_metrics(counts: FeederCounts, step_s: float) -> dict[str, float]:
     """What the rollout side did during a step of `step_s` seconds."""
-    busy_s = sum(counts.busy_s.values()) / num_engines
-    return {
+    busy_s = sum(counts.busy_s.values()) / counts.num_engines
+    engines = {"rollout/engines": counts.num_engines} if counts.was_resized else {}
+    return engines | {
         "rollout/reissued_prompts": float(counts.reissued),
         "rollout/refused_groups": float(counts.refused),
         "rollout/aborted_groups": float(counts.aborted),

@@ -24,6 +24,8 @@ from raylign.jobs.run.parts import RunParts
 from raylign.jobs.run.provenance import printed_to, write_start
 from raylign.jobs.run.recorder import Recorder
 from raylign.jobs.run.run import Run
+from raylign.jobs.run.scale_request import forget
+from raylign.jobs.run.scaling import scaling
 from raylign.jobs.run.stop_request import StopRequest
 from raylign.learners.engines.state_files import check_state
 from raylign.rollout.model_folder import load_tokenizer
@@ -41,12 +43,14 @@ async def open_run(
     bring_back(config)
     text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
     folder = RunFolder.create(config.folder, text, config.resume, partial(completed, type(config)))
+    forget(folder.path)
     config = config.model_copy(update={"num_steps": num_steps_of(config, len(curriculum.rows))})
     checkpoints = CheckpointStore(folder.checkpoints_path, config.checkpoints.keep_last)
     checkpoints.clean()
     checkpoint = checkpoints.latest() if config.resume else None
     if checkpoint is not None:
         check_state(checkpoint.state_path)
+        checkpoint = checkpoints.for_ranks(checkpoint, config.learner.num_ranks)
         check_same_rows(checkpoint, curriculum)
         curriculum.load(checkpoint.path)
     record = checkpoint.record if checkpoint else None
@@ -63,7 +67,8 @@ async def open_run(
                     rows = curriculum.run_rows(config.num_steps)
                     await parts.start(config.num_steps, folder.path, checkpoint, rows)
                 recorder.started()
-                yield run
+                async with scaling(config, parts, folder.path, recorder):
+                    yield run
             except Exception as error:
                 folder.append_log(f"ended by {type(error).__name__}: {error}")
                 raise

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import tempfile
+import time
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, TextIO
@@ -101,7 +102,7 @@ def config_differences(
     for key in sorted(old.keys() | new.keys()):
         before, after = old.get(key, "absent"), new.get(key, "absent")
         grows = key in may_grow and isinstance(before, int) and isinstance(after, int) and after > before
-        if before != after and not grows and key.split(".")[0] not in (*PLACE, *may_change):
+        if before != after and not grows and not {key, key.split(".")[0]} & {*PLACE, *may_change}:
             differences.append(without_secrets(f"{key}: {before} -> {after}"))
     return differences
 
@@ -109,12 +110,30 @@ def config_differences(
 def hold(path: Path) -> TextIO:
     """An open file that keeps other processes out of the folder until it is closed, or the process ends."""
     lock = (path / ".lock").open("a")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.close()
-        raise ValueError(f"another process is writing the folder {path}; wait for it or choose a new name") from None
+    for is_last in (False, False, True):  # `is_held` has it for a moment
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if is_last:
+                lock.close()
+                raise ValueError(
+                    f"another process is writing the folder {path}; wait for it or choose a new name"
+                ) from None
+            time.sleep(0.05)
     return lock
+
+
+def is_held(path: Path) -> bool:
+    """Whether a process writes the folder now. The lock is only tried, and let go at once."""
+    try:
+        with (path / ".lock").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _leaves(value: Any, prefix: str) -> Iterator[tuple[str, Any]]:

@@ -17,6 +17,7 @@ from typing import Any
 
 from raylign.actors.cluster import is_private
 from raylign.actors.cores import split_cores
+from raylign.actors.drain_notice import draining_nodes, heed_drains
 from raylign.actors.learner.group import LearnerGroup
 from raylign.actors.learner.spec import LearnerSpec
 from raylign.actors.placement import release
@@ -71,7 +72,8 @@ class RunParts:
         """The same for the learner and what brings its weights to the engines."""
         self.keeps_engines = False
         """The next `stop` ends the learner alone, and the next `start` starts it alone."""
-        self._placements: list[Any] = []
+        self._rooms: dict[int, Any] = {}
+        """Of engines, by number."""
 
     async def start(
         self,
@@ -108,9 +110,10 @@ class RunParts:
             if not self.keeps_engines:
                 gpus = gpus_of_engine(config.rollout.engine, config.cluster, share_gpu)
                 left_s, labels = until_s - time.monotonic(), config.cluster.labels.rollout
-                self._placements = await place_engines(self.num_engines, cpus, gpus, left_s, labels)
-                self._started.callback(release, self._placements)
-            copies = await way_between_nodes(config.weights, learner_node, self._placements)
+                self._rooms |= enumerate(await place_engines(self.num_engines, cpus, gpus, left_s, labels))
+                self._started.callback(release, self._rooms.values())
+            self._learner_node = learner_node
+            copies = await way_between_nodes(config.weights, learner_node, [*self._rooms.values()])
             if copies is not None:
                 self._learner_started.push_async_callback(copies.close)
         if self.keeps_engines:
@@ -188,7 +191,8 @@ class RunParts:
             share_gpu=share_gpu,
             lora_rank=self._lora.rank if self._lora else 0,
             cores=cores,
-            placements=self._placements,
+            rooms=self._rooms,
+            on_new_room=None if is_private(config.cluster) else self._reach,
         )
         self._started.push_async_callback(self.rollouts.stop)
         self.evaluation_pool = self.rollouts
@@ -198,6 +202,9 @@ class RunParts:
                 scores_apart=not all(map(is_quick, config.evaluation.rewards)),
             )
         self._publish_from(version, copies)
+        if not is_private(config.cluster):
+            watch = asyncio.create_task(heed_drains(self.rollouts.fleet, partial(asyncio.to_thread, draining_nodes)))
+            self._started.callback(watch.cancel)
 
     def _publish_from(self, version: int, copies: NodeCopies | None) -> None:
         self.publisher = WeightPublisher(self.rollouts.fleet, self.learner, self._config.weights, version, copies)
@@ -211,6 +218,13 @@ class RunParts:
             self._publish_from(checkpoint.record.step if checkpoint else 0, copies)
             await self.publisher.catch_up()
 
+    async def _reach(self, room: Any) -> None:
+        """Weights can come to where an engine joins, be it on another node than all others."""
+        if not self.publisher.travels:
+            copies = await way_between_nodes(self._config.weights, self._learner_node, [room])
+            if copies is not None:
+                self.publisher.travel_by(copies)
+
     async def before_learning(self) -> None:
         """No engine is sent weights that change meanwhile."""
         if self.num_engines:
@@ -222,8 +236,8 @@ class RunParts:
             await self._learner_started.aclose()
         finally:
             if not self.keeps_engines:
-                self._placements = []
                 await self._started.aclose()
+                self._rooms.clear()
 
     async def _close_publisher(self) -> None:
         with suppress(Exception):  # the learner may be what failed; its memory goes with its process

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -46,6 +46,8 @@ class Recorder:
         self.evaluated_step = int(self.evaluations[-1]["step"]) if self.evaluations else -1
         self._trackers = Trackers(config.trackers, folder, step)
         self._progress = Progress(config.name, config.num_steps, start=step)
+        self.on_step: Callable[[int, Mapping[str, float]], None] | None = None
+        """Told the line of each step."""
 
     def say(self, message: str) -> None:
         """A line for the user, and for whoever reads the run folder later."""
@@ -101,6 +103,8 @@ class Recorder:
         self._folder.append_metrics(line)
         self._trackers.log(step, line)
         self._progress.advance(step, line)
+        if self.on_step is not None:
+            self.on_step(step, line)
 
     def evaluated(self, step: int, metrics: Mapping[str, float], groups: Sequence[Group], seconds: float) -> None:
         """The line of an evaluation after `step`, and the answers it had."""

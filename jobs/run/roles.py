@@ -8,31 +8,26 @@ but for the only GPU of a machine, which one engine and one rank share.
 from __future__ import annotations
 
 import asyncio
-import math
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from raylign.actors.cluster import ClusterConfig
-from raylign.actors.cores import share_of
-from raylign.actors.fleet import Fleet
+from raylign.actors.elastic_fleet import ElasticFleet
 from raylign.actors.placement import node_of, release, reserve
 from raylign.actors.reward_server import RETRIES, RewardServer
-from raylign.actors.rollout_errors import RewardServerError, RolloutError
+from raylign.actors.rollout_errors import RewardServerError
 from raylign.actors.rollout_pool import RolloutPool
-from raylign.actors.rollout_worker import RolloutWorker
 from raylign.actors.waiting import wait_for
 from raylign.actors.weights.config import WeightsConfig
 from raylign.actors.weights.node_copies import NodeCopies, start_courier
 from raylign.actors.weights.transport import way_of_weights
+from raylign.jobs.run.workers import Workers
 from raylign.learners.engines.config import LearnerConfig
 from raylign.rewards.registry import RewardConfig, is_quick
 from raylign.rewards.reward_model import RewardModelConfig
 from raylign.rollout.engine.config import EngineConfig
 
 REWARD_SERVER_START_S = 120.0
-START_GRACE_S = 30.0
-"""A worker that finds its engine not started in time says so by itself, with the engine's words."""
 SHARED_GPU = 0.5
 """Of the only GPU, what engine and learner rank each ask Ray for."""
 SHARED_GPU_ENGINE_MEMORY = 0.4
@@ -62,8 +57,9 @@ async def way_between_nodes(config: WeightsConfig, learner_node: str, placements
     """How weights come from the learner's node to those where engines were placed, tried once; None where it is one."""
     import ray
 
-    nodes = [node_of(placement) for placement in placements]
-    num_gpus = {node["NodeID"]: int(node["Resources"].get("GPU", 0)) for node in ray.nodes()}
+    num_gpus = {node["NodeID"]: int(node["Resources"].get("GPU", 0)) for node in ray.nodes() if node["Alive"]}
+    # an engine whose node was lost is not placed until another has room
+    nodes = [node for placement in placements if (node := node_of(placement)) in num_gpus]
     transport = way_of_weights(config.transport, learner_node, nodes, num_gpus)
     if transport == "shared_memory":
         return None
@@ -86,23 +82,6 @@ def beside_a_learner(engine: EngineConfig) -> EngineConfig:
     """The engine's config on a GPU that it shares with a learner rank."""
     share = min(engine.gpu_memory_utilization, SHARED_GPU_ENGINE_MEMORY)
     return engine.model_copy(update={"gpu_memory_utilization": share})
-
-
-def cores_of_engine(index: int, num_engines: int, cores: Sequence[int] | None) -> str:
-    """The cores that engine `index` binds its threads to on a CPU machine: a share of its own of `cores`, or of all
-    where roles take turns (None); then one engine chooses itself."""
-    if cores is None:
-        if num_engines == 1:
-            return "auto"
-        cores = sorted(os.sched_getaffinity(0))
-    return ",".join(map(str, share_of(cores, index, num_engines)))
-
-
-def engine_seed(run_seed: int, index: int, weight_version: int) -> int:
-    """Seed of an engine's own generator: engines draw different noise, and another one after a resume."""
-    import numpy as np
-
-    return int(np.random.SeedSequence([run_seed, index, weight_version]).generate_state(1)[0] >> 1)
 
 
 def asks_for_gpus(config: ClusterConfig) -> bool:
@@ -151,69 +130,49 @@ async def start_pool(
     share_gpu: bool = False,
     lora_rank: int = 0,
     cores: Sequence[int] | None = None,
-    placements: Sequence[Any] = (),
+    rooms: dict[int, Any] | None = None,
+    on_new_room: Callable[[Any], Awaitable[None]] | None = None,
 ) -> RolloutPool:
     """Rollout workers and a reward server, started side by side. `share_gpu`: with the learner (`shares_gpu`).
     `lora_rank`: of the adapters that weight updates bring; 0: they bring all weights. `cores`: of all engines on a CPU
-    machine, where a learner computes beside them. `placements`: what `place_engines` gave, where it came first."""
-    import ray
-    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
-
+    machine, where a learner computes beside them. `rooms`: by number, what `place_engines` gave where it came first;
+    kept up to date.
+    `on_new_room`: see `Workers`."""
     num_gpus = gpus_of_engine(engine, cluster, share_gpu)
-    placements = placements or await place_engines(
-        num_engines, cpus, num_gpus, cluster.placement_deadline_s, cluster.labels.rollout
-    )
-    if share_gpu:
-        engine = beside_a_learner(engine)
-
-    async def start_worker(index: int) -> Any:
-        """A worker that holds the weights of `model_path`, under the label `weight_version`."""
-        worker: Any = (
-            ray.remote(RolloutWorker)
-            .options(
-                num_cpus=cpus,
-                num_gpus=num_gpus,
-                max_concurrency=1000,
-                scheduling_strategy=PlacementGroupSchedulingStrategy(placements[index]),
-            )
-            .remote(
-                model_path,
-                engine,
-                weight_backend,
-                weight_version,
-                seed,
-                engine_seed(seed, index, weight_version),
-                cores_of_engine(index, num_engines, cores),
-                share_gpu,
-                lora_rank,
-                cores is not None,
-            )
+    rooms = {} if rooms is None else rooms
+    if not rooms:
+        placements = await place_engines(
+            num_engines, cpus, num_gpus, cluster.placement_deadline_s, cluster.labels.rollout
         )
-        try:
-            await wait_for(
-                worker.start.remote(),
-                f"rollout worker {index} to start",
-                engine.start_deadline_s + START_GRACE_S,
-                setting="engine.start_deadline_s",
-                error=RolloutError,
-                report_s=math.inf,  # the worker reports its engine's start itself
-            )
-        except BaseException:
-            ray.kill(worker)
-            raise
-        return worker
-
-    starting = [asyncio.create_task(start_worker(index)) for index in range(num_engines)]
+        rooms |= enumerate(placements)
+    workers = Workers(
+        model_path=model_path,
+        engine=beside_a_learner(engine) if share_gpu else engine,
+        num_engines=num_engines,
+        cluster=cluster,
+        cpus=cpus,
+        num_gpus=num_gpus,
+        weight_backend=weight_backend,
+        weight_version=weight_version,
+        seed=seed,
+        share_gpu=share_gpu,
+        lora_rank=lora_rank,
+        cores=cores,
+        rooms=rooms,
+        on_new_room=on_new_room,
+    )
+    starting = [asyncio.create_task(workers.start(number)) for number in range(num_engines)]
     try:
-        reward_server, *workers = await asyncio.gather(start_reward_server(rewards, cluster), *starting)
+        reward_server, *handles = await asyncio.gather(start_reward_server(rewards, cluster), *starting)
     except BaseException:
         for task in starting:
             task.cancel()
         await asyncio.gather(*starting, return_exceptions=True)
-        release(placements)
+        release(rooms.values())
+        rooms.clear()
         raise
     # engines that are sent adapters serve nothing before they have some
-    fleet = Fleet(workers, current=not lora_rank, start=start_worker, placements=placements)
+    fleet = ElasticFleet(handles, current=not lora_rank, start=workers.start, give_back=workers.give_back)
     return RolloutPool(fleet, reward_server, answer_deadline_s, scores_apart=not all(map(is_quick, rewards)))
 
 

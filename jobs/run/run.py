@@ -148,7 +148,7 @@ class Run:
             counts, self._log_position = await self._flow.trained(batch)
             line |= batch.metrics
             if counts is not None:
-                line |= flow_metrics(counts, step_s, self.config.rollout.num_engines)
+                line |= flow_metrics(counts, step_s)
                 if counts.refused:
                     words = f"{counts.refused} groups failed and are redone: {counts.last_words}"
                     self.recorder.say(f"step {self.step + 1}: {words}")

@@ -21,8 +21,8 @@ from raylign.jobs.run.checkpoints import CheckpointStore
 from raylign.rewards.addresses import refuse_secrets, without_secrets
 
 COMPLETE = "complete.json"
-NOT_COPIED = (".lock", ".tmp-", ".replaced-")
-"""Beginnings of names: a lock is the machine's, the others are half-written."""
+NOT_COPIED = (".lock", ".scale-", ".tmp-", ".replaced-")
+"""Beginnings of names: a lock is the machine's, a request the live run's, the others are half-written."""
 JOURNAL = "experience/journal.log"
 _CHUNK_BYTES = 8 << 20
 

@@ -5,7 +5,6 @@ Given the prepared commands; gives a line for each, and how many there are of a 
 
 from __future__ import annotations
 
-import fcntl
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from raylign.jobs.report.results import is_finished
 from raylign.jobs.run.folder import read_metrics
+from raylign.jobs.run.output_folder import is_held
 from raylign.jobs.sweep.execute import PROGRESS
 from raylign.jobs.sweep.manifest import Prepared
 
@@ -28,7 +28,7 @@ def status_lines(folder: Path, prepared: Sequence[Prepared]) -> Iterator[str]:
 
 def states_of(folder: Path, prepared: Sequence[Prepared]) -> dict[str, str]:
     """By name: done, running, broken off, waiting, or what the last execution said."""
-    said, is_executed = _said(folder), _is_held(folder)
+    said, is_executed = _said(folder), is_held(folder)
     states = {}
     for one in prepared:
         state = said.get(one.run.name, "")
@@ -55,15 +55,3 @@ def _said(folder: Path) -> Mapping[str, str]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def _is_held(folder: Path) -> bool:
-    """Whether a process executes it now. The lock is only tried, and let go at once."""
-    try:
-        with (folder / ".lock").open() as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False

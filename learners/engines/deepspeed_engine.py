@@ -18,6 +18,7 @@ from raylign.learners.engines.distributed import local_device, reduce_metrics, w
 from raylign.learners.engines.non_finite import NonFiniteError, non_finite_error
 from raylign.learners.engines.schedule import learning_rate
 from raylign.learners.engines.state_files import load_as_data
+from raylign.learners.engines.universal_state import ADAM_MOMENTS, AVERAGE_OF_RMSPROP, TAG, num_ranks_of
 from raylign.learners.meters.metric import Metric, PassMetrics, StepMetrics, add_metrics
 
 if TYPE_CHECKING:
@@ -177,14 +178,23 @@ class DeepSpeedEngine:
         state = {**extra, "num_steps": self.num_steps, "cpu_rng": torch.get_rng_state()}
         if self.device.type == "cuda":
             state["cuda_rng"] = torch.cuda.get_rng_state(self.device)
-        self._engine.save_checkpoint(str(folder), tag="state", client_state=state)
+        self._engine.save_checkpoint(str(folder), tag=TAG, client_state=state)
 
     def load(self, folder: Path) -> dict[str, Any]:
         import torch
 
-        path, state = self._engine.load_checkpoint(str(folder), tag="state")
+        written_by = num_ranks_of(folder)
+        if written_by not in (None, world_size()):
+            raise ValueError(f"{folder} was written by {written_by} ranks, and these are {world_size()}")
+        is_whole = written_by is None and self.zero_stage > 0
+        self._engine._config.load_universal_checkpoint = is_whole
+        path, state = self._engine.load_checkpoint(str(folder), tag=TAG)
         if path is None:
-            raise ValueError(f"{folder} holds no learner state for this ZeRO stage and number of ranks")
+            raise ValueError(f"{folder} holds no learner state for this ZeRO stage")
+        if is_whole and self.zero_stage == 3 and self.config.optimizer == "rmsprop":
+            for moments in self._engine.optimizer.optimizer.state.values():
+                moments[AVERAGE_OF_RMSPROP] = moments.pop(ADAM_MOMENTS[1])
+                del moments[ADAM_MOMENTS[0]]
         self.num_steps = state["num_steps"]
         torch.set_rng_state(state["cpu_rng"])
         if self.device.type == "cuda":

@@ -41,13 +41,13 @@ def check_state(folder: Path) -> None:
             raise refusal(file, f"it asks for {', '.join(sorted(names))}")
 
 
-def load_as_data(path: str, map_location: Any = None) -> Any:
-    """In the place of DeepSpeed's reader, which runs whatever the file asks for."""
+def load_as_data(path: str, map_location: Any = None, mmap: bool = False) -> Any:
+    """In the place of DeepSpeed's reader, which runs whatever the file asks for. `mmap`: tensors stay in the file."""
     import torch
 
     try:
         with torch.serialization.safe_globals([*_types(ALLOWED), *_kinds_of_numbers()]):
-            return torch.load(path, map_location=map_location, weights_only=True)
+            return torch.load(path, map_location=map_location, weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         raise refusal(path, _reason(str(error))) from None
 

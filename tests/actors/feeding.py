@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from raylign.actors.elastic_fleet import ElasticFleet
 from raylign.actors.experience_host import ExperienceHost
 from raylign.actors.feeder import RolloutFeeder
-from raylign.actors.fleet import Fleet
 from raylign.actors.handles import LocalHandle
 from raylign.actors.reward_server import RewardServer
 from raylign.actors.rollout_pool import RolloutPool
@@ -73,7 +73,8 @@ class Fed:
     read: list[Group] = field(default_factory=list)
 
     @property
-    def fleet(self) -> Fleet:
+    def fleet(self) -> ElasticFleet:
+        assert isinstance(self.pool.fleet, ElasticFleet)
         return self.pool.fleet
 
     async def lease(self, count: int, step: int) -> str:
@@ -155,7 +156,7 @@ def feed(
         for worker in workers:
             await worker.start()
         server = LocalHandle(rewards or RewardServer([ExactConfig(name="exact")]))
-        fleet = Fleet([LocalHandle(worker) for worker in workers], start=start and started(start, workers))
+        fleet = ElasticFleet([LocalHandle(worker) for worker in workers], start=start and started(start, workers))
         pool = RolloutPool(fleet, server, deadline_s)
         feeder = RolloutFeeder(
             pool,

@@ -287,6 +287,49 @@ def steps(model: str, out: Path) -> None:
         save(out / name, {**after, "logps": logps, **numbers})
 
 
+RESIZED: dict[str, dict[str, Any]] = {
+    "zero0": {"zero_stage": 0},
+    "zero1_bf16": {"zero_stage": 1, "dtype": "bfloat16"},
+    "zero2": {"zero_stage": 2},
+    "zero3": {"zero_stage": 3},
+    "zero2_rmsprop": {"zero_stage": 2, "optimizer": "rmsprop"},
+    "zero3_rmsprop": {"zero_stage": 3, "optimizer": "rmsprop"},
+}
+"""Groups that are resumed with another number of ranks."""
+
+
+def resizing(name: str, model: str, out: Path) -> Any:
+    from raylign.learners.learner import Learner
+
+    config = LearnerConfig(learning_rate=1e-2, micro_batch_tokens=100, threads_per_rank=1, **RESIZED[name])
+    return Learner(config, model, SftConfig().build_objective(), 1.0, 10, 0, out)
+
+
+def written(model: str, out: Path) -> None:
+    """States after two steps, and the losses of the next three."""
+    for name in RESIZED:
+        learner = resizing(name, model, out)
+        for _ in range(2):
+            learner.update(examples())
+        learner.save_state(out / f"resized-{name}")
+        next_losses(learner, out / f"resized-{name}-losses")
+
+
+def resized(model: str, out: Path) -> None:
+    """The same of groups that take up `whole-NAME`, which others wrote."""
+    for name in RESIZED:
+        learner = resizing(name, model, out)
+        learner.load_state(out / f"whole-{name}")
+        next_losses(learner, out / f"whole-{name}-losses")
+
+
+def next_losses(learner: Any, path: Path) -> None:
+    """And the weights before them."""
+    weights = {name: tensor.float().numpy().copy() for name, tensor in learner.weights()}
+    losses = np.array([learner.update(examples())["learner/loss"] for _ in range(3)])
+    save(path, weights | {"losses": losses})
+
+
 def save(path: Path, values: dict[str, Any]) -> None:
     from raylign.learners.engines.distributed import rank
 
@@ -297,6 +340,11 @@ def save(path: Path, values: dict[str, Any]) -> None:
 if __name__ == "__main__":
     model_path, out_folder, parts = sys.argv[1:]
     for part in parts.split(","):
-        {"gradients": gradients, "updates": updates, "steps": steps, "levels": levels}[part](
-            model_path, Path(out_folder)
-        )
+        {
+            "gradients": gradients,
+            "updates": updates,
+            "steps": steps,
+            "levels": levels,
+            "written": written,
+            "resized": resized,
+        }[part](model_path, Path(out_folder))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -10,13 +11,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from raylign.learners.engines.universal_state import for_any_ranks, num_ranks_of
 from tests.learners.algorithms.level_cases import LEVEL_ALGORITHMS
 from tests.learners.rank_cases import (
     ALGORITHMS,
     PAIR_ALGORITHMS,
+    RESIZED,
     STAGES,
     UPDATES,
+    resizing,
     splits,
 )
 from tests.patience import wait_for_end
@@ -50,14 +55,33 @@ def run_ranks(model: Path, out: Path, parts: str, world_size: int) -> None:
 @pytest.fixture(scope="module")
 def one_rank(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("one_rank")
-    run_ranks(tiny_model, out, "gradients,updates,steps,levels", 1)
+    run_ranks(tiny_model, out, "gradients,updates,steps,levels,written", 1)
     return out
 
 
 @pytest.fixture(scope="module")
-def two_ranks(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def two_ranks(tiny_model: Path, one_rank: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("two_ranks")
-    run_ranks(tiny_model, out, "gradients,updates,steps,levels", 2)
+    make_whole(one_rank, out)
+    run_ranks(tiny_model, out, "gradients,updates,steps,levels,written,resized", 2)
+    return out
+
+
+def make_whole(source: Path, target: Path) -> None:
+    """What the ranks of `source` wrote, for those that write to `target`; at stage 0 it is so already."""
+    for name in RESIZED:
+        state = source / f"resized-{name}"
+        if num_ranks_of(state) is None:
+            shutil.copytree(state, target / f"whole-{name}")
+        else:
+            for_any_ranks(state, target / f"whole-{name}")
+
+
+@pytest.fixture(scope="module")
+def two_ranks_then_one(tiny_model: Path, two_ranks: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("two_ranks_then_one")
+    make_whole(two_ranks, out)
+    run_ranks(tiny_model, out, "resized", 1)
     return out
 
 
@@ -123,6 +147,38 @@ def test_every_zero_stage_takes_the_same_steps(stage: str, one_rank: Path, two_r
         for key, value in load(folder, stage).items():
             if not key.endswith(("tokens_per_s", "padding_share")):
                 np.testing.assert_allclose(value, expected[key], rtol=2e-4, atol=2e-5, err_msg=key)
+
+
+@pytest.mark.parametrize("name", RESIZED)
+def test_a_resized_group_goes_on_as_the_one_that_wrote_its_state(
+    name: str, one_rank: Path, two_ranks: Path, two_ranks_then_one: Path
+) -> None:
+    """1 → 2 and 2 → 1 ranks: the very weights, and the losses of the next three steps (bfloat16: to its rounding, since
+    ranks share the sequences out otherwise)."""
+    for wrote, took_up in ((one_rank, two_ranks), (two_ranks, two_ranks_then_one)):
+        expected, found = load(wrote, f"resized-{name}-losses"), load(took_up, f"whole-{name}-losses")
+        losses = expected.pop("losses"), found.pop("losses")
+        assert all(np.array_equal(found[key], value) for key, value in expected.items()) and len(found) == len(expected)
+        print(f"{name}: {np.abs(losses[1] - losses[0]).max():.1e}")
+        np.testing.assert_allclose(losses[1], losses[0], rtol=0, atol=5e-3 if "bf16" in name else 1e-5)
+        assert losses[0][2] < losses[0][1] < losses[0][0]
+
+
+def test_a_state_of_other_ranks_is_not_taken_up_in_silence(tiny_model: Path, two_ranks: Path) -> None:
+    learner = resizing("zero2", str(tiny_model), two_ranks)
+    with pytest.raises(ValueError, match="was written by 2 ranks, and these are 1"):
+        learner.load_state(two_ranks / "resized-zero2")
+
+
+def test_a_parameter_whose_name_leads_out_of_the_folder_is_refused(two_ranks: Path, tmp_path: Path) -> None:
+    state = shutil.copytree(two_ranks / "resized-zero2", tmp_path / "state")
+    for file in (state / "state").glob("*_optim_states.pt"):
+        content = torch.load(file, weights_only=False)
+        (mapping,) = content["optimizer_state_dict"]["param_slice_mappings"]
+        content["optimizer_state_dict"]["param_slice_mappings"] = [{f"../{name}": at for name, at in mapping.items()}]
+        torch.save(content, file)
+    with pytest.raises(ValueError, match=r"not loaded: a parameter is named '\.\./"):
+        for_any_ranks(state, tmp_path / "whole")
 
 
 def test_lora_takes_the_same_steps_sharded(one_rank: Path, two_ranks: Path) -> None:

@@ -288,14 +288,28 @@ def test_after_a_restart_a_new_engine_must_match_the_others(tmp_path: Path, caps
 
 def test_a_new_engine_is_never_sent_the_weights_of_a_learner_that_has_moved_on(tmp_path: Path) -> None:
     async def test() -> None:
-        _, learner, publisher, replacing = await set_up_replacing(tmp_path, 2)
+        engines, learner, publisher, replacing = await set_up_replacing(tmp_path, 2)
+        for engine in engines:
+            engine.weights = a_model(0)
         await publisher.before_learning()  # in the middle of its first step: nothing was exported yet
         learner.weights = a_model(1)
         late = await lose(publisher, 1, replacing)
         await publisher.catch_up()
-        assert late.verbs == [] and len(publisher.fleet.serving) == 1
+        assert set(late.verbs) == {"weight_checksum"} and len(publisher.fleet.serving) == 1
         await publisher.publish(1)
         assert late.version == 1 and len(publisher.fleet.serving) == 2
+
+    run(test())
+
+
+def test_a_new_engine_serves_in_the_first_step_if_it_holds_what_the_run_was_started_from(tmp_path: Path) -> None:
+    async def test() -> None:
+        engines, learner, publisher, replacing = await set_up_replacing(tmp_path, 2)
+        await publisher.before_learning()
+        learner.weights = a_model(1)
+        late = await lose(publisher, 1, replacing)  # made as the others were
+        await until(lambda: len(publisher.fleet.serving) == 2)
+        assert set(late.verbs) == {"weight_checksum"} and engines[0].verbs == ["weight_checksum"]
 
     run(test())
 
