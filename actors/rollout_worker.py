@@ -82,6 +82,9 @@ class RolloutWorker:
         await self._engine.commit_weight_version(self._weight_version)
         return os.getpid()
 
+    async def ping(self) -> None:
+        await self._engine.ping()
+
     async def node(self) -> str:
         """The node of the cluster that this process runs on."""
         import ray

@@ -14,7 +14,7 @@ from raylign.actors.experience_host import ExperienceHost
 from raylign.actors.feeder import FeederCounts, RolloutFeeder
 from raylign.actors.handles import start_again
 from raylign.actors.rollout_pool import RolloutPool
-from raylign.actors.sign_of_life import keep_answering
+from raylign.actors.sign_of_life import keep_answering, watch_engines
 from raylign.actors.waiting import wait_for
 from raylign.jobs.config.train import TrainConfig
 from raylign.jobs.curricula.base import Curriculum
@@ -106,6 +106,8 @@ class LiveFlow:
         flow = cls(log, feeder, StepBatches(log, feeder, curriculum, config, looks_ahead=runs_ahead > 0))
         flow._watch("the experience log", log, log.state, rollout.answer_deadline_s)
         flow._watch("the reward server", pool.reward_server, pool.reward_server.ready, REWARD_SERVER_START_S)
+        watching = watch_engines(pool.fleet, rollout.engine.silence_deadline_s)
+        flow._watches.append(asyncio.create_task(watching))
         return flow
 
     def _watch(self, what: str, actor: Any, verb: Any, start_s: float) -> None:

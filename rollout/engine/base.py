@@ -30,6 +30,9 @@ class RolloutEngine(Protocol):
     def stream(self, prompt: Prompt, sampling: SamplingConfig) -> AsyncIterator[tuple[str, StopReason | None]]:
         """The text of one completion as it comes; why it ended comes with the last piece."""
 
+    async def ping(self) -> None:
+        """Returns once the engine's process has answered."""
+
     async def wait_until_queued(self, num_completions: int, deadline_s: float) -> bool:
         """Whether so many completions are known to the engine, at the latest after the deadline."""
 

@@ -88,6 +88,9 @@ class FakeEngine:
             text=bytes(token for token in token_ids if token != END_TOKEN).decode(errors="replace"),
         )
 
+    async def ping(self) -> None:
+        pass
+
     async def wait_until_queued(self, num_completions: int, deadline_s: float) -> bool:
         await asyncio.sleep(0)
         return True

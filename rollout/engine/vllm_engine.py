@@ -217,6 +217,9 @@ class VllmEngine:
         except EngineDeadError as error:
             raise EngineDiedError(self._failure_message(error)) from error
 
+    async def ping(self) -> None:
+        await self._answer(self._llm.is_sleeping())  # the cheapest question that goes to the process itself
+
     async def wait_until_queued(self, num_completions: int, deadline_s: float) -> bool:
         until = time.monotonic() + deadline_s
         while self._llm.output_processor.get_num_unfinished_requests() < num_completions:

@@ -1,13 +1,17 @@
-"""An actor that hangs is started again; one that answers, or is on its way back, is left alone."""
+"""An actor that hangs is started again, an engine replaced; one that answers, or is on its way back, is left alone."""
 
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
 from raylign.actors import sign_of_life
-from raylign.actors.sign_of_life import keep_answering
+from raylign.actors.fleet import EngineState
+from raylign.actors.sign_of_life import keep_answering, watch_engines
+from raylign.rollout.engine.fake_engine import FakeEngine
+from tests.actors.feeding import Fed, answering, feed
 
 
 def test_a_silent_actor_is_started_again_and_then_given_the_time_of_a_start(
@@ -38,3 +42,43 @@ def test_a_silent_actor_is_started_again_and_then_given_the_time_of_a_start(
     asyncio.run(test())
     assert asked.count("started again") == 1
     assert capsys.readouterr().out == "the log has not answered for 0 s; starting its process again\n"
+
+
+def test_an_engine_that_hangs_is_replaced_but_not_while_it_is_updated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sign_of_life, "ASK_EVERY_S", 0.0)
+    asked: list[str] = []
+
+    class Hangs(FakeEngine):
+        async def ping(self) -> None:
+            asked.append("hangs")
+            await asyncio.Event().wait()
+
+    class Refuses(FakeEngine):
+        async def ping(self) -> None:
+            asked.append("refuses")
+            raise RuntimeError("it is ending")
+
+    started: list[FakeEngine] = []
+
+    async def another(number: int) -> FakeEngine:
+        started.append(answering())
+        return started[-1]
+
+    async def work(fed: Fed) -> None:
+        hanging = fed.fleet.engines[0]
+        watch = asyncio.create_task(watch_engines(fed.fleet, 0.05))
+        await fed.until(lambda: "hangs" in asked)
+        fed.fleet.mark_stale(hanging)
+        await fed.until(lambda: asked.count("refuses") > 3)  # another round was asked
+        assert not started and hanging.state is EngineState.STALE
+        fed.fleet.mark_current(hanging)
+        await fed.until(lambda: bool(started))
+        assert hanging.state is EngineState.DEAD and len(fed.fleet.serving) == 2
+        watch.cancel()
+
+    script = lambda prompt, seed: "yes"  # noqa: E731
+    feed(tmp_path / "log", work, [Hangs(script), Refuses(script), answering()], start=another)
+    said = "rollout worker 0 has given no sign of life for 0.05 s (rollout.engine.silence_deadline_s); starting another"
+    assert said in capsys.readouterr().out
