@@ -19,8 +19,10 @@ from typing import Any
 from raylign.actors.fleet import Engine, Fleet
 from raylign.actors.handles import kill
 from raylign.actors.rollout_errors import RewardServerError, RolloutError
-from raylign.actors.waiting import POLL_S, SIGN_OF_LIFE_S, cause_of, wait_for
-from raylign.rollout.sample import Group, Prompt
+from raylign.actors.waiting import POLL_S, SIGN_OF_LIFE_S, DeadlineError, cause_of, wait_for
+from raylign.actors.weights.calls import is_death
+from raylign.rollout.engine.base import EngineDiedError
+from raylign.rollout.sample import ENGINE_DIED, Group, Prompt
 from raylign.rollout.sampling import SamplingConfig
 
 DEADLINE_KEY = "rollout.answer_deadline_s"
@@ -115,33 +117,49 @@ class RolloutPool:
     async def _drain(
         self, engine: Engine, share: list[Prompt], sampling: SamplingConfig, ordered: bool, scored: ScoredQueue
     ) -> None:
-        """Submit one engine's share and score what comes back until all of it has."""
-        name, left = f"rollout worker {engine.number}", len(share)
+        """Submit one engine's share and score what comes back; what it leaves when it dies goes to another."""
+        while share := await self._answered(engine, share, sampling, ordered, scored):
+            engine = (await self.fleet.until_serving(self._deadline_s, DEADLINE_KEY))[0]
+
+    async def _answered(
+        self, engine: Engine, share: list[Prompt], sampling: SamplingConfig, ordered: bool, scored: ScoredQueue
+    ) -> list[Prompt]:
+        """All that the engine answers is scored; gives what it left when it died, where another takes its place."""
+        name, left = f"rollout worker {engine.number}", {prompt.ordinal: prompt for prompt in share}
         last_words: list[str] = []
         scoring: list[asyncio.Task[None]] = []
         try:
             await engine.handle.submit.remote(share, sampling, ordered)
             while left:
                 groups = await wait_for(engine.handle.take.remote(POLL_S), name, SIGN_OF_LIFE_S)
-                last_words += [group.failures[0].message for group in groups if not group.completions]
+                failures = [group.failures[0] for group in groups if not group.completions]
+                if (died := next((each for each in failures if each.kind == ENGINE_DIED), None)) is not None:
+                    raise EngineDiedError(died.message)
+                last_words += [failure.message for failure in failures]
                 if len(last_words) == len(share):
                     raise RolloutError(
                         f"its engine completed none of {len(share)} prompts; last words: {last_words[-1]}"
                     )
                 if groups:
-                    left -= len(groups)
+                    for group in groups:
+                        del left[group.prompt.ordinal]
                     for batch in [[group] for group in groups] if self._scores_apart else [groups]:
                         scoring.append(asyncio.create_task(self._score_into(scored, batch)))
             await asyncio.gather(*scoring)
         except RewardServerError:
             raise
         except Exception as error:
-            raise RolloutError(f"{name} failed with {left} groups outstanding: {cause_of(error)}") from error
+            words = f"{name} failed with {len(left)} groups outstanding: {cause_of(error)}"
+            if not self.fleet.can_replace or not (isinstance(error, DeadlineError) or is_death(error)):
+                raise RolloutError(words) from error
+            self.fleet.mark_lost(engine, words)
+            await asyncio.gather(*scoring)
         finally:
             for task in scoring:
                 task.cancel()
         if last_words:
             print(f"{name}: no completions for {len(last_words)} prompts: {last_words[-1]}", flush=True)
+        return [*left.values()]
 
     async def _score_into(self, scored: ScoredQueue, groups: list[Group]) -> None:
         scored.put_nowait(await self._score(groups))

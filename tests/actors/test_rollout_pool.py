@@ -9,11 +9,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from raylign.actors.fleet import Fleet
+from raylign.actors.fleet import Engine, Fleet, FleetObserver
 from raylign.actors.handles import LocalHandle
 from raylign.actors.rollout_errors import RewardServerError, RolloutError
 from raylign.actors.rollout_pool import RolloutPool
-from raylign.rollout.sample import Completion, Failure, Group, Prompt, VersionSpan
+from raylign.rollout.engine.base import EngineDiedError
+from raylign.rollout.sample import ENGINE_DIED, Completion, Failure, Group, Prompt, VersionSpan
 from raylign.rollout.sampling import SamplingConfig
 from tests.patience import HANGS_S
 
@@ -88,6 +89,41 @@ def test_an_engine_that_answers_nothing_ends_the_run_with_its_last_words() -> No
 def test_a_dead_reward_server_is_not_blamed_on_a_worker() -> None:
     with pytest.raises(RewardServerError, match="the reward server failed on 4 groups: the actor died"):
         collect([Worker([])], Rewards(broken=True))
+
+
+def test_what_an_engine_leaves_when_it_dies_is_answered_by_the_one_in_its_place() -> None:
+    class Dies(Worker):
+        async def take(self, deadline_s: float) -> list[Group]:
+            taken, self._finished = self._finished[:1], []
+            if not taken:
+                raise EngineDiedError("the actor died")
+            return taken
+
+    class DiesInside(Worker):
+        async def take(self, deadline_s: float) -> list[Group]:
+            failure = Failure(ENGINE_DIED, "engine", "EngineCore ended with code -9")
+            return [Group(group.prompt, (), failures=(failure,)) for group in await super().take(deadline_s)]
+
+    workers: list[Worker] = []
+
+    async def start(number: int) -> LocalHandle:
+        workers.append(DiesInside() if not workers else Worker())
+        return LocalHandle(workers[-1])
+
+    class Publishes(FleetObserver):
+        async def engine_started(self, engine: Engine) -> None:
+            fleet.mark_current(engine)
+
+    fleet = Fleet([LocalHandle(Dies())], start=start)
+
+    async def test() -> None:
+        fleet.observe(Publishes())
+        groups = await RolloutPool(fleet, LocalHandle(Rewards()), HANGS_S).collect_all(PROMPTS, SamplingConfig())
+        assert [group.prompt.ordinal for group in groups] == [0, 1, 2, 3]
+        assert all(len(group.completions) == 1 for group in groups)
+
+    asyncio.run(test())
+    assert [worker.ordinals for worker in workers] == [[1, 2, 3], [1, 2, 3]]
 
 
 def a_pool(*workers: Worker, rewards: Rewards | None = None, deadline_s: float = HANGS_S) -> RolloutPool:
