@@ -55,6 +55,9 @@ class Kills:
             while not any(line["step"] >= step for line in read_metrics(self._folder)):
                 if self._over.wait(LOOK_EVERY_S):
                     return
-            for process in working_for(self._pid, title):
+            while not (found := working_for(self._pid, title)):
+                if self._over.wait(LOOK_EVERY_S):
+                    return
+            for process in found:
                 process.send_signal(self._sign)
                 self.done.append((step, title))

@@ -4,6 +4,7 @@ mode the numbers are those of a run that was never killed. Replaying its experie
 from __future__ import annotations
 
 import signal
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,15 @@ def kill_everything(process: WatchedProcess) -> None:
             continue
 
 
-def train_killed_after(step: int, recipe: Path, folder: Path, log: Path) -> None:
+def train_killed_after(
+    step: int, recipe: Path, folder: Path, log: Path, before: Mapping[int, str] | None = None
+) -> None:
+    """`before`: titles of processes that are killed alone, by the steps that are trained then; the run goes on."""
     with raylign("train", "--config", str(recipe), log=log) as process:
+        with Kills(folder, before or {}, pid=process.pid) as kills:
+            process.wait_for(lambda: len(kills.done) == len(before or {}), "the kills")
+        if before:
+            process.wait_for(lambda: "the learner was lost" in process.output(), "the loss of the learner")
         process.wait_for(lambda: any(line["step"] >= step for line in read_metrics(folder)), f"step {step}")
         kill_everything(process)
         assert process.wait() == -signal.SIGKILL
@@ -60,10 +68,12 @@ def trained_ordinals(folder: Path) -> list[list[int]]:
 
 @pytest.fixture(scope="module")
 def killed_and_resumed(start_model: Path, reward: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A deterministic run, killed after its third step (the last checkpoint is of the second), then resumed."""
+    """A deterministic run, killed after its third step (the last checkpoint is of the second), then resumed. Before,
+    its log and after the first step its rank were killed alone, and it went on by itself."""
     folder = tmp_path_factory.mktemp("killed")
     recipe = write_recipe(deterministic(start_model, folder / "run", reward), folder / "recipe.yaml")
-    train_killed_after(3, recipe, folder / "run", folder / "1.log")
+    before = {0: "ExperienceHost", 1: "RayTrainWorker"}
+    train_killed_after(3, recipe, folder / "run", folder / "1.log", before)
     resume(recipe, folder / "2.log")
     return folder / "run"
 
@@ -114,20 +124,13 @@ def test_no_prompt_is_lost_and_none_is_trained_twice(killed_and_resumed: Path) -
     ]
 
 
-def test_a_run_whose_rank_is_killed_has_them_too(
-    ray_session: None, start_model: Path, reward: dict[str, Any], uninterrupted: Path, tmp_path: Path
-) -> None:
-    """By itself, with the engine that it had; so has the log's process before."""
-    folder = tmp_path / "run"
-    config = configured(deterministic(start_model, folder, reward))
-    with Kills(folder, {1: "ExperienceHost", 3: "RayTrainWorker"}) as kills:
-        train(config)
-    assert views(folder) == views(uninterrupted)
-    assert trained_ordinals(folder) == trained_ordinals(uninterrupted)
-    assert kills.done == [(1, "ExperienceHost"), (3, "RayTrainWorker")]
-    said = (folder / "run.log").read_text()
-    assert "going back to step-000002: step" in said and "restart 1 of 3" in said
-    assert "started again" in (folder / "report.html").read_text()
+def test_the_log_and_a_rank_that_were_killed_before_cost_nothing_but_time(killed_and_resumed: Path) -> None:
+    """The equality above holds with them; and the run says what it did, in its log and in its report."""
+    said = (killed_and_resumed / "run.log").read_text()
+    assert said.count("the experience log's process was started again") == said.count("the learner was lost in") == 1
+    assert "going back to" in said and "restart 1 of 3 without getting further (learner.max_restarts)" in said
+    assert said.count("starting another") == 0  # the engine stayed
+    assert "started again" in (killed_and_resumed / "report.html").read_text()
 
 
 def test_a_replay_trains_the_recorded_experience_bit_for_bit_without_an_engine(
