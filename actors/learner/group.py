@@ -146,33 +146,26 @@ class LearnerGroup:
         return cast(R, await self._send(verb.__name__, ray.put((given, named)), deadline_s))
 
     async def _send(self, name: str, arguments: Any, deadline_s: float) -> Any:
-        try:
-            return await self._ask(name, arguments, deadline_s)
-        except LearnerError as error:
-            self.failure = self.failure or error
-            raise
-
-    async def _ask(self, name: str, arguments: Any, deadline_s: float) -> Any:
         assert self._fit is not None and self._mailbox is not None, "place() comes first"
         call = asyncio.ensure_future(self._mailbox.call.remote(Command(name, arguments), deadline_s))
         try:
             finished, _ = await asyncio.wait(
                 {call, self._fit}, timeout=deadline_s + POLL_S, return_when=asyncio.FIRST_COMPLETED
             )
-        except asyncio.CancelledError:
-            call.cancel()
-            raise
-        if call in finished:
-            return answer_of(call)
-        if self._fit in finished:
-            # A rank that raised has told the mailbox first; its traceback is the better message.
-            await asyncio.wait({call}, timeout=2.0)
+            if self._fit in finished:
+                # A rank that raised has told the mailbox first; its traceback is the better message.
+                await asyncio.wait({call}, timeout=2.0)
             if call.done():
                 return answer_of(call)
-            call.cancel()  # the mailbox lives, and would wait for ever
-            error = self._fit.exception()
-            raise LearnerError(f"the learner group ended during `{name}`: {last_words(error)}") from error
-        raise LearnerError(f"`{name}` got no answer from the learner group within {deadline_s:.0f} s")
+            if self._fit in finished:
+                error = self._fit.exception()
+                raise LearnerError(f"the learner group ended during `{name}`: {last_words(error)}") from error
+            raise LearnerError(f"`{name}` got no answer from the learner group within {deadline_s:.0f} s")
+        except LearnerError as error:
+            self.failure = self.failure or error
+            raise
+        finally:
+            call.cancel()  # no effect where it is done: else the mailbox lives, and would be waited for
 
     # ---- `RankVerbs`, which says what each does ---------------------------------------------------------
 

@@ -1,41 +1,67 @@
 """What a run does when its learner is lost: it goes back to its last checkpoint by itself, as `--resume` would.
 
-Given a config and what to do with a run; gives the run, done. A rank that died, hangs or lost its peers costs the steps
-since the checkpoint: another group starts from it, the log serves again what was not committed, and the engines, which
-stay up, are brought back to the checkpoint's version. What another group would only meet again ends the run.
+Given a config; gives the run, each time that it starts. A rank that died, hangs or lost its peers costs the steps since
+the checkpoint: another group starts from it, the log serves again what was not committed, and the engines, which stay
+up, are brought back to the checkpoint's version. What another group would only meet again ends the run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 
+from raylign.actors.rollout_errors import RolloutError
 from raylign.actors.weights.update import WeightUpdateError
 from raylign.jobs.config.train import TrainConfig
-from raylign.jobs.run.opening import open_run
+from raylign.jobs.run.opening import open_run, save_after
 from raylign.jobs.run.parts import RunParts
+from raylign.jobs.run.reward_failures import RewardsFailedError
 from raylign.jobs.run.run import Run
+from raylign.jobs.run.step_batches import ExhaustedError, StuckError
+from raylign.rollout.experience.types import ExperienceError
+
+LEARNER_STANDS = (RolloutError, WeightUpdateError, ExperienceError, StuckError, ExhaustedError, RewardsFailedError)
+"""Errors that come from elsewhere than the learner."""
 
 
-async def with_recovery(config: TrainConfig, work: Callable[[Run], Awaitable[None]]) -> Run:
-    """`work` on the run of `config`, and again on what its last checkpoint holds whenever the learner was lost."""
-    parts, losses = RunParts(config), LearnerLosses(config.learner.max_restarts)
-    try:
-        while True:
-            is_open = False
+class Recovery:
+    """`async with recovery.attempt() as run`, until one of them is `done`. Made by `recovering`."""
+
+    def __init__(self, config: TrainConfig, parts: RunParts) -> None:
+        self._config, self._parts = config, parts
+        self._losses = LearnerLosses(config.learner.max_restarts)
+        self.done: Run | None = None
+        """The run, once a block has come to its end."""
+
+    @asynccontextmanager
+    async def attempt(self) -> AsyncIterator[Run]:
+        """The run, from its last checkpoint on. The loss of its learner ends the block, and no more."""
+        async with AsyncExitStack() as opened:
+            run = await self._start(opened)
             try:
-                async with open_run(config, parts=parts, after=losses.last) as run:
-                    is_open = True
-                    try:
-                        await work(run)
-                        return run
-                    except Exception as error:
-                        losses.count(error, run)
-                    parts.keeps_engines = not parts.takes_turns  # whoever shares a GPU starts again in its turn
+                yield run
+                self.done = run
             except Exception as error:
-                if is_open or not losses.last:
-                    raise
-                losses.count_failed_start(error)
-            config = config.model_copy(update={"resume": True})
+                if isinstance(error, LEARNER_STANDS) and not is_lost(error, run):
+                    await save_after(error, run)  # between two steps: what it learned is kept
+                self._losses.count(error, run)
+                self._parts.keeps_engines = not self._parts.takes_turns  # whoever shares a GPU starts again in its turn
+
+    async def _start(self, opened: AsyncExitStack) -> Run:
+        while True:
+            config = self._config.model_copy(update={"resume": True}) if self._losses.last else self._config
+            try:
+                return await opened.enter_async_context(open_run(config, parts=self._parts, after=self._losses.last))
+            except Exception as error:
+                self._losses.count_failed_start(error)
+
+
+@asynccontextmanager
+async def recovering(config: TrainConfig) -> AsyncIterator[Recovery]:
+    """All processes of the run are ended with the block."""
+    parts = RunParts(config)
+    try:
+        yield Recovery(config, parts)
     finally:
         parts.keeps_engines = False
         await parts.stop()
@@ -66,7 +92,9 @@ class LearnerLosses:
         run.recorder.say(f"{self.last}\n{self._left}")
 
     def count_failed_start(self, error: Exception) -> None:
-        """The one after that."""
+        """The one after that; the first start of all is nobody's second."""
+        if not self.last:
+            raise error
         self._count_restart(error)
         print(f"the learner did not start again: {type(error).__name__}: {error}\n{self._left}", flush=True)
 
