@@ -25,7 +25,7 @@ from raylign.actors.learner.mailbox import POLL_S, STOP, WHERE, Command, Learner
 from raylign.actors.learner.serve import RankArguments, serve_rank
 from raylign.actors.learner.spec import LearnerSpec
 from raylign.actors.learner.verbs import RankVerbs
-from raylign.actors.placement import described, no_room
+from raylign.actors.placement import described, labels_of, no_room, on_this_node
 from raylign.actors.waiting import wait_for
 from raylign.learners.examples.example import Example
 from raylign.rollout.owned_folders import OwnedFolder
@@ -76,7 +76,7 @@ class LearnerGroup:
         """Start the ranks' processes, which load nothing yet; gives the node of rank 0."""
         import ray
 
-        actor = ray.remote(Mailbox).options(num_cpus=0, max_concurrency=64)
+        actor = ray.remote(Mailbox).options(num_cpus=0, max_concurrency=64, scheduling_strategy=on_this_node())
         self._mailbox = cast(MailboxHandle, actor.remote(self._spec.config.num_ranks))
         self._storage = OwnedFolder("raylign-train-")
         self._fit = in_daemon_thread(partial(self._run_trainer, deadline_s))
@@ -84,7 +84,9 @@ class LearnerGroup:
         role, together = f"{count} learner ranks", {name: count * each for name, each in self._resources.items()}
 
         def standing() -> str:
-            return f"they want {described(together)}; free now: {described(ray.available_resources()) or 'nothing'}"
+            on = f" on nodes with {labels_of(self._labels)}" if self._labels else ""
+            free = described(ray.available_resources()) or "nothing"
+            return f"they want {described(together)}{on}; free on all nodes: {free}"
 
         try:
             where = self._send(WHERE, None, deadline_s)

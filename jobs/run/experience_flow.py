@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from raylign.actors.experience_host import ExperienceHost
 from raylign.actors.feeder import FeederCounts, RolloutFeeder
 from raylign.actors.handles import start_again
+from raylign.actors.placement import on_this_node
 from raylign.actors.rollout_pool import RolloutPool
 from raylign.actors.sign_of_life import keep_answering, watch_engines
 from raylign.actors.waiting import wait_for
@@ -148,9 +149,7 @@ def start_experience_host(folder: Path, config: ExperienceConfig, seed: int) -> 
     """The log's actor, on this node: the run folder is here. One that dies is started again, and the calls that it died
     in are repeated, as often as it takes: whoever calls has a deadline."""
     import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     options: dict[str, Any] = {"num_cpus": 0, "max_concurrency": 1000, "max_restarts": -1, "max_task_retries": -1}
-    actor: Any = ray.remote(ExperienceHost).options(scheduling_strategy=here, **options)
+    actor: Any = ray.remote(ExperienceHost).options(scheduling_strategy=on_this_node(), **options)
     return actor.remote(folder.absolute(), config, seed)

@@ -14,6 +14,7 @@ import pytest
 from raylign.jobs.run.folder import read_metrics
 from raylign.jobs.run.metrics import deterministic_view
 from raylign.jobs.train import train
+from raylign.rollout.experience.recovery import recover
 from raylign.rollout.experience.replay import ReplayLog
 from tests.end_to_end.conftest import HELD_OUT, configured, small_config, write_recipe
 from tests.end_to_end.kills import Kills
@@ -69,10 +70,10 @@ def trained_ordinals(folder: Path) -> list[list[int]]:
 @pytest.fixture(scope="module")
 def killed_and_resumed(start_model: Path, reward: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A deterministic run, killed after its third step (the last checkpoint is of the second), then resumed. Before,
-    its log and after the first step its rank were killed alone, and it went on by itself."""
+    its log and its rank were killed alone, after the first and the second step, and it went on by itself."""
     folder = tmp_path_factory.mktemp("killed")
     recipe = write_recipe(deterministic(start_model, folder / "run", reward), folder / "recipe.yaml")
-    before = {0: "ExperienceHost", 1: "RayTrainWorker"}
+    before = {1: "ExperienceHost", 2: "RayTrainWorker"}
     train_killed_after(3, recipe, folder / "run", folder / "1.log", before)
     resume(recipe, folder / "2.log")
     return folder / "run"
@@ -127,8 +128,14 @@ def test_no_prompt_is_lost_and_none_is_trained_twice(killed_and_resumed: Path) -
 def test_the_log_and_a_rank_that_were_killed_before_cost_nothing_but_time(killed_and_resumed: Path) -> None:
     """The equality above holds with them; and the run says what it did, in its log and in its report."""
     said = (killed_and_resumed / "run.log").read_text()
-    assert said.count("the experience log's process was started again") == said.count("the learner was lost in") == 1
-    assert "going back to" in said and "restart 1 of 3 without getting further (learner.max_restarts)" in said
+    opened = [event for event in recover(killed_and_resumed / "experience", True).events if event["kind"] == "opened"]
+    by_position = [event["position"] and event["position"]["step"] for event in opened]
+    assert len(by_position) == 4 and by_position[:2] == [-1, None]  # as it stood, by another process of the log
+    assert (
+        said.count("the learner was lost in") == 1
+        and "going back to" in said
+        and "restart 1 of 3 without getting further (learner.max_restarts)" in said
+    )
     assert said.count("starting another") == 0  # the engine stayed
     assert "started again" in (killed_and_resumed / "report.html").read_text()
 
