@@ -18,6 +18,7 @@ from raylign.jobs.run.folder import read_metrics
 from tests.end_to_end.conftest import small_config, write_recipe
 from tests.end_to_end.nodes import Nodes, nodes
 from tests.end_to_end.processes import WatchedProcess
+from tests.patience import finished
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 NUM_STEPS = 200
@@ -42,20 +43,30 @@ def kill_node(node: WatchedProcess) -> None:
             process.kill()
 
 
+def start_run(cluster: Nodes, model: Path, folder: Path) -> WatchedProcess:
+    """One rank and one engine, η = 2, on the nodes of their roles."""
+    values = small_config(model, folder / "run", num_steps=NUM_STEPS, checkpoints={"every_steps": 20})
+    values["async"] = {"max_staleness": 2}
+    values["weights"] = {"deadline_s": 30}
+    values["cluster"] = {"labels": {each: {"role": each} for each in ROLES}}
+    recipe = write_recipe(values, folder / "recipe.yaml")
+    words = [sys.executable, "-m", "raylign.jobs", "train", "--config", str(recipe)]
+    return WatchedProcess(words, folder / "log", cluster.environment | {"RAY_ADDRESS": cluster.address}, cluster.pids)
+
+
+def check_steps(folder: Path) -> None:
+    """All of them, within the bound."""
+    lines = read_metrics(folder)
+    assert [line["step"] for line in lines] == list(range(1, NUM_STEPS + 1))
+    assert max(line["staleness/max"] for line in lines) <= 2
+
+
 @pytest.mark.parametrize(("role", "waited_for"), [("learner", "1 learner ranks"), ("rollout", "rollout worker 0")])
 def test_a_run_outlives_a_node(
     three_nodes: tuple[Nodes, dict[str, WatchedProcess]], start_model: Path, tmp_path: Path, role: str, waited_for: str
 ) -> None:
     cluster, by_role = three_nodes
-    values = small_config(start_model, tmp_path / "run", num_steps=NUM_STEPS, checkpoints={"every_steps": 20})
-    values["async"] = {"max_staleness": 2}
-    values["weights"] = {"deadline_s": 30}
-    values["cluster"] = {"labels": {each: {"role": each} for each in ROLES}}
-    recipe = write_recipe(values, tmp_path / "recipe.yaml")
-    words = [sys.executable, "-m", "raylign.jobs", "train", "--config", str(recipe)]
-    process = WatchedProcess(
-        words, tmp_path / "log", cluster.environment | {"RAY_ADDRESS": cluster.address}, cluster.pids
-    )
+    process = start_run(cluster, start_model, tmp_path)
     try:
         process.wait_for(lambda: len(read_metrics(tmp_path / "run")) >= 30, "step 30")
         kill_node(by_role[role])
@@ -66,6 +77,26 @@ def test_a_run_outlives_a_node(
         assert process.wait() == 0, process.output()
     finally:
         process.end()
-    lines = read_metrics(tmp_path / "run")
-    assert [line["step"] for line in lines] == list(range(1, NUM_STEPS + 1))
-    assert max(line["staleness/max"] for line in lines) <= 2
+    check_steps(tmp_path / "run")
+
+
+def test_an_engine_leaves_a_node_that_is_drained_before_it_is_taken_away(
+    three_nodes: tuple[Nodes, dict[str, WatchedProcess]], start_model: Path, tmp_path: Path
+) -> None:
+    cluster, by_role = three_nodes
+    process = start_run(cluster, start_model, tmp_path)
+    try:
+        process.wait_for(lambda: len(read_metrics(tmp_path / "run")) >= 30, "step 30")
+        words = [sys.executable, str(Path(__file__).parent / "drain.py"), cluster.address, "rollout", "60"]
+        told = finished(words, tmp_path, cluster.environment, others=cluster.pids)
+        assert told.returncode == 0, told.stdout + told.stderr
+        left = "rollout worker 0 hands back what it has, before its node is taken away"
+        process.wait_for(lambda: left in process.output(), "the engine to leave")
+        assert "it gets no more prompts" in process.output()
+        kill_node(by_role["rollout"])
+        cluster.join(*node_of_role("rollout"))
+        assert process.wait() == 0, process.output()
+    finally:
+        process.end()
+    check_steps(tmp_path / "run")
+    assert "groups outstanding" not in process.output()  # none was lost with the node
