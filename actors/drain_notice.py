@@ -23,9 +23,11 @@ GCS_DEADLINE_S = 10.0
 
 def draining_nodes() -> dict[str, float]:
     """Nodes that Ray was told to drain, and seconds until each is taken away; infinite where nobody said when."""
-    from ray._private.worker import global_worker
+    import ray
+    from ray._raylet import GcsClient  # as Ray Serve asks
 
-    told: dict[str, int] = global_worker.gcs_client.get_draining_nodes(timeout=GCS_DEADLINE_S)
+    head = GcsClient(address=ray.get_runtime_context().gcs_address)
+    told: dict[str, int] = head.get_draining_nodes(timeout=GCS_DEADLINE_S)
     return {node: deadline_ms / 1e3 - time.time() if deadline_ms else math.inf for node, deadline_ms in told.items()}
 
 

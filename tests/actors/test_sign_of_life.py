@@ -72,10 +72,10 @@ def test_an_engine_that_hangs_is_replaced_but_not_while_it_is_updated(
         await fed.until(lambda: "hangs" in asked)
         fed.fleet.mark_stale(hanging)
         await fed.until(lambda: asked.count("refuses") > 3)  # another round was asked
-        assert not started and hanging.state is EngineState.STALE
+        assert not started and fed.fleet.states[0] is EngineState.STALE
         fed.fleet.mark_current(hanging)
         await fed.until(lambda: bool(started))
-        assert hanging.state is EngineState.DEAD and len(fed.fleet.serving) == 2
+        assert hanging not in fed.fleet.members and len(fed.fleet.serving) == 2
         watch.cancel()
 
     script = lambda prompt, seed: "yes"  # noqa: E731

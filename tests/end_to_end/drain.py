@@ -16,14 +16,14 @@ PREEMPTION = 2
 
 def main(address: str, role: str, left_s: float) -> None:
     import ray
-    from ray._private.worker import global_worker
+    from ray._raylet import GcsClient
 
     from raylign.actors.drain_notice import draining_nodes
 
     ray.init(address, log_to_driver=False)
     (node,) = (each["NodeID"] for each in ray.nodes() if each["Alive"] and each["Labels"].get("role") == role)
     deadline_ms = int(1e3 * (time.time() + left_s))
-    print(global_worker.gcs_client.drain_node(node, PREEMPTION, "a test", deadline_ms))
+    print(GcsClient(address=address).drain_node(node, PREEMPTION, "a test", deadline_ms))
     print(draining_nodes())
 
 
