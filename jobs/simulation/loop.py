@@ -66,6 +66,8 @@ class _Training:
     train_s: float
     tokens_by_staleness: dict[int, int]
     num_masked: int
+    log_fill: float
+    """When it began: groups in the log, as a share of those that the bound allows."""
 
 
 @dataclass
@@ -206,7 +208,8 @@ class _Loop:
         groups = self._log[step * groups_per_step : (step + 1) * groups_per_step]
         ages, num_masked = self._ages(groups)
         train_s = sum(ages.values()) / self._setting.learner_tokens_per_s + self._setting.learner_fixed_s
-        self._training = _Training(self._now, train_s, ages, num_masked)
+        log_fill = (len(self._log) / groups_per_step - step) / (self._bound.max_staleness + 1)
+        self._training = _Training(self._now, train_s, ages, num_masked, log_fill)
         switch_s = self._setting.switch_s if self._setting.takes_turns else 0.0
         self._after(switch_s + train_s, self._on_trained)
 
@@ -236,7 +239,6 @@ class _Loop:
         self._learner_busy_s += training.train_s + self._setting.export_s
         for engine in self._engines:
             engine.advance(self._now)
-        engines_busy_s = sum(engine.busy_s for engine in self._engines)
         self._trace.steps.append(
             TracedStep(
                 training.start_s,
@@ -245,13 +247,13 @@ class _Loop:
                 training.tokens_by_staleness,
                 training.num_masked,
                 self._learner_busy_s,
-                engines_busy_s,
+                sum(engine.busy_s for engine in self._engines),
                 self._scaling.engines_s(self._now),
                 self._scaling.num_engines,
                 sum(engine.num_tokens for engine in self._engines) - self._trace.num_lost_tokens,
             )
         )
-        self._scaling.after_step(self._now, training.train_s + self._setting.export_s, engines_busy_s)
+        self._scaling.after_step(self._now, training.start_s, training.log_fill)
         self._step += 1
         self._arriving = self._step
         if not self._setting.in_flight:

@@ -22,8 +22,8 @@ class SimulatedScaling:
         self._loads: list[StepLoad] = []
         self._engines_s, self._since_s = 0.0, 0.0
         self._starting: list[SimulatedEngine] = []
-        self._ended_s = self._busy_s = self._there_s = 0.0
-        """Of the last step: when it ended, and sums over all time at its end."""
+        self._ended_s = 0.0
+        """When the last step did."""
 
     @property
     def num_engines(self) -> int:
@@ -48,14 +48,11 @@ class SimulatedScaling:
             self.engines_s(now)
             engine.is_gone, engine.is_alive = True, False
 
-    def after_step(self, now: float, learner_busy_s: float, engines_busy_s: float) -> None:
-        """`learner_busy_s`: of the step; `engines_busy_s`: of all time."""
-        there_s, passed_s = self.engines_s(now), now - self._ended_s
-        load = StepLoad(
-            max(0.0, 1.0 - learner_busy_s / passed_s) if passed_s else 0.0,
-            max(0.0, 1.0 - (engines_busy_s - self._busy_s) / max(there_s - self._there_s, 1e-9)),
-        )
-        self._ended_s, self._busy_s, self._there_s = now, engines_busy_s, there_s
+    def after_step(self, now: float, began_s: float, log_fill: float) -> None:
+        """`began_s`: when the learner had its groups."""
+        passed_s, waited_s = now - self._ended_s, began_s - self._ended_s
+        load = StepLoad(self.num_engines, waited_s / passed_s if passed_s else 0.0, log_fill)
+        self._ended_s = now
         if (
             self._policy is None
             or self._starting
@@ -64,7 +61,6 @@ class SimulatedScaling:
             return
         self._loads.append(load)
         if (wanted := wanted_engines(self._policy, self._loads, self.num_engines)) != self.num_engines:
-            self._loads = []
             self._resize(wanted, now)
 
     def _resize(self, wanted: int, now: float) -> None:
