@@ -29,9 +29,9 @@ class AutoscaleConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
     """Never more."""
     grow_above: float = Field(0.2, gt=0, lt=1)
     """Share of a step that the learner waits for groups, above which engines join."""
-    shrink_above: float = Field(0.6, gt=0, lt=1)
-    """How full the log is when a step begins, as a share of what the staleness bound lets it hold; above it engines
-    leave, if the learner waits less than half of `grow_above`."""
+    shrink_above: float = Field(0.5, gt=0, lt=1)
+    """How full the log is when a step begins, as a share of the groups that the staleness bound allows, those that are
+    being generated included; above it engines leave, if the learner waits less than half of `grow_above`."""
     patience_steps: int = Field(3, ge=1)
     """Steps in a row that must agree; they are counted anew after each change."""
     remember_steps: int = Field(100, ge=0)
@@ -67,7 +67,7 @@ def wanted_engines(config: AutoscaleConfig, loads: Sequence[StepLoad], num_engin
         if _were_too_few(config, last):
             wait = sum(load.learner_wait_share for load in last) / patience
             wanted = min(2 * num_engines, math.ceil(num_engines / max(1.0 - wait, 0.5)))
-        elif all(_are_too_many(config, load) for load in last):
+        elif _were_too_many(config, last):
             remembered = loads[-max(patience, config.remember_steps) :]
             parts = [remembered[end - patience : end] for end in range(patience, len(remembered) + 1)]
             too_few = max((part[-1].num_engines for part in parts if _were_too_few(config, part)), default=0)
@@ -80,5 +80,6 @@ def _were_too_few(config: AutoscaleConfig, loads: Sequence[StepLoad]) -> bool:
     return is_steady and all(load.learner_wait_share > config.grow_above for load in loads)
 
 
-def _are_too_many(config: AutoscaleConfig, load: StepLoad) -> bool:
-    return load.learner_wait_share <= config.grow_above / 2 and load.log_fill > config.shrink_above
+def _were_too_many(config: AutoscaleConfig, loads: Sequence[StepLoad]) -> bool:
+    seldom_waits = all(load.learner_wait_share <= config.grow_above / 2 for load in loads)
+    return seldom_waits and sum(load.log_fill for load in loads) / len(loads) > config.shrink_above

@@ -25,7 +25,7 @@ def test_where_the_learner_never_waits_and_the_log_is_full_one_of_four_leaves() 
     assert wanted_engines(CONFIG, [load(3, 0.1, 0.9)] * 2, 3) == 2
     assert wanted_engines(CONFIG, [load(1, 0.0, 0.9)] * 2, 1) == 1
     assert wanted_engines(CONFIG, [load(3, 0.15, 0.9)] * 2, 3) == 3  # it waits more than half of 0.2
-    assert wanted_engines(CONFIG, [load(3, 0.0, 0.5)] * 2, 3) == 3
+    assert wanted_engines(CONFIG, [load(3, 0.0, 0.6), load(3, 0.0, 0.3)], 3) == 3
 
 
 def test_one_step_says_nothing_and_steps_must_agree() -> None:
