@@ -83,7 +83,7 @@ class Scaling:
         if policy is None or self._refusal or self._is_settling or "time/wait_s" not in metrics:
             return
         now, wait_share = self._num_engines, metrics["time/wait_s"] / max(metrics["time/step_s"], 1e-9)
-        self._loads.append(StepLoad(now, min(1.0, wait_share), metrics["rollout/log_fill"]))
+        self._loads.append(StepLoad(now, min(1.0, wait_share), metrics["idle/log_share"]))
         if (wanted := wanted_engines(policy, self._loads, now)) != now:
             why = f"step {step}: {self._loads[-1].words} (rollout.autoscale)"
             self._begin(wanted, why, None)

@@ -206,14 +206,14 @@ def test_engines_follow_what_the_steps_measure(tmp_path: Path) -> None:
         tell = live.said.on_step
         assert tell is not None
         for step in range(2):
-            tell(step, STEP | {"time/wait_s": 0.5, "rollout/log_fill": 0.4})
+            tell(step, STEP | {"time/wait_s": 0.5, "idle/log_share": 0.4})
         tell(2, {"evaluation/accuracy": 0.5})  # no step
         await live.fleet.until(lambda: live.num_serving == 2)
         await live.fleet.settled()
         with pytest.raises(ValueError, match=r"rollout\.autoscale decides how many engines it has"):
             await live.scale(1)
         for step in range(2):
-            tell(step, STEP | {"time/wait_s": 0.0, "rollout/log_fill": 0.9})
+            tell(step, STEP | {"time/wait_s": 0.0, "idle/log_share": 0.9})
         await live.fleet.until(lambda: live.num_serving == 1)
 
     live = Live(tmp_path, autoscale={"max_engines": 2, "patience_steps": 2, "remember_steps": 0})
