@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -70,6 +71,13 @@ class ElasticFleet(Fleet):
     def is_changing(self) -> bool:
         """Some are joining, leaving or ending."""
         return bool(self._ending) or any(engine.is_joining or engine.is_leaving for engine in self.members)
+
+    def mark_current(self, engine: Engine) -> None:
+        joins = engine.is_joining
+        super().mark_current(engine)
+        if joins and not engine.is_joining:
+            after_s = time.monotonic() - engine.up_at
+            print(f"rollout worker {engine.number} has joined: it serves {after_s:.1f} s after it was up", flush=True)
 
     def let_go(self) -> None:
         """End those that leave and that nobody uses any more."""

@@ -48,6 +48,8 @@ class FeederCounts:
     """Of the last group that failed or was refused."""
     busy_s: dict[int, float] = field(default_factory=dict)
     """By engine: time with at least one group running."""
+    log_fill: float = 0.0
+    """When the step began: groups in the log, as a share of those that the bound allows."""
     num_engines: float = 0.0
     """Mean over the time."""
     was_resized: bool = False
@@ -128,6 +130,9 @@ class RolloutFeeder(FleetObserver):
         """The loop asks for the groups of its next step: no evaluation runs."""
         if self.version != self._published_version:
             self._use_published_version()
+        step = self.num_trained_steps
+        most = self._bound.num_before(step + self._bound.max_staleness + 1) - self._bound.num_before(step)
+        self.counts.log_fill = min(1.0, self._num_waiting / max(1, most))
 
     def _use_published_version(self) -> None:
         self.version = self._published_version

@@ -14,6 +14,7 @@ Engines that join and leave: `actors/elastic_fleet.py`.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -51,6 +52,8 @@ class Engine:
     state: EngineState = EngineState.STARTING
     num_updates: int = 0
     """Versions that were published while it served."""
+    up_at: float = 0.0
+    """When its worker was up, by `time.monotonic`."""
     is_joining: bool = False
     """It has never served, and nobody counts on it."""
     is_leaving: bool = False
@@ -243,7 +246,7 @@ class Fleet:
     async def _bring_up(self, engine: Engine, start: Callable[[int], Awaitable[Any]]) -> None:
         try:
             engine.handle = await start(engine.number)
-            engine.state = EngineState.STALE
+            engine.state, engine.up_at = EngineState.STALE, time.monotonic()
             for observer in [*self._observers]:
                 await observer.engine_started(engine)
         except Exception as error:  # counts as a death of its own, so that it ends

@@ -167,7 +167,7 @@ class Learner:
         self.engine.save(Path(folder), {"num_batches": self.num_batches, "algorithm": self.objective.state()})
 
     def load_state(self, folder: Path) -> None:
-        """What `save_state` wrote, with the same config and number of ranks."""
+        """What `save_state` wrote with the same config, or `universal_state.py` made of it for other ranks."""
         state = self.engine.load(Path(folder))
         self.num_batches = state["num_batches"]
         self.objective.load_state(state["algorithm"])

@@ -1,14 +1,14 @@
-"""How many engines a run should have, from who waited for whom in its last steps.
+"""How many engines a run should have, from how long the learner waited and how full the log was in its last steps.
 
-Given the keys of `rollout.autoscale`, the loads of the steps since the number last changed, and the number; gives the
-wanted number. Pure: the train loop and the simulator of `raylign plan` both ask here.
+Given the keys of `rollout.autoscale`, the loads of the steps so far, and the number of engines; gives the wanted
+number. Pure: the train loop and the simulator of `raylign plan` both ask here.
 
-    engines are too few    the learner waits for groups, and the engines have work all the time
-    engines are too many   the engines wait for room inside the staleness bound, and the learner never waits
+    engines are too few    the learner waits for groups
+    engines are too many   it does not, and the log is as full as the staleness bound lets it be
 
-With n engines busy a share b of the time, b · n of them do the work; a learner that waits a share w of its step could
-train 1 / (1 - w) as much. So one look gives the number, and the rest is caution: `patience_steps` steps must agree, a
-change at most doubles or halves, and between the two thresholds nothing changes.
+A learner that waits a share w of its step could train 1 / (1 - w) as much, so so many more engines join at once. How
+many are too many cannot be measured (an engine with few sequences is as busy as one with many): one of four leaves at a
+time, and a number that was too few is not gone back to for `remember_steps`, or it would go to and fro.
 """
 
 from __future__ import annotations
@@ -29,10 +29,13 @@ class AutoscaleConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
     """Never more."""
     grow_above: float = Field(0.2, gt=0, lt=1)
     """Share of a step that the learner waits for groups, above which engines join."""
-    shrink_above: float = Field(0.4, gt=0, lt=1)
-    """Share of a step that engines have nothing to do, above which engines leave."""
+    shrink_above: float = Field(0.5, gt=0, lt=1)
+    """How full the log is when a step begins, as a share of the groups that the staleness bound allows, those that are
+    being generated included; above it engines leave, if the learner waits less than half of `grow_above`."""
     patience_steps: int = Field(3, ge=1)
     """Steps in a row that must agree; they are counted anew after each change."""
+    remember_steps: int = Field(100, ge=0)
+    """Steps for which a number that was too few is not gone back to."""
 
     @model_validator(mode="after")
     def _check(self) -> AutoscaleConfig:
@@ -45,35 +48,38 @@ class AutoscaleConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
 class StepLoad:
     """Of one step."""
 
+    num_engines: int
     learner_wait_share: float
     """Of the step, that the learner waited for groups."""
-    engine_idle_share: float
-    """Of the step, that engines had nothing to do; mean over engines."""
+    log_fill: float
+    """Groups that waited in the log when the step began, as a share of those that the bound allows."""
 
     @property
     def words(self) -> str:
-        return f"the learner waits {self.learner_wait_share:.0%}, engines {self.engine_idle_share:.0%}"
+        return f"the learner waits {self.learner_wait_share:.0%}, the log is {self.log_fill:.0%} full"
 
 
 def wanted_engines(config: AutoscaleConfig, loads: Sequence[StepLoad], num_engines: int) -> int:
-    """`loads`: oldest first, those since the last change."""
-    wanted = num_engines
-    last = loads[-config.patience_steps :]
-    if len(last) == config.patience_steps:
-        wait = sum(load.learner_wait_share for load in last) / len(last)
-        idle = sum(load.engine_idle_share for load in last) / len(last)
-        if all(_are_too_few(config, load) for load in last):
+    """`loads`: oldest first; steps in which engines joined or left are left out."""
+    patience, wanted = config.patience_steps, num_engines
+    last = loads[-patience:]
+    if len(last) == patience and all(load.num_engines == num_engines for load in last):
+        if _were_too_few(config, last):
+            wait = sum(load.learner_wait_share for load in last) / patience
             wanted = min(2 * num_engines, math.ceil(num_engines / max(1.0 - wait, 0.5)))
-        elif all(_are_too_many(config, load) for load in last):
-            # as many as leave half of the tolerated idle share, so that the next look does not turn it around
-            busy = num_engines * (1.0 - idle) / (1.0 - config.shrink_above / 2)
-            wanted = max(math.ceil(num_engines / 2), math.ceil(busy))
+        elif _were_too_many(config, last):
+            remembered = loads[-max(patience, config.remember_steps) :]
+            parts = [remembered[end - patience : end] for end in range(patience, len(remembered) + 1)]
+            too_few = max((part[-1].num_engines for part in parts if _were_too_few(config, part)), default=0)
+            wanted = min(num_engines, max(num_engines - max(1, num_engines // 4), too_few + 1))
     return max(config.min_engines, min(config.max_engines, wanted))
 
 
-def _are_too_few(config: AutoscaleConfig, load: StepLoad) -> bool:
-    return load.learner_wait_share > config.grow_above and load.engine_idle_share <= config.shrink_above
+def _were_too_few(config: AutoscaleConfig, loads: Sequence[StepLoad]) -> bool:
+    is_steady = len({load.num_engines for load in loads}) == 1
+    return is_steady and all(load.learner_wait_share > config.grow_above for load in loads)
 
 
-def _are_too_many(config: AutoscaleConfig, load: StepLoad) -> bool:
-    return load.engine_idle_share > config.shrink_above and load.learner_wait_share <= config.grow_above
+def _were_too_many(config: AutoscaleConfig, loads: Sequence[StepLoad]) -> bool:
+    seldom_waits = all(load.learner_wait_share <= config.grow_above / 2 for load in loads)
+    return seldom_waits and sum(load.log_fill for load in loads) / len(loads) > config.shrink_above

@@ -49,6 +49,12 @@ METRICS: tuple[Metric, ...] = (
     Metric("rollout/reissued_prompts", "prompts", "Prompts generated again: their group failed or was dropped."),
     Metric("rollout/refused_groups", "groups", "Groups that failed in the engine, or whose output was refused."),
     Metric("rollout/aborted_groups", "groups", "Groups ended early, because they could not be used any more."),
+    Metric(
+        "idle/log_share",
+        "share",
+        "Groups that lay in the log when the step began, as a share of those that the bound allows.",
+        from_clock=True,
+    ),
     Metric("rollout/engines", "engines", "Engines, mean over the step; from when their number first changes."),
     Metric("rollout/given_up_prompts", "prompts", "Prompts recorded as failed after several attempts."),
     Metric("rollout/tokens", "tokens", "Tokens in the groups of the step."),
@@ -214,6 +220,7 @@ def flow_metrics(counts: FeederCounts, step_s: float) -> dict[str, float]:
     busy_s = sum(counts.busy_s.values()) / counts.num_engines
     engines = {"rollout/engines": counts.num_engines} if counts.was_resized else {}
     return engines | {
+        "idle/log_share": counts.log_fill,
         "rollout/reissued_prompts": float(counts.reissued),
         "rollout/refused_groups": float(counts.refused),
         "rollout/aborted_groups": float(counts.aborted),

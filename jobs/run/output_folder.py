@@ -102,7 +102,8 @@ def config_differences(
     for key in sorted(old.keys() | new.keys()):
         before, after = old.get(key, "absent"), new.get(key, "absent")
         grows = key in may_grow and isinstance(before, int) and isinstance(after, int) and after > before
-        if before != after and not grows and not {key, key.split(".")[0]} & {*PLACE, *may_change}:
+        may_differ = any(f"{key}.".startswith(f"{one}.") for one in (*PLACE, *may_change))
+        if before != after and not grows and not may_differ:
             differences.append(without_secrets(f"{key}: {before} -> {after}"))
     return differences
 

@@ -59,7 +59,7 @@ class Scaling:
         self._config, self._parts, self._folder, self._recorder = config, parts, folder, recorder
         self._last_id = ""
         self._loads: list[StepLoad] = []
-        """Since the number last changed."""
+        """Of steps in which none joined or left."""
         self._settling: asyncio.Task[None] | None = None
         self._refusal = why_not(config, parts)
 
@@ -82,9 +82,8 @@ class Scaling:
         policy = self._config.rollout.autoscale
         if policy is None or self._refusal or self._is_settling or "time/wait_s" not in metrics:
             return
-        wait_share = metrics["time/wait_s"] / max(metrics["time/step_s"], 1e-9)
-        self._loads.append(StepLoad(min(1.0, wait_share), metrics.get("idle/rollout_share", 0.0)))
-        now = self._num_engines
+        now, wait_share = self._num_engines, metrics["time/wait_s"] / max(metrics["time/step_s"], 1e-9)
+        self._loads.append(StepLoad(now, min(1.0, wait_share), metrics["idle/log_share"]))
         if (wanted := wanted_engines(policy, self._loads, now)) != now:
             why = f"step {step}: {self._loads[-1].words} (rollout.autoscale)"
             self._begin(wanted, why, None)
@@ -122,7 +121,6 @@ class Scaling:
 
     async def _settle(self, fleet: ElasticFleet, request: ScaleRequest | None) -> None:
         failures = await fleet.settled()
-        self._loads = []
         for failure in failures:
             self._recorder.say(f"an engine could not join: {failure}")
         there = f"{self._num_engines} engines serve"

@@ -41,6 +41,8 @@ class SimulatedEngine:
         self.groups: dict[int, SimulatedGroup] = {}
         """By ordinal, running or waiting."""
         self.is_alive, self.is_paused, self.is_draining = True, False, False
+        self.is_leaving = self.is_gone = False
+        """It gets no more groups; it had none left, and has ended."""
         self.num_tokens = 0.0
         """Generated, of all time."""
         self.busy_s = 0.0

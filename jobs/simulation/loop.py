@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from raylign.jobs.simulation.engine import SimulatedEngine, SimulatedGroup
 from raylign.jobs.simulation.rates import Setting
+from raylign.jobs.simulation.scaling import SimulatedScaling
 from raylign.rollout.staleness import StalenessBound, too_old
 
 BLOCK = 256
@@ -45,6 +46,10 @@ class TracedStep:
     """Sum over the steps so far of training and exporting."""
     engines_busy_s: float
     """Sum over engines."""
+    engines_s: float
+    """Sum over engines of the time that they were there."""
+    num_engines: int
+    """That are there."""
     num_generated: float
     """Tokens, those lost by failures left out."""
 
@@ -61,6 +66,8 @@ class _Training:
     train_s: float
     tokens_by_staleness: dict[int, int]
     num_masked: int
+    log_fill: float
+    """When it began: groups in the log, as a share of those that the bound allows."""
 
 
 @dataclass
@@ -92,7 +99,10 @@ class _Loop:
         self._trace = Trace(setting)
         self._bound = StalenessBound(0 if setting.takes_turns else setting.max_staleness, setting.groups_per_step)
         table = setting.decode.table(setting.max_num_seqs)
+        self._table = table
         self._engines = [SimulatedEngine(number, setting.max_num_seqs, table) for number in range(setting.num_engines)]
+        policy = setting.autoscale if self._bound.max_staleness else None
+        self._scaling = SimulatedScaling(policy, self._engines, self._start_engine)
         self._loads = [(0, number) for number in range(setting.num_engines)]
         """Heap of (groups, engine); an entry that is no longer true is dropped when it comes up."""
         self._lengths = _GroupLengths(setting)
@@ -163,7 +173,7 @@ class _Loop:
         while self._loads:
             load, number = heapq.heappop(self._loads)
             engine = self._engines[number]
-            if engine.is_alive and len(engine.groups) == load:
+            if engine.is_alive and not engine.is_leaving and len(engine.groups) == load:
                 return engine
         return None
 
@@ -182,6 +192,7 @@ class _Loop:
             self._log.append(group)
             self._num_running -= 1
             heapq.heappush(self._loads, (len(engine.groups), engine.number))
+        self._scaling.may_end(engine, self._now)
         self._expect_end(engine)
         self._try_train()
         self._try_update()
@@ -197,7 +208,8 @@ class _Loop:
         groups = self._log[step * groups_per_step : (step + 1) * groups_per_step]
         ages, num_masked = self._ages(groups)
         train_s = sum(ages.values()) / self._setting.learner_tokens_per_s + self._setting.learner_fixed_s
-        self._training = _Training(self._now, train_s, ages, num_masked)
+        log_fill = (len(self._log) / groups_per_step - step) / (self._bound.max_staleness + 1)
+        self._training = _Training(self._now, train_s, ages, num_masked, log_fill)
         switch_s = self._setting.switch_s if self._setting.takes_turns else 0.0
         self._after(switch_s + train_s, self._on_trained)
 
@@ -236,9 +248,12 @@ class _Loop:
                 training.num_masked,
                 self._learner_busy_s,
                 sum(engine.busy_s for engine in self._engines),
+                self._scaling.engines_s(self._now),
+                self._scaling.num_engines,
                 sum(engine.num_tokens for engine in self._engines) - self._trace.num_lost_tokens,
             )
         )
+        self._scaling.after_step(self._now, training.start_s, training.log_fill)
         self._step += 1
         self._arriving = self._step
         if not self._setting.in_flight:
@@ -319,7 +334,8 @@ class _Loop:
     def _fail_job(self) -> None:
         restart_s = max(self._setting.failures.engine_restart_s, self._setting.failures.learner_restart_s)
         for engine in self._engines:
-            self._fail_engine(engine, restart_s)
+            if not engine.is_gone:
+                self._fail_engine(engine, restart_s)
         self._fail_learner(restart_s)
 
     def _fail_engine(self, engine: SimulatedEngine, restart_s: float) -> None:
@@ -329,16 +345,28 @@ class _Loop:
         self._num_running -= len(ordinals)
         self._again += len(ordinals)
         self._trace.num_lost_tokens += num_tokens
+        self._scaling.may_end(engine, self._now)
         count = engine.num_failures
         self._at(self._now + restart_s, lambda: self._on_engine_restarted(engine, count))
 
     def _on_engine_restarted(self, engine: SimulatedEngine, num_failures: int) -> None:
-        if engine.num_failures != num_failures:
+        if engine.num_failures != num_failures or engine.is_gone:
             return  # it failed again meanwhile, and comes back later
+        self._scaling.started(engine, self._now)
         engine.advance(self._now)
         engine.restart(self._version, self._is_pausing, self._arriving is not None and not self._setting.in_flight)
         heapq.heappush(self._loads, (0, engine.number))
         self._at(self._now, self._admit)  # after all that come back at this time, so that they share the groups
+
+    def _start_engine(self) -> SimulatedEngine:
+        engine = SimulatedEngine(len(self._engines), self._setting.max_num_seqs, self._table)
+        engine.advance(self._now)
+        engine.is_alive = False
+        self._engines.append(engine)
+        self._at(self._now + self._setting.engine_start_s, lambda: self._on_engine_restarted(engine, 0))
+        if math.isfinite(self._setting.failures.engine_mean_s):
+            self._plan_engine_failure(engine)
+        return engine
 
     def _fail_learner(self, restart_s: float) -> None:
         every = self._setting.failures.checkpoint_every_steps

@@ -14,6 +14,8 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from raylign.rollout.autoscale import AutoscaleConfig
+
 P99_OF_NORMAL = 2.3263478740408408
 """Standard deviations from the median to the 99 % quantile."""
 
@@ -148,14 +150,13 @@ class Setting:
     in_flight: bool = True
     """False: running sequences end before new weights are taken, and none starts meanwhile."""
     failures: FailureRates = field(default_factory=FailureRates)
+    autoscale: AutoscaleConfig | None = None
+    """Engines join and leave by this; `num_engines` are those of the start."""
+    engine_start_s: float = 0.0
+    """Of one that joins, until it serves."""
     seed: int = 0
 
     @property
     def tokens_per_step(self) -> float:
         """Mean tokens of a step."""
         return self.groups_per_step * self.num_completions * self.lengths.mean
-
-    @property
-    def saturated_tokens_per_s(self) -> float:
-        """Of all engines together."""
-        return self.num_engines * self.decode.saturated_tokens_per_s(self.max_num_seqs)

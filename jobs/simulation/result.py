@@ -21,6 +21,8 @@ class Prediction:
     tokens_per_s: float
     engines_idle_share: float
     """Engines that decode nothing: no sequence, an update, a restart."""
+    num_engines_by_step: tuple[int, ...]
+    """At the end of each simulated step."""
     learner_idle_share: float
     """The learner neither trains nor exports."""
     bound_step_s: float
@@ -58,10 +60,16 @@ def predict(trace: Trace) -> Prediction:
     steady = steps[first : last + 1]
     trained_s = sum(step.train_s for step in steady)
     generated = end.num_generated - (begin.num_generated if begin else 0.0)
-    bound_s = _bound_s(trace, generated, trained_s)
+    engines_s = end.engines_s - (begin.engines_s if begin else 0.0)
+    bound_s = _bound_s(trace, generated, trained_s, engines_s / passed_s)
     tokens = sum(step.num_tokens for step in steady)
     num_samples = num_steps * setting.groups_per_step * setting.num_completions
-    wall_bound_s = _bound_s(trace, sum(step.num_tokens for step in steps), sum(step.train_s for step in steps))
+    wall_bound_s = _bound_s(
+        trace,
+        sum(step.num_tokens for step in steps),
+        sum(step.train_s for step in steps),
+        steps[-1].engines_s / steps[-1].end_s,
+    )
     ages: Counter[int] = Counter()
     for step in steady:
         ages.update(step.tokens_by_staleness)
@@ -69,9 +77,8 @@ def predict(trace: Trace) -> Prediction:
         step_s=passed_s / num_steps,
         samples_per_s=num_samples / passed_s,
         tokens_per_s=tokens / passed_s,
-        engines_idle_share=_idle(
-            end.engines_busy_s - (begin.engines_busy_s if begin else 0.0), passed_s * setting.num_engines
-        ),
+        engines_idle_share=_idle(end.engines_busy_s - (begin.engines_busy_s if begin else 0.0), engines_s),
+        num_engines_by_step=tuple(step.num_engines for step in steps),
         learner_idle_share=_idle(end.learner_busy_s - (begin.learner_busy_s if begin else 0.0), passed_s),
         bound_step_s=bound_s / num_steps,
         share_of_bound=bound_s / passed_s,
@@ -93,8 +100,10 @@ def _steady(num_steps: int, max_staleness: int) -> tuple[int, int]:
     return first, max(first, last)
 
 
-def _bound_s(trace: Trace, num_tokens: float, train_s: float) -> float:
-    generate_s = num_tokens / trace.setting.saturated_tokens_per_s
+def _bound_s(trace: Trace, num_tokens: float, train_s: float, num_engines: float) -> float:
+    """`num_engines`: mean over the time."""
+    setting = trace.setting
+    generate_s = num_tokens / (num_engines * setting.decode.saturated_tokens_per_s(setting.max_num_seqs))
     return generate_s + train_s if trace.setting.takes_turns else max(generate_s, train_s)
 
 

@@ -144,6 +144,8 @@ def setting_of(config: PlanConfig) -> Setting:
         takes_turns=simulation.takes_turns,
         switch_s=simulation.switch_s,
         failures=_failures(simulation.failures, config.checkpoints.every_steps),
+        autoscale=config.rollout.autoscale,
+        engine_start_s=simulation.failures.engine_restart_s,
         seed=config.seed,
     )
 
@@ -229,6 +231,8 @@ def _rows(config: PlanConfig, setting: Setting, all_of: list[Prediction]) -> lis
         ("bound of a step", [f"{each.bound_step_s:,.2f} s" for each in all_of]),
         ("share of the bound", [f"{each.share_of_bound:.1%}" for each in all_of]),
     ]
+    if setting.autoscale is not None:
+        rows.append(("engines", [_engine_words(each.num_engines_by_step) for each in all_of]))
     ages = sorted({age for each in all_of for age in each.staleness_shares})
     rows += [
         (f"tokens {age} versions old", [f"{each.staleness_shares.get(age, 0.0):.1%}" for each in all_of])
@@ -246,6 +250,12 @@ def _rows(config: PlanConfig, setting: Setting, all_of: list[Prediction]) -> lis
             ("effective time", [f"{wall_s / each.wall_s:.1%}" for wall_s, each in zip(clean, all_of, strict=True)]),
         ]
     return rows
+
+
+def _engine_words(by_step: tuple[int, ...]) -> str:
+    """`2 → 4 (step 5) → 3 (step 11)`."""
+    changes = [step for step in range(1, len(by_step)) if by_step[step] != by_step[step - 1]]
+    return " → ".join([f"{by_step[0]}", *(f"{by_step[step]} (step {step + 1})" for step in changes)])
 
 
 def _etas(setting: Setting, all_of: list[Prediction]) -> list[int]:

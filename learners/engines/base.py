@@ -63,7 +63,7 @@ class LearnerEngine(Protocol):
         """Take it back."""
 
     def save(self, folder: Path, extra: Mapping[str, Any]) -> None:
-        """Weights, optimizer, step and random states, and `extra`. Resume with as many ranks."""
+        """Weights, optimizer, step and random states, and `extra`; each rank its part (see `universal_state.py`)."""
 
     def load(self, folder: Path) -> dict[str, Any]:
         """Take up what `save` wrote; gives its state, `extra` included."""

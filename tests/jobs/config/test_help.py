@@ -35,6 +35,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "synthetic-rl": {"task_instruction": "Add."},
     "from": {"command": "cdpo dpo"},
     "export": {"model": "runs/a", "output": "given"},
+    "scale": {"run": "runs/a", "engines": 2},
 }
 """Without which a command's config is refused."""
 

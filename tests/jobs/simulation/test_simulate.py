@@ -21,6 +21,7 @@ from raylign.jobs.simulation.loop import Trace, run_simulation
 from raylign.jobs.simulation.rates import DecodeCurve, FailureRates, LognormalLengths, RecordedLengths, Setting
 from raylign.jobs.simulation.result import predict
 from raylign.jobs.simulation.simulate import effective_time_ratio, flat_curve, gain, simulate, simulate_like
+from raylign.rollout.autoscale import AutoscaleConfig
 
 
 @dataclass(frozen=True)
@@ -404,3 +405,40 @@ def test_plan_names_all_rates_that_are_missing(tmp_path: Path, capsys: pytest.Ca
 def test_rates_that_nobody_would_read_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command_line([*PLAN, *RATES]) == 2
     assert "add --simulate" in capsys.readouterr().err
+
+
+# ---- engines that join and leave -----------------------------------------------------------------------
+
+POLICY = AutoscaleConfig(min_engines=1, max_engines=12)
+
+
+def test_engines_join_until_the_learner_seldom_waits_and_leave_until_they_are_busy() -> None:
+    slow, enough, many = (
+        replace(LONG_TAIL, num_engines=count, num_steps=60, autoscale=POLICY, engine_start_s=5.0)
+        for count in (1, 4, 12)
+    )
+    for setting in (slow, many):
+        by_step = simulate(setting).num_engines_by_step
+        assert by_step[0] == setting.num_engines and set(by_step[-20:]) <= {3, 4, 5}, by_step
+    fixed = simulate(replace(slow, autoscale=None))
+    assert simulate(slow).wall_s < 0.6 * fixed.wall_s
+    assert simulate(many).engines_idle_share < simulate(replace(many, autoscale=None)).engines_idle_share
+    assert set(simulate(enough).num_engines_by_step) <= {3, 4, 5}
+
+
+def test_every_group_is_trained_once_while_engines_come_and_go_and_fail() -> None:
+    setting = replace(
+        LONG_TAIL,
+        num_engines=12,
+        num_steps=60,
+        autoscale=POLICY,
+        engine_start_s=5.0,
+        failures=FailureRates(engine_mean_s=30.0, engine_restart_s=4.0),
+    )
+    trace = run_simulation(setting)
+    assert len(trace.steps) == 60 and trace.num_failures > 10
+    assert trace.steps[-1].num_engines < 12
+
+
+def test_at_eta_0_the_number_of_engines_stays() -> None:
+    assert set(simulate(replace(LONG_TAIL, max_staleness=0, autoscale=POLICY)).num_engines_by_step) == {4}
