@@ -10,6 +10,7 @@ import asyncio
 import math
 import time
 from collections.abc import Awaitable, Callable
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from raylign.actors.fleet import Engine, Fleet
@@ -24,9 +25,10 @@ GCS_DEADLINE_S = 10.0
 def draining_nodes() -> dict[str, float]:
     """Nodes that Ray was told to drain, and seconds until each is taken away; infinite where nobody said when."""
     import ray
-    from ray._raylet import GcsClient  # as Ray Serve asks
+    from ray import _raylet
 
-    head = GcsClient(address=ray.get_runtime_context().gcs_address)
+    module: Any = _raylet  # without types; Ray Serve asks the same
+    head = module.GcsClient(address=ray.get_runtime_context().gcs_address)
     told: dict[str, int] = head.get_draining_nodes(timeout=GCS_DEADLINE_S)
     return {node: deadline_ms / 1e3 - time.time() if deadline_ms else math.inf for node, deadline_ms in told.items()}
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 import time
+from typing import Any
 
 PREEMPTION = 2
 """Of Ray's DrainNodeReason."""
@@ -16,14 +17,15 @@ PREEMPTION = 2
 
 def main(address: str, role: str, left_s: float) -> None:
     import ray
-    from ray._raylet import GcsClient
+    from ray import _raylet
 
     from raylign.actors.drain_notice import draining_nodes
 
     ray.init(address, log_to_driver=False)
     (node,) = (each["NodeID"] for each in ray.nodes() if each["Alive"] and each["Labels"].get("role") == role)
     deadline_ms = int(1e3 * (time.time() + left_s))
-    print(GcsClient(address=address).drain_node(node, PREEMPTION, "a test", deadline_ms))
+    module: Any = _raylet  # without types
+    print(module.GcsClient(address=address).drain_node(node, PREEMPTION, "a test", deadline_ms))
     print(draining_nodes())
 
 
