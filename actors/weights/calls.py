@@ -1,13 +1,15 @@
 """One call of a weight update, awaited with a deadline.
 
 Given whom it asks and the awaitable answer; gives the answer, or a `WeightUpdateError` that says on which side, in
-which phase and at which bucket it failed, and whether that side is dead.
+which phase and at which bucket it failed, and whether that side is dead. One that lets the deadline pass counts as dead:
+asked again, it would only be waited for again.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Awaitable
+from functools import partial
 from typing import Any
 
 from raylign.actors.handles import KilledError
@@ -24,7 +26,7 @@ async def answer_of(side: str, answer: Awaitable[Any], phase: Phase, version: in
 
     what = f"{side} in {phase} of version {version}"
     try:
-        return await wait_for(answer, what, deadline_s, setting="weights.deadline_s", error=failed)
+        return await wait_for(answer, what, deadline_s, setting="weights.deadline_s", error=partial(failed, died=True))
     except WeightUpdateError:
         raise
     except Exception as error:  # whatever it is, the transaction must abort and both sides must learn why
