@@ -1,7 +1,7 @@
 """One call of a weight update, awaited with a deadline.
 
 Given whom it asks and the awaitable answer; gives the answer, or a `WeightUpdateError` that says on which side, in
-which phase and at which bucket it failed, and whether that side is dead. One that lets the deadline pass counts as dead:
+which phase and at which bucket it failed, and whether that side is dead. One that lets the deadline pass is:
 asked again, it would only be waited for again.
 """
 
