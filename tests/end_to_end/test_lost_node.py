@@ -84,7 +84,7 @@ def test_an_engine_leaves_a_node_that_is_drained_before_it_is_taken_away(
     three_nodes: tuple[Nodes, dict[str, WatchedProcess]], start_model: Path, tmp_path: Path
 ) -> None:
     cluster, by_role = three_nodes
-    num_steps = 2000  # the word to Ray takes a process of its own
+    num_steps = 600  # the word to Ray takes a process of its own
     process = start_run(cluster, start_model, tmp_path, num_steps)
     try:
         process.wait_for(lambda: len(read_metrics(tmp_path / "run")) >= 30, "step 30")
