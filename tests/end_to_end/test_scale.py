@@ -95,5 +95,5 @@ def test_one_rank_then_two_then_one_in_a_run(start_model: Path, tmp_path: Path) 
     train(same, 1, 9)
     losses = [[line["learner/loss"] for line in read_metrics(folder)] for folder in (resized, same)]
     assert len(losses[0]) == 9
-    print("largest difference", np.abs(np.subtract(*losses)).max())
+    print("largest difference", np.abs(np.subtract(losses[0], losses[1])).max())
     np.testing.assert_allclose(losses[0], losses[1], rtol=0, atol=1e-5)
