@@ -35,6 +35,8 @@ class Chart:
     stacked: bool = False
     smoothed: bool = True
     """False for a schedule: it is no noise."""
+    is_missed: bool = True
+    """False where a run without it lacks nothing."""
     always_shown: tuple[float, ...] = (0.0,)
     """Values that the axis covers whatever the data; a constant series would get a meaningless scale."""
 
@@ -160,7 +162,7 @@ CHARTS: tuple[Chart, ...] = (
         ",",
     ),
     Chart("Pause for new weights", (("weights/pause_s", "generation stands still"),), "seconds"),
-    Chart("Engines", (("rollout/engines", "mean over the step"),), "engines", smoothed=False),
+    Chart("Engines", (("rollout/engines", "mean over the step"),), "engines", smoothed=False, is_missed=False),
     Chart("Idle shares", (("idle/rollout_share", "engines"), ("idle/learner_share", "learner")), "share", ".0%"),
     Chart(
         "A step, as the learner sees it",
@@ -189,7 +191,7 @@ def figures(lines: Sequence[Line]) -> tuple[list[tuple[Chart, dict[str, Any]]], 
     for chart in CHARTS:
         figure = _figure(chart, lines)
         if figure is None:
-            missing.append(chart.title)
+            missing += [chart.title] if chart.is_missed else []
         else:
             drawn.append((chart, figure))
     return drawn, missing

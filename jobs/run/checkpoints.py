@@ -92,8 +92,8 @@ class CheckpointStore:
         return checkpoints[-1] if checkpoints else None
 
     def for_ranks(self, checkpoint: Checkpoint, num_ranks: int) -> Checkpoint:
-        """The same, with its state as so many learner ranks read it: a copy where others wrote it, which stays until
-        `clean`."""
+        """The same, with its state as so many learner ranks read it: a copy where others wrote it, which the run
+        removes at its end, or `clean` at the next start."""
         if num_ranks_of(checkpoint.state_path) in (None, num_ranks):
             return checkpoint
         copy = self.folder / f"{_TEMPORARY}state-of-step-{checkpoint.record.step}"

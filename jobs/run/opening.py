@@ -6,6 +6,7 @@ be known: rows, folder, checkpoint.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -73,10 +74,12 @@ async def open_run(
                 folder.append_log(f"ended by {type(error).__name__}: {error}")
                 raise
             finally:
-                await end(curriculum, parts, recorder)
+                await end(curriculum, parts, recorder, checkpoint)
 
 
-async def end(curriculum: Curriculum, parts: RunParts, recorder: Recorder) -> None:
+async def end(
+    curriculum: Curriculum, parts: RunParts, recorder: Recorder, checkpoint: Checkpoint | None = None
+) -> None:
     """Reverse order, and the rest whatever happens to one."""
     try:
         await curriculum.stop()
@@ -84,6 +87,8 @@ async def end(curriculum: Curriculum, parts: RunParts, recorder: Recorder) -> No
         try:
             await parts.stop()
         finally:
+            if checkpoint is not None and checkpoint.whole_state_path is not None:
+                shutil.rmtree(checkpoint.whole_state_path, ignore_errors=True)
             recorder.close()
 
 
