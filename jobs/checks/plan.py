@@ -32,7 +32,7 @@ from raylign.jobs.checks.memory_estimate import (
     learner_bytes,
     read_model_size,
 )
-from raylign.jobs.checks.more_data import check_more_data
+from raylign.jobs.checks.more_data import check_held_out_pairs, check_more_data
 from raylign.jobs.checks.private_cluster import check_private_cluster
 from raylign.jobs.checks.unused_rows import unused_rows
 from raylign.jobs.config.evaluate import EvaluateConfig
@@ -150,15 +150,7 @@ def examine_training(config: TrainConfig, machine: Machine) -> Findings:
         check_data(held_out, tokenizer, config.seed, findings)
         if config.trusted_data and may_share_rows(config.trusted_data, evaluation.trusted):
             findings.warnings.append("evaluation.trusted and trusted_data overlap: rows are trained on and held out")
-    if evaluation.pairs is not None:
-        context = engine.max_model_len
-        pairs = Samples("evaluation.pairs", evaluation.pairs, [], context, context, "pairs")
-        check_data(pairs, tokenizer, config.seed, findings)
-        if may_share_rows(config.data, evaluation.pairs):
-            findings.warnings.append(
-                f"evaluation.pairs.rows {evaluation.pairs.rows} and data.rows {config.data.rows} of "
-                f"{config.data.source} overlap: the run is evaluated on pairs that it trains on"
-            )
+    check_held_out_pairs(config, engine.max_model_len, tokenizer, findings)
     findings.notes += unused_rows(findings.read)
     return findings
 
