@@ -36,10 +36,12 @@ def run(make_tiny_model: Callable[..., Path], tmp_path_factory: pytest.TempPathF
     lines = [{"step": step, "learner/loss": 1 / step} for step in range(1, 5)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     model = make_tiny_model("qwen2", True)
+
+    def write(place: Path) -> None:
+        shutil.copytree(model, place, dirs_exist_ok=True)
+
     for step in (2, 4):
-        CheckpointStore(folder / "checkpoints").save(
-            CheckpointRecord(step, 0, "f"), lambda place: shutil.copytree(model, place, dirs_exist_ok=True) and None
-        )
+        CheckpointStore(folder / "checkpoints").save(CheckpointRecord(step, 0, "f"), write)
     (folder / "checkpoints" / "step-000002" / "model.safetensors").chmod(0o600)  # as libraries write it
     return folder
 
