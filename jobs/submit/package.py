@@ -28,11 +28,16 @@ def fill_package(config: SubmitConfig, folder: Path) -> None:
     """Code, recipe and files, below `folder`."""
     values = {key: value for key, value in config.model_dump(mode="json").items() if key in _written_keys()}
     files = files_to_carry(values)
-    shutil.copytree(Path(raylign.__file__).parent, folder / "raylign", ignore=LEAVE_OUT)  # follows the links of src/
+    copy_code(folder)
     (folder / RECIPE).write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
     for file in files:
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, folder / file)
+
+
+def copy_code(folder: Path) -> None:
+    """The package itself, where `src/` holds links."""
+    shutil.copytree(Path(raylign.__file__).parent, folder / "raylign", ignore=LEAVE_OUT)
 
 
 def files_to_carry(values: dict[str, Any]) -> list[Path]:

@@ -6,19 +6,18 @@ one job works in it no second is started, and a job that comes later resumes it.
 
 from __future__ import annotations
 
-import re
-import secrets
 import sys
-import tempfile
 import time
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from raylign.jobs.submit.client import FOLDER_KEY, connect, dashboard_address, find_job, jobs_of_ours, told
+from raylign.jobs.submit.code_job import start_code_job
 from raylign.jobs.submit.config import JobConfig, JobLogsConfig, JobStatusConfig, JobStopConfig, SubmitConfig
 from raylign.jobs.submit.follow import ending, follow, how_to
-from raylign.jobs.submit.package import RECIPE, fill_package, files_to_carry
+from raylign.jobs.submit.package import RECIPE, files_to_carry, fill_package
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
@@ -47,24 +46,15 @@ def submit(config: SubmitConfig) -> int:
 
 
 def _start(client: JobSubmissionClient, config: SubmitConfig) -> str:
-    name = re.sub(r"[^A-Za-z0-9_-]+", "-", config.name).strip("-") or "run"
-    job_id = f"{name}-{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-    with tempfile.TemporaryDirectory(prefix="raylign-submit-") as folder:
-        fill_package(config, Path(folder))
-        try:
-            return client.submit_job(
-                entrypoint=f"exec python -m raylign.jobs train --config {RECIPE}",
-                submission_id=job_id,
-                runtime_env={
-                    "working_dir": folder,
-                    # on `stop` the run finishes its step and saves; Ray would kill it after 3 s
-                    "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(int(config.learner.step_deadline_s))},
-                },
-                metadata={FOLDER_KEY: str(config.folder), "name": config.name},
-            )
-        except KeyboardInterrupt:
-            print(f"stopped while submitting {job_id}: `raylign submit status` says whether it was taken")
-            raise
+    return start_code_job(
+        client,
+        config.name,
+        ["train", "--config", RECIPE],
+        partial(fill_package, config),
+        metadata={FOLDER_KEY: str(config.folder), "name": config.name},
+        # on `stop` the run finishes its step and saves; Ray would kill it after 3 s
+        environment={"RAY_JOB_STOP_WAIT_TIME_S": str(int(config.learner.step_deadline_s))},
+    )
 
 
 def _job_in(client: JobSubmissionClient, folder: Path) -> JobDetails | None:

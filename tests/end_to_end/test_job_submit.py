@@ -1,7 +1,7 @@
 """`raylign submit` on a real cluster of one node that asks for a token, as those of cluster.yaml and KubeRay do.
 
-Given a head of our own; checks that a job trains with the code of here and is gone on with, that Ctrl-C leaves it alone,
-and what a user with a wrong address or without a token is told. Its processes are ended by their ids.
+Given a head of our own; checks that a job trains with the code of here and is gone on with, that Ctrl-C leaves it
+alone, and what a user with a wrong address or without a token is told. Its processes are ended by their ids.
 """
 
 from __future__ import annotations
@@ -128,3 +128,20 @@ def test_who_cannot_be_let_in_or_is_not_there_is_one_line(head: Nodes, tmp_path:
     assert "asks for a token, and none was sent" in told(head.dashboard, {"RAY_AUTH_MODE": "disabled"})
     done = submit(head, "logs", "nobody")
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1) and "nobody: no such job" in done.stderr
+
+
+def test_doctor_looks_at_every_node_of_a_cluster(head: Nodes, tmp_path: Path) -> None:
+    head.join("--num-cpus=1", "--num-gpus=1")  # which it has not
+    words = [sys.executable, "-m", "raylign.jobs", "doctor", "--cluster", head.dashboard, "--folder", str(tmp_path)]
+    done = finished(words, None, {**head.environment, "COLUMNS": "250"}, others=head.pids)
+    lines = [[cell.strip() for cell in line.split("│")[1:-1]] for line in done.stdout.splitlines() if "│" in line]
+    rows = {cells[0]: cells[1:] for cells in lines}
+    assert rows["nodes"][:2] == ["ok", "2 up"], done.stdout + done.stderr
+    assert rows["shared folder"][:2] == ["ok", f"{tmp_path}: written and read from 2 node(s)"]
+    assert rows["weights between nodes"][0] == "ok" and "gloo: 1 MB reached 1 other node(s)" in done.stdout
+    assert rows["ray of all nodes"][:2] == ["ok", "2.60.0"]
+    assert [cells[0] for topic, cells in rows.items() if topic.startswith("clock of")] == ["ok", "ok"]
+    (gpus,) = [cells for topic, cells in rows.items() if topic.startswith("GPUs of") and cells[0] == "bad"]
+    assert gpus[1] == "Ray has 1, the driver shows 0" and "start Ray without --num-gpus" in gpus[2]
+    assert done.returncode == 1
+    assert list(tmp_path.iterdir()) == []
