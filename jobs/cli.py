@@ -56,6 +56,8 @@ class Command:
     starts_ray: bool = False
     examine: str | None = None
     """Its checks before a start: takes config and machine, gives findings. None: it checks only its config."""
+    files: tuple[tuple[str, str], ...] = ()
+    """Options that take a file where a section has the same name: `--cluster FILE`, and the key that is meant."""
     plain_words: str | None = None
     """The key that plain words right after the command fill."""
     example: str | None = None
@@ -172,6 +174,7 @@ COMMANDS = {
         "raylign.jobs.simulation.config:PlanConfig",
         "raylign.jobs.checks.plan:plan",
         "check a training run without starting it, or predict its times (--simulate)",
+        files=(("--cluster", "--cluster_file"),),
         example="raylign plan --config grpo_arithmetic",
     ),
     "submit": Command(
@@ -326,9 +329,20 @@ def command_name(words: list[str]) -> tuple[str, list[str]]:
         length = 1  # `submit RECIPE`: a word of the command itself
     name, rest = " ".join(words[:length]), words[length:]
     key = COMMANDS[name].plain_words if name in COMMANDS else None
+    for option, meant in COMMANDS[name].files if name in COMMANDS else ():
+        rest = [
+            _for_a_file(word, option, meant, following) for word, following in zip(rest, [*rest[1:], ""], strict=True)
+        ]
     if key is not None and rest and not rest[0].startswith("-"):
         rest = [f"--{key}", *rest]
     return name, rest
+
+
+def _for_a_file(word: str, option: str, meant: str, following: str) -> str:
+    """`--cluster cluster.yaml` names a file; `--cluster '{"gpus": "never"}'` the section, as for other commands."""
+    given, equals, value = word.partition("=")
+    is_file = given == option and not (value if equals else following).startswith("{")
+    return f"{meant}{equals}{value}" if is_file else word
 
 
 def _is_verb(group: str, word: str) -> bool:
