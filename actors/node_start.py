@@ -6,6 +6,7 @@ starts may take as long as it needs: Ray's own limit of 30 s is a number in its 
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,8 @@ PATIENT_ENVIRONMENT = {
     "RAY_py_gcs_connect_timeout_s": "300",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",
 }
+_ERROR = re.compile(r"^\[[\d\- :,.]+ [EFC] \d+ \d+\]|\b\w+Error: ")
+"""A line of Ray's C++ processes (error, fatal), or the end of a Python traceback."""
 
 
 class NodeStartError(Exception):
@@ -79,5 +82,8 @@ def raise_if_dead(node: Any) -> None:
 
 
 def _last_lines(path: Path, count: int = 5) -> list[str]:
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()[-count:]
-    return [f"  {path.name}: {line}" for line in lines if line.strip()]
+    """Those that Ray marks as errors and what they run on to; a stack, which comes last, says less."""
+    lines = [line for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    errors = [number for number, line in enumerate(lines) if _ERROR.search(line)]
+    chosen = lines[errors[-1] :][:count] if errors else lines[-count:]
+    return [f"  {path.name}: {line}" for line in chosen]

@@ -5,11 +5,12 @@ Given nothing; prints items/s of both and their ratio for 1 to 16 producers, and
 producer, and as much with 16 as with one. A call carries 64 distinct items (groups) of 18 KB as one Arrow batch;
 each producer is an actor that waits for the answer before its next call.
 
-    .venv/bin/python benchmarks/experience_log.py
+    .venv/bin/python benchmarks/experience_log.py [--num_tokens 5500 --items_per_call 8]
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
 import statistics
@@ -39,15 +40,16 @@ class BareTaker:
 class Producer:
     """Sends batches until its time is over; each call's items are new."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, num_tokens: int, items_per_call: int) -> None:
         from raylign.rollout.experience.schema import groups_to_batch
 
         self._next = number * 10_000_000
-        self._batches = [groups_to_batch(some_groups(number * 100 + n)) for n in range(4)]
+        self._items_per_call = items_per_call
+        self._batches = [groups_to_batch(some_groups(number * 100 + n, num_tokens, items_per_call)) for n in range(4)]
 
     def ready(self) -> int:
         """Bytes of one item."""
-        return int(self._batches[0].nbytes) // ITEMS_PER_CALL
+        return int(self._batches[0].nbytes) // self._items_per_call
 
     def send(self, taker: Any, seconds: float, num_in_flight: int) -> tuple[int, float]:
         """(items, seconds). Waits for the answer to a call once so many are under way."""
@@ -61,27 +63,27 @@ class Producer:
         under_way: list[Any] = []
         while time.perf_counter() < start + seconds:
             batch = self._batches[num_calls % len(self._batches)]
-            ordinals = pa.array(np.arange(self._next, self._next + ITEMS_PER_CALL))
+            ordinals = pa.array(np.arange(self._next, self._next + self._items_per_call))
             batch = batch.set_column(1, batch.schema.field(1), ordinals)  # never twice: the log would refuse it
-            self._next += ITEMS_PER_CALL
+            self._next += self._items_per_call
             under_way.append(taker.append.remote(batch_to_message(batch)))
             num_calls += 1
             if len(under_way) == num_in_flight:
                 ray.get(under_way.pop(0), timeout=60)
         ray.get(under_way, timeout=60)
-        return num_calls * ITEMS_PER_CALL, time.perf_counter() - start
+        return num_calls * self._items_per_call, time.perf_counter() - start
 
 
-def some_groups(seed: int) -> list[Any]:
-    """64 groups of about 18 KB: 8 completions of 250 tokens."""
+def some_groups(seed: int, num_tokens: int, num_groups: int) -> list[Any]:
+    """Of 8 completions each: about 18 KB with 250 tokens."""
     from raylign.rollout.sample import Completion, Group, Prompt, VersionSpan
 
     random = np.random.default_rng(seed)
 
     def completion() -> Completion:
-        token_ids = random.integers(0, 30_000, NUM_TOKENS).astype(np.int32)
-        logps = -random.random(NUM_TOKENS).astype(np.float32)
-        return Completion(token_ids, logps, (VersionSpan(3, 0, NUM_TOKENS),), "stop", "the answer is " + "so " * 50)
+        token_ids = random.integers(0, 30_000, num_tokens).astype(np.int32)
+        logps = -random.random(num_tokens).astype(np.float32)
+        return Completion(token_ids, logps, (VersionSpan(3, 0, num_tokens),), "stop", "the answer is " + "so " * 50)
 
     def group(ordinal: int) -> Group:
         prompt_ids = random.integers(0, 30_000, 40).astype(np.int32)
@@ -90,7 +92,7 @@ def some_groups(seed: int) -> list[Any]:
         completions = tuple(completion() for _ in range(NUM_COMPLETIONS))
         return Group(prompt, completions, {"exact": rewards}, rewards, (), {"generate": 1.0, "score": 0.1})
 
-    return [group(n) for n in range(ITEMS_PER_CALL)]
+    return [group(n) for n in range(num_groups)]
 
 
 def rate(taker: Any, producers: list[Any], seconds: float, num_in_flight: int = 1) -> float:
@@ -104,7 +106,12 @@ def rate(taker: Any, producers: list[Any], seconds: float, num_in_flight: int = 
 
 
 def measure(
-    seconds: float = 0.4, num_rounds: int = 3, pairs_per_round: int = 4, folder: Path | None = None
+    seconds: float = 0.4,
+    num_rounds: int = 3,
+    pairs_per_round: int = 4,
+    folder: Path | None = None,
+    num_tokens: int = NUM_TOKENS,
+    items_per_call: int = ITEMS_PER_CALL,
 ) -> dict[str, Any]:
     """Medians by number of producers, and what the goals say. A measurement of one side lasts `seconds`, next to one of
     the other; each round has a new log, in a temporary folder of `folder`."""
@@ -118,7 +125,8 @@ def measure(
     rows = []
     try:
         with ray_cluster(ClusterConfig(address="local", num_cpus=64, object_store_mib=1024)):
-            all_producers = [ray.remote(Producer).options(num_cpus=0).remote(n) for n in range(max(PRODUCERS))]
+            producer_class: Any = ray.remote(Producer).options(num_cpus=0)
+            all_producers = [producer_class.remote(n, num_tokens, items_per_call) for n in range(max(PRODUCERS))]
             item_bytes = ray.get([producer.ready.remote() for producer in all_producers], timeout=120)[0]
             bare = ray.remote(BareTaker).options(num_cpus=0).remote()
             rate(bare, all_producers[:1], 1.0)  # the first calls pay for connections and fresh pages
@@ -152,7 +160,7 @@ def measure(
     flatness = rows[-1]["log_items_per_s"] / rows[0]["log_items_per_s"]
     return {
         "item_bytes": item_bytes,
-        "items_per_call": ITEMS_PER_CALL,
+        "items_per_call": items_per_call,
         "rows": rows,
         "ratio_one_producer": rows[0]["ratio"],
         "rate_16_over_1": round(flatness, 3),
@@ -162,8 +170,12 @@ def measure(
 
 def main() -> int:
     """Print the table and the JSON."""
-    result = measure()
-    print(f"{ITEMS_PER_CALL} items of {result['item_bytes'] / 1000:.1f} KB a call")
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--num_tokens", type=int, default=NUM_TOKENS, help="of each of an item's 8 completions")
+    parser.add_argument("--items_per_call", type=int, default=ITEMS_PER_CALL)
+    arguments = parser.parse_args()
+    result = measure(num_tokens=arguments.num_tokens, items_per_call=arguments.items_per_call)
+    print(f"{arguments.items_per_call} items of {result['item_bytes'] / 1000:.1f} KB a call")
     print("producers   bare items/s    log items/s   GB/s   ratio (quartiles)")
     for row in result["rows"]:
         print(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 _SECRET_NAME = re.compile(r"key|token|secret|passw|signature|^sig$|^auth", re.IGNORECASE)
 _USERINFO = re.compile(r"(\w{2,20}://)[^\s/?#@'\"<>]{1,500}@")
@@ -28,14 +28,17 @@ def check_address(url: str) -> str:
         raise ValueError(f"is no address: {error}") from None
     if parts.scheme not in ("http", "https") or not host:
         raise ValueError("is no address of the form http://host:port/path or https://host/path")
+    refuse_secrets(parts, _ADVICE)
+    return url
+
+
+def refuse_secrets(parts: SplitResult, advice: str) -> None:
+    """Raise where an address of any scheme holds a secret itself; `advice`: where else it belongs."""
     if parts.username is not None or parts.password is not None:
-        raise ValueError(f"holds a name or password before the @, which would be written to config.yaml: {_ADVICE}")
+        raise ValueError(f"holds a name or password before the @, which would be written to config.yaml: {advice}")
     for name, _value in parse_qsl(parts.query, keep_blank_values=True):
         if _SECRET_NAME.search(name):
-            raise ValueError(
-                f"holds a secret in its query ({name}=…), which would be written to config.yaml: {_ADVICE}"
-            )
-    return url
+            raise ValueError(f"holds a secret in its query ({name}=…), which would be written to config.yaml: {advice}")
 
 
 def without_secrets(text: str) -> str:

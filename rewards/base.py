@@ -12,6 +12,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from socket import gaierror
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field
@@ -28,6 +29,7 @@ FailureKind = Literal[
     "memory",
     "processes",
     "file_size",
+    "network",
     "cpu",
     "reply",
 ]
@@ -117,6 +119,8 @@ class KillableConfig(WeightedConfig):
     """Size of any file that it writes; null: no limit."""
     max_cpu_s: float | None = Field(600.0, gt=0, allow_inf_nan=False)
     """CPU seconds for one completion (`function`: for one group), of all threads; null: no limit."""
+    network: bool = False
+    """Whether it may use the network; without, it reaches nothing, not even this machine, where the kernel can."""
 
     @property
     def needs_process(self) -> bool:
@@ -177,7 +181,20 @@ def failure_of(error: BaseException, words: str = "") -> RewardFailure:
         return RewardFailure("memory", words)
     if isinstance(error, OSError) and error.errno == errno.EFBIG:
         return RewardFailure("file_size", words)
+    if _is_unreachable(error):
+        return RewardFailure("network", words)
     return RewardFailure("exception", words)
+
+
+def _is_unreachable(error: BaseException) -> bool:
+    """Whether there was no network, in this error or in one that it was raised from: libraries wrap theirs."""
+    seen: set[int] = set()
+    while id(error) not in seen:
+        seen.add(id(error))
+        if isinstance(error, OSError) and (error.errno == errno.ENETUNREACH or isinstance(error, gaierror)):
+            return True
+        error = error.__cause__ or error.__context__ or error
+    return False
 
 
 def typed_scores(values: object, num_completions: int) -> list[Score]:

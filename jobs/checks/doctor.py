@@ -108,13 +108,18 @@ def check_machine(machine: Machine, folder: Path) -> Iterator[Diagnosis]:
 def check_containment() -> Diagnosis:
     """How far the kernel helps to end what a reward's code starts."""
     from raylign.rewards.sandbox.keeper import LISTS_CHILDREN, can_adopt_orphans
+    from raylign.rewards.sandbox.network import can_leave_network
 
     topic = "rewards' processes"
     if not can_adopt_orphans():
         advice = "what they start in sessions of their own may stay behind: use a kernel with PR_SET_CHILD_SUBREAPER"
         return Diagnosis(topic, "warn", "end with their process group only", advice)
     how = "the kernel lists children" if LISTS_CHILDREN else "found by looking at every process"
-    return Diagnosis(topic, "ok", f"end with all that they start (PR_SET_CHILD_SUBREAPER; {how})")
+    ending = f"end with all that they start (PR_SET_CHILD_SUBREAPER; {how})"
+    if not can_leave_network():
+        advice = "this kernel makes no network namespaces for this user: what rewards run may reach the network"
+        return Diagnosis(topic, "warn", f"{ending}; they keep their network", advice)
+    return Diagnosis(topic, "ok", f"{ending}; without network")
 
 
 def check_processor(machine: Machine, cpuinfo: Path = Path("/proc/cpuinfo")) -> Iterator[Diagnosis]:

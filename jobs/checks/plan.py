@@ -44,6 +44,7 @@ from raylign.jobs.config.train import (
     generates_anything,
     generates_for_training,
 )
+from raylign.jobs.run.copying import check_copy
 from raylign.jobs.run.folder import check_run_folder
 from raylign.jobs.run.output_folder import check_can_write
 from raylign.jobs.run.roles import beside_a_learner, gpus_of_rewards, shares_gpu
@@ -103,6 +104,8 @@ def examine_training(config: TrainConfig, machine: Machine) -> Findings:
     num_problems = len(findings.problems)
     findings.attempt("folder", lambda: _check_folder(config.folder, config, config.resume, findings))
     can_write = len(findings.problems) == num_problems
+    if config.checkpoints.copy_to is not None and can_write:
+        findings.fact("copy", findings.attempt("checkpoints.copy_to", lambda: check_copy(config)) or "none")
     if config.replay is not None:
         findings.attempt("replay", lambda: _check_recording(config, findings))
     size, tokenizer = _check_model("model.path", config.model.path, findings)

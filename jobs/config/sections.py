@@ -83,3 +83,8 @@ class CheckpointConfig(Section):
     """Save every so many steps; 0: only after the last."""
     keep_last: int = Field(2, ge=1)
     """Older checkpoints are removed."""
+    copy_to: str | None = None
+    """Where the run folder is copied to after every checkpoint and at the end, such as s3://bucket/folder, gs://…,
+    file:///…; `--resume` brings the run back from there where its folder is gone. Keys come from the environment."""
+    copy_deadline_s: float = Field(3600.0, gt=0.0)
+    """How long the end of a run waits for its copy."""

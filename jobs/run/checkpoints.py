@@ -73,6 +73,10 @@ class CheckpointStore:
         assert keep_last >= 1, "the newest checkpoint is never deleted"
         self.folder = Path(folder)
         self.keep_last = keep_last
+        self.saved: Callable[[], None] = lambda: None
+        """Called after every save."""
+        self.held: set[Path] = set()
+        """Being read by somebody: removed by a later save."""
 
     def complete(self) -> list[Checkpoint]:
         """All complete checkpoints, oldest step first."""
@@ -121,6 +125,7 @@ class CheckpointStore:
         _flush_folder(self.folder)
         shutil.rmtree(replaced, ignore_errors=True)
         self._remove_old(keep=path)
+        self.saved()
         return Checkpoint(path, record)
 
     def _disk_full(self, half_written: Path) -> DiskFullError | None:
@@ -138,7 +143,7 @@ class CheckpointStore:
 
     def _remove_old(self, keep: Path) -> None:
         for checkpoint in self.complete()[: -self.keep_last]:
-            if checkpoint.path != keep:
+            if checkpoint.path != keep and checkpoint.path not in self.held:
                 # renamed first: a crash half-way must not leave a folder that looks complete
                 doomed = checkpoint.path.rename(self.folder / f"{_TEMPORARY}{checkpoint.path.name}")
                 shutil.rmtree(doomed)

@@ -80,6 +80,9 @@ class LiveFlow:
         opened = await answer(log.start.remote(start), rollout.answer_deadline_s)  # reads the whole log
         for damage in opened.damage:
             print(damage, flush=True)
+        if position:
+            missing, asked_from = len(opened.missing_ordinals), opened.next_ordinal
+            print(f"{missing} prompts are answered again, and all from number {asked_from} on", flush=True)
         feeder = RolloutFeeder(
             pool,
             log,

@@ -17,6 +17,7 @@ from raylign.jobs.config.train import TrainConfig
 from raylign.jobs.curricula.base import Curriculum
 from raylign.jobs.curricula.registry import num_steps_of, open_curriculum
 from raylign.jobs.run.checkpoints import Checkpoint, CheckpointStore
+from raylign.jobs.run.copying import bring_back, copied
 from raylign.jobs.run.folder import RunFolder
 from raylign.jobs.run.held_out import HeldOut
 from raylign.jobs.run.parts import RunParts
@@ -36,6 +37,7 @@ async def open_run(
     tokenizer = load_tokenizer(config.model.path)
     curriculum = open_curriculum(config, tokenizer)
     held_out = HeldOut(config, tokenizer)
+    bring_back(config)
     text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
     folder = RunFolder.create(config.folder, text, config.resume, partial(completed, type(config)))
     config = config.model_copy(update={"num_steps": num_steps_of(config, len(curriculum.rows))})
@@ -52,19 +54,20 @@ async def open_run(
     stop = StopRequest(recorder.say)
     run = run_class(config, curriculum, parts, held_out, folder, checkpoints, recorder, stop, record)
     write_start(folder.path, config.model.path)
-    with stop.listening(), printed_to(folder.append_log):
-        try:
-            engines = " and the engines" if parts.num_engines else ""
-            with recorder.waiting("starting the learner" + engines):
-                rows = curriculum.run_rows(config.num_steps)
-                await parts.start(config.num_steps, folder.path, checkpoint, rows)
-            recorder.started()
-            yield run
-        except Exception as error:
-            folder.append_log(f"ended by {type(error).__name__}: {error}")
-            raise
-        finally:
-            await end(curriculum, parts, recorder)
+    async with copied(config, checkpoints, recorder.say):
+        with stop.listening(), printed_to(folder.append_log):
+            try:
+                engines = " and the engines" if parts.num_engines else ""
+                with recorder.waiting("starting the learner" + engines):
+                    rows = curriculum.run_rows(config.num_steps)
+                    await parts.start(config.num_steps, folder.path, checkpoint, rows)
+                recorder.started()
+                yield run
+            except Exception as error:
+                folder.append_log(f"ended by {type(error).__name__}: {error}")
+                raise
+            finally:
+                await end(curriculum, parts, recorder)
 
 
 async def end(curriculum: Curriculum, parts: RunParts, recorder: Recorder) -> None:

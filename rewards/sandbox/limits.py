@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from raylign.rewards.base import KillableConfig
+from raylign.rewards.sandbox.network import leave_network
 
 GIB = 2**30
 
@@ -52,10 +53,11 @@ class Limits:
     max_processes: int | None
     max_file_gib: float | None
     max_cpu_s: float | None
+    network: bool = True
 
     @classmethod
     def of(cls, config: KillableConfig) -> Limits:
-        return cls(config.max_memory_gib, config.max_processes, config.max_file_gib, config.max_cpu_s)
+        return cls(config.max_memory_gib, config.max_processes, config.max_file_gib, config.max_cpu_s, config.network)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -66,6 +68,8 @@ class Limits:
 
     def hold_here(self) -> None:
         """Set those that the kernel keeps, for this process and all that it starts."""
+        if not self.network:
+            leave_network()
         _lower(resource.RLIMIT_CORE, 0)
         if self.max_memory_gib is not None:
             # Mapped is more than used: libraries reserve what they never touch.
@@ -88,10 +92,13 @@ class Limits:
             "processes": ("max_processes", self.max_processes),
             "file_size": ("max_file_gib", self.max_file_gib),
             "cpu": ("max_cpu_s", self.max_cpu_s),
+            "network": ("network", None),
         }
         if kind not in value:
             return ""
         key, limit = value[kind]
+        if kind == "network":
+            return "" if self.network else " (network is false)"
         return f" ({key} is {limit:g})" if limit is not None else ""
 
 

@@ -64,3 +64,12 @@ def test_a_dead_process_is_named_with_its_last_words(unknown_three_times: list[s
     assert said[0] == f"Ray's node did not start: raylet (exit code -9) ended; logs in {tmp_path}"
     assert said[-1] == "  raylet.err: no room for its store" and len(said) == 6
     assert len(unknown_three_times) == 1
+
+
+def test_the_error_that_a_stack_comes_after_is_what_is_shown(unknown_three_times: list[str], tmp_path: Path) -> None:
+    stack = "".join(f"/lib/raylet(+0x{number:x}) [0x5] main\n" for number in range(20))
+    check = "[2026-11-28 01:47:31,805 C 22553 22553] (raylet) node.cc:9:  Check failed: the port is taken\n"
+    (tmp_path / "raylet.err").write_text("[2026-11-28 01:47:31,1 I 22553 22553] (raylet) started\n" + check + stack)
+    with patient_node_start(), pytest.raises(NodeStartError, match="the port is taken"):
+        start({"raylet": 1}, tmp_path)
+        services.get_node("here:1", "7")

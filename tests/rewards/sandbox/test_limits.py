@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from raylign.rewards.base import Item, Reward, RewardFailure
 from raylign.rewards.function import FunctionConfig
 from raylign.rewards.registry import build_reward
 from raylign.rewards.sandbox import keeper
+from raylign.rewards.sandbox.network import can_leave_network
 from tests.patience import is_gone, wait_until
 
 Build = Callable[..., Reward]
@@ -70,6 +72,30 @@ def test_a_name_listed_in_the_config_is_passed_on(build: Build, monkeypatch: pyt
     monkeypatch.setenv("MY_PASSWORD", "planted-secret")
     body = "return [float(os.environ.get('MY_PASSWORD') == 'planted-secret')]"
     assert outcome(build(body, environment=("MY_PASSWORD",))) == 1.0
+
+
+REACHES_LOOPBACK = "import socket\nsocket.create_connection(('127.0.0.1', {port}), 5).close()\nreturn [1.0]"
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    """Of a server on loopback."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+@pytest.mark.skipif(not can_leave_network(), reason="this kernel makes no network namespaces for this user")
+def test_a_socket_to_loopback_is_refused_unless_the_config_opens_the_network(build: Build, port: int) -> None:
+    found = failure(build(REACHES_LOOPBACK.format(port=port)))
+    assert (found.kind, "(network is false)" in found.message) == ("network", True)
+    assert outcome(build(REACHES_LOOPBACK.format(port=port), network=True)) == 1.0
+
+
+@pytest.mark.skipif(not can_leave_network(), reason="this kernel makes no network namespaces for this user")
+def test_a_host_that_a_library_looks_up_names_the_key_too(build: Build) -> None:
+    body = "import urllib.request\nurllib.request.urlopen('http://example.org/', timeout=5)"
+    found = failure(build(body))
+    assert (found.kind, "(network is false)" in found.message) == ("network", True)
 
 
 @pytest.mark.parametrize("allocation", ["bytearray(8 * 2**30)", "b'x' * (8 * 2**30)"])
