@@ -6,6 +6,7 @@ Given the address of a cluster's head; raises one ValueError that says what to d
 from __future__ import annotations
 
 import os
+from typing import Any
 
 ANSWER_DEADLINE_S = 10.0
 REMEDY = "put the cluster's token into ~/.ray/auth_token or its path into RAY_AUTH_TOKEN_PATH, with RAY_AUTH_MODE=token"
@@ -13,10 +14,9 @@ REMEDY = "put the cluster's token into ~/.ray/auth_token or its path into RAY_AU
 
 def check_token(address: str) -> None:
     """Nothing where the head lets us in, or where it is not what speaks there: Ray says that itself."""
-    import grpc
+    import grpc  # type: ignore[import-untyped]
     from ray._private.authentication.http_token_authentication import get_auth_headers_if_auth_enabled
-    from ray.core.generated.gcs_service_pb2 import GetClusterIdRequest
-    from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
+    from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
     from ray.exceptions import AuthenticationError
 
     try:
@@ -24,10 +24,12 @@ def check_token(address: str) -> None:
     except (AuthenticationError, RuntimeError) as error:
         said = str(error).split(". ")[0]
         raise ValueError(f"the cluster at {address} cannot be asked: {said}; {REMEDY}") from None
+    messages: Any = gcs_service_pb2  # generated, without types
     metadata = [(key.lower(), value) for key, value in headers.items()]
     with grpc.insecure_channel(address) as channel:
         try:
-            NodeInfoGcsServiceStub(channel).GetClusterId(GetClusterIdRequest(), ANSWER_DEADLINE_S, metadata=metadata)
+            head = gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel)
+            head.GetClusterId(messages.GetClusterIdRequest(), ANSWER_DEADLINE_S, metadata=metadata)
         except grpc.RpcError as error:
             if error.code() != grpc.StatusCode.UNAUTHENTICATED:
                 return

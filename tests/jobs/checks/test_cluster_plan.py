@@ -26,7 +26,8 @@ def training(**sections: Any) -> TrainConfig:
     return TrainConfig.model_validate({"rewards": [{"name": "numeric"}], "cluster": {"gpus": "always"}} | sections)
 
 
-def kind(name: str, most: int, num_gpus: int, gib: int = 80, **labels: str) -> NodeType:
+def kind(name: str, most: int, num_gpus: int, gib: int = 80, label: str | None = None) -> NodeType:
+    labels = {"raylign-node": label} if label else {}
     return NodeType(name, most, 8.0, num_gpus, labels, gib * GIB if num_gpus else None, None)
 
 
@@ -56,7 +57,7 @@ def test_ranks_are_packed_and_an_engine_of_several_gpus_lies_on_one_node() -> No
 
 
 def test_labels_choose_the_node_and_a_role_without_gpu_leaves_gpus_alone() -> None:
-    kinds = [kind("head", 1, 0), *(kind(name, 1, 4, **{"raylign-node": name}) for name in ("learner", "rollout"))]
+    kinds = [kind("head", 1, 0), *(kind(name, 1, 4, label=name) for name in ("learner", "rollout"))]
     config = training(
         learner={"num_ranks": 2}, rollout={"num_engines": 2}, cluster={"gpus": "always", "labels": LABELS}
     )
