@@ -97,7 +97,6 @@ def test_ctrl_c_leaves_the_job_alone_and_stop_ends_it(head: Nodes, start_model: 
     assert "starting the learner" in submit(head, "logs", job).stdout
     stopped = submit(head, "stop", job)
     assert stopped.returncode == 0 and f"job {job}: STOPPED" in stopped.stdout, stopped.stdout + stopped.stderr
-    assert "has ended before: STOPPED" in submit(head, "stop", job).stdout
     again = submit(head, recipe)  # goes on in the folder, which a new run would be refused
     assert job_id(again) != job and "submitted; run folder" in again.stdout
     starts = tmp_path / "run" / "starts.jsonl"
@@ -118,19 +117,18 @@ def test_who_cannot_be_let_in_or_is_not_there_is_one_line(head: Nodes, tmp_path:
 
     (port,) = free_ports(1)
     assert "no Ray dashboard answers there (" in told(f"http://127.0.0.1:{port}", {})
-    assert "no Ray dashboard answers there (" in told(head.address, {})  # Ray is there, its dashboard elsewhere
     assert "refuses the token" in told(head.dashboard, {"RAY_AUTH_TOKEN_PATH": str(token)})
     assert "there is no token" in told(head.dashboard, {"RAY_AUTH_TOKEN_PATH": str(tmp_path / "none")})
     assert "asks for a token, and none was sent" in told(head.dashboard, {"RAY_AUTH_MODE": "disabled"})
     # who joins the cluster itself, as `train` does
     joins = ("doctor", "--cluster")
     assert "refuses the token" in told(head.address, {"RAY_AUTH_TOKEN_PATH": str(token)}, *joins)
-    assert "cannot be asked: RAY_AUTH_TOKEN_PATH" in told(head.address, {"RAY_AUTH_TOKEN_PATH": "/none"}, *joins)
     assert "asks for a token, and none" in told(head.address, {"RAY_AUTH_MODE": "disabled"}, *joins)
     done = submit(head, "logs", "nobody")
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1) and "nobody: no such job" in done.stderr
 
 
+@pytest.mark.slow  # what it makes of answers: tests/jobs/checks/test_doctor_cluster.py
 def test_doctor_looks_at_every_node_of_a_cluster(head: Nodes, tmp_path: Path) -> None:
     head.join("--num-cpus=1", "--num-gpus=1")  # which it has not
     words = [sys.executable, "-m", "raylign.jobs", "doctor", "--cluster", head.dashboard, "--folder", str(tmp_path)]
