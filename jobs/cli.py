@@ -330,9 +330,8 @@ def command_name(words: list[str]) -> tuple[str, list[str]]:
     name, rest = " ".join(words[:length]), words[length:]
     key = COMMANDS[name].plain_words if name in COMMANDS else None
     for option, meant in COMMANDS[name].files if name in COMMANDS else ():
-        rest = [
-            _for_a_file(word, option, meant, following) for word, following in zip(rest, [*rest[1:], ""], strict=True)
-        ]
+        followers = [*rest[1:], ""]
+        rest = [_for_a_file(word, option, meant, followers[number]) for number, word in enumerate(rest)]
     if key is not None and rest and not rest[0].startswith("-"):
         rest = [f"--{key}", *rest]
     return name, rest

@@ -169,7 +169,7 @@ def test_a_run_without_room_ends_at_the_deadline_with_what_is_missing(start_mode
             process.wait_for(lambda: "no room for" in process.output(), "the error")
             over_s = time.monotonic() - started_at - deadline_s
             print(f"\nthe error came {over_s:.1f} s after the deadline")
-            assert over_s < 15  # the start of Ray Train's controller included
+            assert over_s < 5
             process.wait()
         finally:
             process.end()
