@@ -22,6 +22,7 @@ REWARDS: dict[str, Any] = {"rewards": [{"name": "exact"}]}
 NEEDED: dict[str, dict[str, Any]] = {
     "train": REWARDS,
     "plan": REWARDS,
+    "submit": REWARDS | {"folder": "/mnt/shared/runs/a"},
     "evaluate": REWARDS,
     "data best-of-n": REWARDS,
     "data score-pairs": REWARDS,
