@@ -22,6 +22,7 @@ from raylign.rollout.experience.types import (
     Appended,
     Arrivals,
     ExperienceConfig,
+    Held,
     Lease,
     LogCounters,
     LogPosition,
@@ -29,10 +30,14 @@ from raylign.rollout.experience.types import (
 )
 
 MIB = 2**20
+HOLD_S = 600.0
+"""Of the leases beside those that are settled: the next call for one comes long before."""
 
 
 class ExperienceHost:
-    """One log. An actor that Ray restarts opens it as it stands: nothing that was decided is undone."""
+    """One log. An actor that Ray restarts opens it as it stands: nothing that was decided is undone. Ray repeats the
+    calls that it died in, so each may come twice: a group that is there is refused, a decision that stands is left.
+    `held` tells the new process which leases the learner still has."""
 
     def __init__(self, folder: Path, config: ExperienceConfig, seed: int = 0) -> None:
         self._folder = folder
@@ -43,6 +48,7 @@ class ExperienceHost:
         self._arrived: list[int] = []
         self._num_bytes = self._num_groups = 0
         self._news = asyncio.Event()
+        self._is_closing = False
 
     async def start(self, position: LogPosition | None) -> Opened:
         """Open the log at a checkpoint's position (`START` where there is none)."""
@@ -61,6 +67,9 @@ class ExperienceHost:
     def _log(self) -> Any:
         if self._opened is None:
             self._opened = self._open(None)
+            self._arrived = self._opened.ledger.live_ordinals()  # the process before may have told nobody
+            self._news.set()
+            print(f"the experience log's process was started again, on what lies in {self._folder}", flush=True)
         return self._opened
 
     async def append(self, message: Any) -> Appended:
@@ -78,10 +87,13 @@ class ExperienceHost:
     async def arrivals(self, deadline_s: float) -> Arrivals:
         """What has come since the last call, for the one who issues prompts; returns at once when groups came or were
         decided about, and at the latest after the deadline."""
+        log = self._log  # a new process has news as soon as it has opened it
         await happens(self._news, deadline_s)
+        if self._is_closing:
+            return Arrivals((), 0, None)
         self._news.clear()
         ordinals, self._arrived = self._arrived, []
-        counters: LogCounters = self._log.counters
+        counters: LogCounters = log.counters
         return Arrivals(tuple(ordinals), counters.unread_groups + counters.leased_groups, self._num_room(counters))
 
     def _num_room(self, counters: LogCounters) -> int | None:
@@ -91,12 +103,15 @@ class ExperienceHost:
         fitting = int(free_bytes // (self._num_bytes / self._num_groups))
         return max(fitting, int(self._log.has_room))  # a lease that waits for more makes room for one
 
-    async def lease(self, count: int, lease_s: float, step: int, deadline_s: float) -> Lease | None:
+    async def lease(
+        self, count: int, lease_s: float, step: int, deadline_s: float, held: Sequence[Held] = ()
+    ) -> Lease | None:
         """The next `count` groups; None if there were not enough within the deadline. The lease's batch is a message:
-        `experience_schema.message_to_batch`."""
+        `experience_schema.message_to_batch`. `held`: all leases that the caller has."""
         from raylign.rollout.experience.schema import batch_to_message
 
         deadline = time.monotonic() + deadline_s
+        self._log.hold(held, lease_s)
         while True:
             self._changed.clear()
             lease: Lease | None = self._log.lease(count, lease_s, step)
@@ -109,9 +124,12 @@ class ExperienceHost:
                 return None
             # append unblocks it, or the end of a lease
             await happens(self._changed, min(left_s, expiry_s if expiry_s is not None else left_s))
+            if self._is_closing:
+                return None
 
-    async def settle(self, lease_ids: Sequence[str], step: int) -> LogPosition:
+    async def settle(self, lease_ids: Sequence[str], step: int, held: Sequence[Held] = ()) -> LogPosition:
         """What these leases still hold was trained in `step`; gives where the log stands after it."""
+        self._log.hold(held, HOLD_S)
         for lease_id in lease_ids:
             self._log.settle(lease_id, step)
         self._news.set()
@@ -143,7 +161,11 @@ class ExperienceHost:
         return self._log.counters, self._log.has_room
 
     async def close(self) -> None:
-        """Everything is on the disk after it."""
+        """Everything is on the disk after it. Who still waits gets nothing: Ray would repeat a call without answer."""
+        self._is_closing = True
+        self._news.set()
+        self._changed.set()
+        await asyncio.sleep(0)
         if self._opened is not None:
             self._opened.close()
             self._opened = None

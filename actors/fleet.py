@@ -25,7 +25,9 @@ from raylign.actors.rollout_errors import RolloutError
 from raylign.actors.waiting import wait_for
 
 MAX_REPLACEMENTS = 3
-"""Of one engine in a run; one that dies more often will die again."""
+"""Of one engine; one that dies more often will die again."""
+SETTLED_UPDATES = 3
+"""An engine that has served through so many weight updates is well: deaths before it count no more."""
 
 
 class EngineState(StrEnum):
@@ -46,6 +48,8 @@ class Engine:
     handle: Any = None
     """Of its rollout worker; the fleet fills it when the worker is up."""
     state: EngineState = EngineState.STARTING
+    num_updates: int = 0
+    """Versions that were published while it served."""
 
 
 class FleetObserver:
@@ -163,6 +167,10 @@ class Fleet:
 
     def weights_published(self, version: int) -> None:
         """All engines that serve sample from `version` now."""
+        for engine in self.serving:
+            engine.num_updates += 1
+            if engine.num_updates == SETTLED_UPDATES:
+                self._num_deaths[engine.number] = 0
         for observer in [*self._observers]:
             observer.weights_arrived(version)
 

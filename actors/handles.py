@@ -40,6 +40,13 @@ class LocalMethod:
         return await result if inspect.isawaitable(result) else result
 
 
+def start_again(handle: Any) -> None:
+    """End the actor's process, which does not answer; Ray starts another in its place and repeats what was asked."""
+    import ray
+
+    ray.kill(handle, no_restart=False)
+
+
 def kill(handle: Any) -> None:
     """End the actor's process at once; an object of this process has none, but answers no more calls."""
     if isinstance(handle, LocalHandle):

@@ -66,6 +66,14 @@ def release(groups: Iterable[Any]) -> None:
         remove_placement_group(group)
 
 
+def on_this_node() -> Any:
+    """Scheduling of an actor that is to live and die with this process's node, whatever becomes of others."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+
+
 def no_room(role: str, resources: Mapping[str, float], labels: Mapping[str, str] | None) -> PlacementError:
     """With what was asked for, and what is there."""
     import ray

@@ -1,7 +1,7 @@
 """A reward server: the Ray host of a run's rewards.
 
 Given finished groups, gives them scored. Failures are values on the group; a server call itself only fails when the
-process dies; Ray then starts it again, and repeats the call (`RESTARTS`).
+process dies; Ray then starts it again, and repeats the call (`RETRIES`).
 
     callers ── score ──▶ each group by itself ──▶ each reward by itself ── in a thread, several at once
                                                   a model: all groups that wait, as soon as those before are done
@@ -25,8 +25,8 @@ from raylign.rewards.scoring import Scorer
 from raylign.rollout.experience.schema import batch_to_message, groups_to_batch
 from raylign.rollout.sample import Failure, Group
 
-RESTARTS = 3
-"""Of the server in a run, and tries of a call that it died in."""
+RETRIES = 3
+"""Of a call that the server died in: one that it always dies of is an error."""
 
 
 Timed = tuple[list[Score], float]

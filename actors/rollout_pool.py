@@ -24,6 +24,7 @@ from raylign.rollout.sample import Group, Prompt
 from raylign.rollout.sampling import SamplingConfig
 
 DEADLINE_KEY = "rollout.answer_deadline_s"
+FORGET_DEADLINE_S = 30.0
 ScoredQueue = asyncio.Queue[list[Group] | BaseException]
 
 
@@ -34,7 +35,7 @@ class RolloutPool:
         """`scores_apart`: rewards may take long, so each group is scored in a call of its own."""
         self.fleet = fleet
         self._scores_apart = scores_apart
-        self._reward_server = reward_server
+        self.reward_server = reward_server
         self._deadline_s = deadline_s
         self._more_reward_servers: list[Any] = []
 
@@ -48,9 +49,20 @@ class RolloutPool:
         """They take it back, and need weights."""
         await self.fleet.call_all("wake", self._deadline_s, DEADLINE_KEY)
 
+    async def forget(self) -> None:
+        """Engines give up all that they do, and get no work before they hold weights; who cannot is replaced."""
+        engines = self.fleet.engines
+        for engine in engines:
+            self.fleet.mark_stale(engine)
+        waits = (wait_for(e.handle.forget.remote(), f"rollout worker {e.number}", FORGET_DEADLINE_S) for e in engines)
+        outcomes = await asyncio.gather(*waits, return_exceptions=True)
+        for engine, outcome in zip(engines, outcomes, strict=True):
+            if isinstance(outcome, BaseException):
+                self.fleet.mark_lost(engine, f"rollout worker {engine.number} did not give up its groups: {outcome}")
+
     async def connect(self, engine: Engine, log: Any) -> None:
         """From now on what `generate_for_log` of this engine's worker finishes is scored and goes to `log`."""
-        await engine.handle.connect.remote(self._reward_server, log, self._deadline_s, self._scores_apart)
+        await engine.handle.connect.remote(self.reward_server, log, self._deadline_s, self._scores_apart)
 
     def with_rewards(self, reward_server: Any, scores_apart: bool = False) -> RolloutPool:
         """The same engines, scored by another reward server (evaluation); `stop` of this pool ends it too."""
@@ -131,7 +143,7 @@ class RolloutPool:
         complete = [group for group in groups if group.completions]
         failed = [group for group in groups if not group.completions]
         try:
-            scored: list[Group] = await self._reward_server.score.remote(complete)
+            scored: list[Group] = await self.reward_server.score.remote(complete)
         except Exception as error:
             words = f"the reward server failed on {len(complete)} groups: {cause_of(error)}"
             raise RewardServerError(words) from error
@@ -139,7 +151,7 @@ class RolloutPool:
 
     async def stop(self, deadline_s: float = 15.0) -> None:
         """End engines and rewards in order, then their actors; kill what does not answer."""
-        reward_servers = [self._reward_server, *self._more_reward_servers]
+        reward_servers = [self.reward_server, *self._more_reward_servers]
         closing = asyncio.gather(*(server.close.remote() for server in reward_servers), return_exceptions=True)
         await asyncio.gather(self.fleet.stop(deadline_s), asyncio.wait({closing}, timeout=deadline_s))
         for server in reward_servers:

@@ -133,6 +133,15 @@ class RolloutWorker:
         """See `LogDelivery.poll_failures`."""
         return await self._delivery.poll_failures(deadline_s)
 
+    async def forget(self) -> None:
+        """Give up all groups, the way to the log and a weight update that has not ended: the learner goes back to a
+        checkpoint, whose version and log are to come."""
+        for task in [*self._running.values(), *self._background]:
+            task.cancel()
+        self._delivery.stop()
+        self._delivery, self._finished = LogDelivery(), []
+        await self._engine.abort_weight_update("the learner goes back to a checkpoint")
+
     async def abort(self, ordinals: Sequence[int]) -> None:
         """Give up these groups; nothing more is heard of them."""
         for ordinal in ordinals:

@@ -20,7 +20,6 @@ import psutil
 
 from benchmarks.measurement import Measurement, show
 from benchmarks.scripted import ScriptedPool
-from raylign.actors.weights.publisher import WeightPublisher
 from raylign.jobs.config.train import TrainConfig
 from raylign.jobs.run.opening import open_run
 from raylign.jobs.run.parts import RunParts
@@ -43,9 +42,8 @@ class ScriptedParts(RunParts):
         self.rollouts = self.evaluation_pool = await ScriptedPool(NUM_ENGINES, 1, ANSWER_TOKENS).open(
             self._config.rewards
         )
-        self.publisher = WeightPublisher(self.rollouts.fleet, self.learner, self._config.weights, version=0)
         self._started.push_async_callback(self.rollouts.stop)
-        self._started.push_async_callback(self._close_publisher)
+        self._publish_from(0, None)
 
 
 class ScriptedRun(Run):

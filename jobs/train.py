@@ -28,18 +28,10 @@ from __future__ import annotations
 import asyncio
 
 from raylign.actors.cluster import ray_cluster
-from raylign.actors.rollout_errors import RolloutError
-from raylign.actors.weights.update import WeightUpdateError
 from raylign.jobs.checks.plan import check_before_start
 from raylign.jobs.config.train import TrainConfig
-from raylign.jobs.run.opening import open_run, save_after
-from raylign.jobs.run.reward_failures import RewardsFailedError
+from raylign.jobs.run.recovery import recovering
 from raylign.jobs.run.run import Run
-from raylign.jobs.run.step_batches import ExhaustedError, StuckError
-from raylign.rollout.experience.types import ExperienceError
-
-LEARNER_STANDS = (RolloutError, WeightUpdateError, ExperienceError, StuckError, ExhaustedError, RewardsFailedError)
-"""Errors that come from elsewhere than the learner."""
 
 
 def train(config: TrainConfig) -> Run:
@@ -56,15 +48,13 @@ def train(config: TrainConfig) -> Run:
 
 
 async def train_async(config: TrainConfig) -> Run:
-    """The same inside a running Ray."""
-    async with open_run(config) as run:
-        try:
-            await (learn_from_rollouts(run) if config.algorithm.needs_rollouts else learn_from_rows(run))
-        except LEARNER_STANDS as error:  # between two steps: what it learned is kept
-            await save_after(error, run)
-            raise
-        await run.finish()
-    return run
+    """The same inside a running Ray; a learner that is lost costs the steps since the last checkpoint."""
+    async with recovering(config) as recovery:
+        while recovery.done is None:
+            async with recovery.attempt() as run:
+                await (learn_from_rollouts(run) if config.algorithm.needs_rollouts else learn_from_rows(run))
+                await run.finish()
+    return recovery.done
 
 
 async def learn_from_rollouts(run: Run) -> None:

@@ -7,7 +7,8 @@ group, failures); a mailbox actor carries our commands to all of them and rank 0
                ◀── rank 0's result ── mailbox ◀── done(index, rank, answer)
 
 Who waits for whom: a rank waits in `next` until the loop calls; the loop waits in `call` until every rank is done,
-the deadline passes, or the worker group ends, whichever is first.
+the deadline passes, or the worker group ends, whichever is first. After an error the group is of no use: `failure` says
+why, and the run starts another (`jobs/run/recovery.py`).
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from raylign.actors.learner.mailbox import POLL_S, STOP, WHERE, Command, Learner
 from raylign.actors.learner.serve import RankArguments, serve_rank
 from raylign.actors.learner.spec import LearnerSpec
 from raylign.actors.learner.verbs import RankVerbs
-from raylign.actors.placement import no_room
+from raylign.actors.placement import described, labels_of, no_room, on_this_node
+from raylign.actors.waiting import wait_for
 from raylign.learners.examples.example import Example
 from raylign.rollout.owned_folders import OwnedFolder
 from raylign.rollout.weights.buckets import BucketInfo
@@ -32,6 +34,8 @@ from raylign.rollout.weights.buckets import BucketInfo
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
 
+RANKS_END_S = 20.0
+"""For Ray Train to end ranks of which one failed, by force where they do not answer."""
 P = ParamSpec("P")
 R = TypeVar("R")
 RANK_ENVIRONMENT = {
@@ -60,6 +64,8 @@ class LearnerGroup:
         self._mailbox: MailboxHandle | None = None
         self._is_placed = False
         self._fit: asyncio.Future[None] | None = None
+        self.failure: LearnerError | None = None
+        """Set by the first verb that failed: none will be answered any more."""
 
     async def start(self, placement_deadline_s: float) -> None:
         """`place` and `load`."""
@@ -70,19 +76,25 @@ class LearnerGroup:
         """Start the ranks' processes, which load nothing yet; gives the node of rank 0."""
         import ray
 
-        actor = ray.remote(Mailbox).options(num_cpus=0, max_concurrency=64)
+        actor = ray.remote(Mailbox).options(num_cpus=0, max_concurrency=64, scheduling_strategy=on_this_node())
         self._mailbox = cast(MailboxHandle, actor.remote(self._spec.config.num_ranks))
         self._storage = OwnedFolder("raylign-train-")
         self._fit = in_daemon_thread(partial(self._run_trainer, deadline_s))
+        count = self._spec.config.num_ranks
+        role, together = f"{count} learner ranks", {name: count * each for name, each in self._resources.items()}
+
+        def standing() -> str:
+            on = f" on nodes with {labels_of(self._labels)}" if self._labels else ""
+            free = described(ray.available_resources()) or "nothing"
+            return f"they want {described(together)}{on}; free on all nodes: {free}"
+
         try:
-            async with asyncio.timeout(deadline_s):
-                node: str = await self._send(WHERE, None, deadline_s)
+            where = self._send(WHERE, None, deadline_s)
+            node: str = await wait_for(where, f"room for {role}", deadline_s, state=standing)
         except (TimeoutError, LearnerError) as error:
             if isinstance(error, LearnerError) and self._fit.done():  # it failed by itself, and says why
                 raise
-            count = self._spec.config.num_ranks
-            together = {name: count * amount for name, amount in self._resources.items()}
-            raise no_room(f"{count} learner ranks", together, self._labels) from error
+            raise no_room(role, together, self._labels) from error
         self._is_placed = True
         return node
 
@@ -98,13 +110,14 @@ class LearnerGroup:
     def _run_trainer(self, placement_deadline_s: float) -> None:
         # Ray Train would give the place up and ask again every minute; `place` has the deadline
         os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(placement_deadline_s + POLL_S)
+        os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(self._spec.config.silence_deadline_s)
         from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 
         from raylign.actors.learner.quiet_trainer import QuietTorchConfig, QuietTorchTrainer
 
         assert self._mailbox is not None, "place() has made it"
         arguments: RankArguments = {"spec": self._spec, "mailbox": self._mailbox}
-        QuietTorchTrainer(
+        trainer = QuietTorchTrainer(
             serve_rank,
             train_loop_config=arguments,
             torch_config=QuietTorchConfig(backend="nccl" if self._gpus_per_rank else "gloo"),
@@ -118,11 +131,13 @@ class LearnerGroup:
             run_config=RunConfig(
                 name="learner",
                 storage_path=str(self._storage.path),
-                failure_config=FailureConfig(max_failures=0),
+                failure_config=FailureConfig(max_failures=0, max_preemption_failures=0),
                 logging_config=LoggingConfig(log_level="WARNING"),
                 worker_runtime_env={"env_vars": RANK_ENVIRONMENT},
             ),
-        ).fit()
+        )
+        trainer.mailbox = self._mailbox
+        trainer.fit()
 
     async def _call(self, verb: Callable[Concatenate[RankVerbs, P], R], *given: P.args, **named: P.kwargs) -> R:
         """Run one of `RankVerbs` on every rank."""
@@ -139,19 +154,20 @@ class LearnerGroup:
             finished, _ = await asyncio.wait(
                 {call, self._fit}, timeout=deadline_s + POLL_S, return_when=asyncio.FIRST_COMPLETED
             )
-        except asyncio.CancelledError:
-            call.cancel()
-            raise
-        if call in finished:
-            return answer_of(call)
-        if self._fit in finished:
-            # A rank that raised has told the mailbox first; its traceback is the better message.
-            await asyncio.wait({call}, timeout=2.0)
+            if self._fit in finished:
+                # A rank that raised has told the mailbox first; its traceback is the better message.
+                await asyncio.wait({call}, timeout=2.0)
             if call.done():
                 return answer_of(call)
-            error = self._fit.exception()
-            raise LearnerError(f"the learner group ended during `{name}`: {error}") from error
-        raise LearnerError(f"`{name}` got no answer from the learner group within {deadline_s:.0f} s")
+            if self._fit in finished:
+                error = self._fit.exception()
+                raise LearnerError(f"the learner group ended during `{name}`: {last_words(error)}") from error
+            raise LearnerError(f"`{name}` got no answer from the learner group within {deadline_s:.0f} s")
+        except LearnerError as error:
+            self.failure = self.failure or error
+            raise
+        finally:
+            call.cancel()  # no effect where it is done: else the mailbox lives, and would be waited for
 
     # ---- `RankVerbs`, which says what each does ---------------------------------------------------------
 
@@ -187,6 +203,10 @@ class LearnerGroup:
             return
         if not self._is_placed:  # there is nobody who could stop: what waits for a place ends with this process
             deadline_s = 0.0
+        elif self.failure is not None:  # a rank may wait for ever for another that is gone
+            await asyncio.wait({self._fit}, timeout=RANKS_END_S)
+            if not self._fit.done():
+                self._mailbox.abort.remote()
         elif not self._fit.done():
             self._mailbox.call.remote(Command(STOP), deadline_s)
         await asyncio.wait({self._fit}, timeout=deadline_s)
@@ -194,6 +214,20 @@ class LearnerGroup:
             self._fit.exception()  # whoever called a verb has seen it
         ray.kill(cast("ActorHandle[Mailbox]", self._mailbox))
         self._storage.remove()
+
+
+def last_words(error: BaseException | None) -> str:
+    """Of each rank that failed, where Ray Train tells them apart: a line, without its account of the process."""
+    failures: Mapping[int, BaseException] = getattr(error, "worker_failures", {})
+    return "; ".join(f"rank {rank}: {_words_of(why)}" for rank, why in sorted(failures.items())) or str(error)
+
+
+def _words_of(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines()]
+    pid = next((f"process {line[4:-1]}" for line in lines if line.startswith("pid=")), "its process")
+    told = next((line for line in lines if "Worker exit detail: " in line), None) or lines[0]
+    detail = told.split("Worker exit detail: ")[-1].split(" Some common causes")[0]
+    return f"{pid}: {detail}"
 
 
 def answer_of(call: asyncio.Future[Any]) -> Any:

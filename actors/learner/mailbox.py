@@ -23,7 +23,12 @@ Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 class LearnerError(RuntimeError):
-    """The learner group failed; the message holds the traceback of the rank."""
+    """The learner group failed; the message holds the traceback of the rank. `is_final`: another group would fail in
+    the same way."""
+
+    def __init__(self, message: str, is_final: bool = False) -> None:
+        super().__init__(message)
+        self.is_final = is_final
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,8 @@ class Answer:
     """Of rank 0; the other ranks say None."""
     traceback: str = ""
     """Of what the rank raised; empty where all went well."""
+    is_final: bool = False
+    """What it raised says of the data or the configuration, not of a process that is gone."""
 
 
 class Mailbox:
@@ -54,6 +61,16 @@ class Mailbox:
         self._commands: list[Command] = []
         self._answers: list[dict[int, Answer]] = []
         self._changed = asyncio.Condition()
+        self._controller: Any = None
+
+    async def controlled_by(self, controller: Any) -> None:
+        """Ray Train's controller of the ranks says who it is."""
+        self._controller = controller
+
+    async def abort(self) -> None:
+        """The controller ends the ranks by force: they do not answer."""
+        if self._controller is not None:
+            self._controller.abort.remote()
 
     async def call(self, command: Command, deadline_s: float) -> Any:
         """Rank 0's result once all ranks are done; the first failed rank's traceback as a `LearnerError`."""
@@ -76,7 +93,8 @@ class Mailbox:
                 ) from None
         for rank, answer in sorted(answers.items()):
             if answer.traceback:
-                raise LearnerError(f"rank {rank} failed in `{command.verb}`:\n{answer.traceback}")
+                words = f"rank {rank} failed in `{command.verb}`:\n{answer.traceback}"
+                raise LearnerError(words, any(each.is_final for each in answers.values()))
         self._commands[index] = Command(command.verb)  # lets Ray free the arguments
         result = answers[0].result
         answers.clear()  # a long run asks many times
@@ -111,3 +129,5 @@ class MailboxHandle(Protocol):
     call: RemoteVerb[[Command, float], Any]
     next: RemoteVerb[[int], Command | None]
     done: RemoteVerb[[int, int, Answer], None]
+    controlled_by: RemoteVerb[[Any], None]
+    abort: RemoteVerb[[], None]

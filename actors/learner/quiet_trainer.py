@@ -13,8 +13,11 @@ Given and giving what a TorchTrainer does, but:
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
 from typing import Any
 
+from ray.exceptions import RayActorError
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.torch.config import _TorchBackend
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
@@ -22,8 +25,11 @@ from ray.train.v2._internal.callbacks.placement_group_callback import PlacementG
 from ray.train.v2._internal.callbacks.working_dir_setup import WorkingDirectorySetupCallback
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 
+from raylign.actors.learner.mailbox import MailboxHandle
 from raylign.rollout.loopback_store import keep_stores_on_loopback
 
+FAREWELL_S = 5
+"""For ranks to leave their process group; one that is stopped never does, and a new group waits for the old to end."""
 LEFT_OUT = (DatasetsCallback, PlacementGroupCleanerCallback, WorkingDirectorySetupCallback)
 
 
@@ -33,8 +39,12 @@ class QuietTorchTrainer(TorchTrainer):
     def _create_default_callbacks(self) -> list[Any]:
         return [item for item in super()._create_default_callbacks() if not isinstance(item, LEFT_OUT)]
 
+    mailbox: MailboxHandle | None = None
+    """Is told the handle of the controller, which Ray Train keeps to itself."""
+
     def _initialize_and_run_controller(self, **controller_settings: Any) -> Any:
         controller_settings["scaling_policy"] = FixedRanks(self.scaling_config)
+        controller_settings["scaling_policy"].mailbox = self.mailbox
         return super()._initialize_and_run_controller(**controller_settings)
 
 
@@ -51,12 +61,22 @@ class _LoopbackBackend(_TorchBackend):
         worker_group.execute(keep_stores_on_loopback)
         super().on_start(worker_group, backend_config)
 
+    def on_shutdown(self, worker_group: Any, backend_config: TorchConfig) -> None:
+        os.environ["TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S"] = str(FAREWELL_S)  # of the controller, where this runs
+        with suppress(RayActorError):  # of a rank that died: the others are ended whatever it says
+            super().on_shutdown(worker_group, backend_config)
+
 
 class FixedRanks(FixedScalingPolicy):
-    """As many ranks as configured, and nobody told."""
+    """As many ranks as configured, and nobody told but the mailbox."""
+
+    mailbox: MailboxHandle | None = None
 
     def after_controller_start(self, train_run_context: Any) -> None:
-        pass
+        import ray
+
+        if self.mailbox is not None:
+            self.mailbox.controlled_by.remote(ray.get_runtime_context().current_actor)
 
     def _maybe_send_resource_request(self) -> None:
         pass

@@ -11,9 +11,14 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from raylign.actors.learner.mailbox import POLL_S, STOP, WHERE, Answer, MailboxHandle
 from raylign.actors.learner.spec import LearnerSpec
+from raylign.learners.engines.non_finite import NonFiniteError
 
 if TYPE_CHECKING:
     from raylign.actors.learner.verbs import RankVerbs
+
+
+FINAL = (ValueError, TypeError, LookupError, AssertionError, NonFiniteError)
+"""Another group would raise these again. All else may be a peer, a GPU or a disk that failed."""
 
 
 class RankArguments(TypedDict):
@@ -48,8 +53,9 @@ def serve_rank(arguments: RankArguments) -> None:
                 assert command.arguments is not None, "every verb comes with its arguments, be they none"
                 given, named = ray.get(command.arguments)
                 result = getattr(learner, command.verb)(*given, **named)
-        except BaseException:
-            ray.get(mailbox.done.remote(index, rank, Answer(traceback=traceback.format_exc())), timeout=POLL_S)
+        except BaseException as error:
+            answer = Answer(traceback=traceback.format_exc(), is_final=isinstance(error, FINAL))
+            ray.get(mailbox.done.remote(index, rank, answer), timeout=POLL_S)
             raise
         ray.get(mailbox.done.remote(index, rank, Answer(result if rank == 0 else None)), timeout=POLL_S)
         if command.verb == STOP:

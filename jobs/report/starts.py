@@ -41,6 +41,8 @@ def _facts(start: Mapping[str, Any]) -> list[tuple[str, str]]:
     gpus, host = machine.get("gpus"), machine.get("host", "–")
     size = f"{machine.get('cores', '–')} cores, {machine.get('memory_gib', '–')} GiB"
     named = ", ".join(map(str, gpus)) if isinstance(gpus, list) and gpus else "no GPU"
+    if "after" in start:  # by itself: all else is as before
+        return [("started again", f"{start.get('time', '–')}: {start['after']}")]
     return [
         ("started", str(start.get("time", "–"))),
         ("command", f"{start.get('command') or 'from Python'}   (in {start.get('folder', '–')})"),

@@ -5,16 +5,22 @@ Given a run's config, prompts and workers; gives a `StepBatch` for each step, an
 
 from __future__ import annotations
 
+import asyncio
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 from raylign.actors.experience_host import ExperienceHost
 from raylign.actors.feeder import FeederCounts, RolloutFeeder
+from raylign.actors.handles import start_again
+from raylign.actors.placement import on_this_node
 from raylign.actors.rollout_pool import RolloutPool
+from raylign.actors.sign_of_life import keep_answering
 from raylign.actors.waiting import wait_for
 from raylign.jobs.config.train import TrainConfig
 from raylign.jobs.curricula.base import Curriculum
 from raylign.jobs.run.log_calls import answer
+from raylign.jobs.run.roles import REWARD_SERVER_START_S
 from raylign.jobs.run.step_batches import StepBatch, StepBatches
 from raylign.rollout.experience.types import START, ExperienceConfig, LogPosition
 
@@ -58,6 +64,7 @@ class LiveFlow:
     def __init__(self, log: Any, feeder: RolloutFeeder, batches: StepBatches) -> None:
         self._log, self._feeder, self.batches = log, feeder, batches
         self._position = START
+        self._watches: list[asyncio.Task[None]] = []
 
     @classmethod
     async def start(
@@ -97,7 +104,14 @@ class LiveFlow:
             aborts_stale=config.asynchrony.stale == "drop",
         )
         await feeder.start()
-        return cls(log, feeder, StepBatches(log, feeder, curriculum, config, looks_ahead=runs_ahead > 0))
+        flow = cls(log, feeder, StepBatches(log, feeder, curriculum, config, looks_ahead=runs_ahead > 0))
+        flow._watch("the experience log", log, log.state, rollout.answer_deadline_s)
+        flow._watch("the reward server", pool.reward_server, pool.reward_server.ready, REWARD_SERVER_START_S)
+        return flow
+
+    def _watch(self, what: str, actor: Any, verb: Any, start_s: float) -> None:
+        watching = keep_answering(what, verb.remote, partial(start_again, actor), start_s)
+        self._watches.append(asyncio.create_task(watching))
 
     def begin_step(self) -> None:
         self._feeder.begin_step()
@@ -107,7 +121,8 @@ class LiveFlow:
 
     async def trained(self, batch: StepBatch) -> tuple[FeederCounts | None, dict[str, Any] | None]:
         self._feeder.step_trained(batch.step + 1)
-        self._position = await answer(self._log.settle.remote(batch.lease_ids, batch.step))
+        self._position = await answer(self._log.settle.remote(batch.lease_ids, batch.step, self.batches.held))
+        self.batches.settled(batch)
         return self._feeder.take_counts(), self._position.to_json()
 
     async def commit(self) -> None:
@@ -116,6 +131,8 @@ class LiveFlow:
     async def stop(self) -> None:
         import ray
 
+        for watch in self._watches:
+            watch.cancel()
         await self.batches.stop()
         await self._feeder.stop()
         try:
@@ -127,10 +144,10 @@ class LiveFlow:
 
 
 def start_experience_host(folder: Path, config: ExperienceConfig, seed: int) -> Any:
-    """The log's actor, on this node: the run folder is here."""
+    """The log's actor, on this node: the run folder is here. One that dies is started again, and the calls that it died
+    in are repeated, as often as it takes: whoever calls has a deadline."""
     import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    actor: Any = ray.remote(ExperienceHost).options(num_cpus=0, max_concurrency=1000, scheduling_strategy=here)
+    options: dict[str, Any] = {"num_cpus": 0, "max_concurrency": 1000, "max_restarts": -1, "max_task_retries": -1}
+    actor: Any = ray.remote(ExperienceHost).options(scheduling_strategy=on_this_node(), **options)
     return actor.remote(folder.absolute(), config, seed)

@@ -31,9 +31,10 @@ from raylign.rollout.model_folder import load_tokenizer
 
 @asynccontextmanager
 async def open_run(
-    config: TrainConfig, run_class: type[Run] = Run, parts: RunParts | None = None
+    config: TrainConfig, run_class: type[Run] = Run, parts: RunParts | None = None, after: str = ""
 ) -> AsyncIterator[Run]:
-    """Everything started; everything ended again. `run_class`, `parts`: of benchmarks, which watch or script a run."""
+    """Everything started; everything ended again. `run_class`, `parts`: of benchmarks, which watch or script a run, and
+    of a run that goes on by itself `after` something."""
     tokenizer = load_tokenizer(config.model.path)
     curriculum = open_curriculum(config, tokenizer)
     held_out = HeldOut(config, tokenizer)
@@ -53,11 +54,11 @@ async def open_run(
     parts = parts or RunParts(config)
     stop = StopRequest(recorder.say)
     run = run_class(config, curriculum, parts, held_out, folder, checkpoints, recorder, stop, record)
-    write_start(folder.path, config.model.path)
+    write_start(folder.path, config.model.path, after)
     async with copied(config, checkpoints, recorder.say):
         with stop.listening(), printed_to(folder.append_log):
             try:
-                engines = " and the engines" if parts.num_engines else ""
+                engines = " and the engines" if parts.num_engines and not parts.keeps_engines else ""
                 with recorder.waiting("starting the learner" + engines):
                     rows = curriculum.run_rows(config.num_steps)
                     await parts.start(config.num_steps, folder.path, checkpoint, rows)

@@ -66,7 +66,12 @@ class RunParts:
         self._lora = config.learner.lora if config.weights.lora == "adapter" else None
         """Set where engines are sent adapters alone."""
         self._started = AsyncExitStack()
-        """How to end each part, in the order of their start."""
+        """How to end the engines' side, in the order of its start."""
+        self._learner_started = AsyncExitStack()
+        """The same for the learner and what brings its weights to the engines."""
+        self.keeps_engines = False
+        """The next `stop` ends the learner alone, and the next `start` starts it alone."""
+        self._placements: list[Any] = []
 
     async def start(
         self,
@@ -92,8 +97,7 @@ class RunParts:
             gpus_per_rank=SHARED_GPU if share_gpu else float(uses_gpus),
             labels=config.cluster.labels.learner,
         )
-        self._started.push_async_callback(self.learner.stop)
-        placements: list[Any] = []
+        self._learner_started.push_async_callback(self.learner.stop)
         copies, deadline_s = None, config.cluster.placement_deadline_s
         learner_starts: Start = self.learner.load
         if is_private(config.cluster):
@@ -101,14 +105,19 @@ class RunParts:
         else:  # ranks are placed before engines, and weights must be able to travel before anybody loads a model
             until_s = time.monotonic() + deadline_s
             learner_node = await self.learner.place(deadline_s)
-            gpus = gpus_of_engine(config.rollout.engine, config.cluster, share_gpu)
-            left_s, labels = until_s - time.monotonic(), config.cluster.labels.rollout
-            placements = await place_engines(self.num_engines, cpus, gpus, left_s, labels)
-            self._started.callback(release, placements)
-            copies = await way_between_nodes(config.weights, learner_node, placements)
+            if not self.keeps_engines:
+                gpus = gpus_of_engine(config.rollout.engine, config.cluster, share_gpu)
+                left_s, labels = until_s - time.monotonic(), config.cluster.labels.rollout
+                self._placements = await place_engines(self.num_engines, cpus, gpus, left_s, labels)
+                self._started.callback(release, self._placements)
+            copies = await way_between_nodes(config.weights, learner_node, self._placements)
             if copies is not None:
-                self._started.push_async_callback(copies.close)
-        engines_start = partial(self._start_engines, checkpoint, cpus, share_gpu, engine_cores, placements, copies)
+                self._learner_started.push_async_callback(copies.close)
+        if self.keeps_engines:
+            await learner_starts()
+            await self._engines_go_back(checkpoint, copies)
+            return
+        engines_start = partial(self._start_engines, checkpoint, cpus, share_gpu, engine_cores, copies)
         await self._start_roles(learner_starts, engines_start)
 
     async def _start_roles(self, learner_starts: Start, engines_start: Start) -> None:
@@ -158,7 +167,6 @@ class RunParts:
         cpus: float,
         share_gpu: bool,
         cores: list[int] | None,
-        placements: list[Any],
         copies: NodeCopies | None,
     ) -> None:
         """`copies`: how weights come to them from another node."""
@@ -180,7 +188,7 @@ class RunParts:
             share_gpu=share_gpu,
             lora_rank=self._lora.rank if self._lora else 0,
             cores=cores,
-            placements=placements,
+            placements=self._placements,
         )
         self._started.push_async_callback(self.rollouts.stop)
         self.evaluation_pool = self.rollouts
@@ -189,8 +197,19 @@ class RunParts:
                 await start_reward_server(config.evaluation.rewards, config.cluster),
                 scores_apart=not all(map(is_quick, config.evaluation.rewards)),
             )
-        self.publisher = WeightPublisher(self.rollouts.fleet, self.learner, config.weights, version, copies)
-        self._started.push_async_callback(self._close_publisher)
+        self._publish_from(version, copies)
+
+    def _publish_from(self, version: int, copies: NodeCopies | None) -> None:
+        self.publisher = WeightPublisher(self.rollouts.fleet, self.learner, self._config.weights, version, copies)
+        self._learner_started.push_async_callback(self._close_publisher)
+
+    async def _engines_go_back(self, checkpoint: Checkpoint | None, copies: NodeCopies | None) -> None:
+        """Those of a run whose learner was lost: what they do is void, and they are sent what the learner holds."""
+        self.keeps_engines = False
+        if self.num_engines:
+            await self.rollouts.forget()
+            self._publish_from(checkpoint.record.step if checkpoint else 0, copies)
+            await self.publisher.catch_up()
 
     async def before_learning(self) -> None:
         """No engine is sent weights that change meanwhile."""
@@ -199,7 +218,12 @@ class RunParts:
 
     async def stop(self) -> None:
         """Reverse order, each part with a deadline, and the rest whatever happens to one."""
-        await self._started.aclose()
+        try:
+            await self._learner_started.aclose()
+        finally:
+            if not self.keeps_engines:
+                self._placements = []
+                await self._started.aclose()
 
     async def _close_publisher(self) -> None:
         with suppress(Exception):  # the learner may be what failed; its memory goes with its process

@@ -32,10 +32,10 @@ SAMPLED_BYTES = 1 << 20
 """At both ends of each file of weights: enough to tell models apart, and soon read."""
 
 
-def write_start(folder: Path, model: str) -> None:
-    """One more line; a run that is resumed has several."""
+def write_start(folder: Path, model: str, after: str = "") -> None:
+    """One more line; a run that is resumed has several. `after`: what made the run start again by itself."""
     with (folder / STARTS).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(this_start(model)) + "\n")
+        file.write(json.dumps(this_start(model) | ({"after": after} if after else {})) + "\n")
 
 
 def this_start(model: str) -> dict[str, Any]:

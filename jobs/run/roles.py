@@ -17,7 +17,7 @@ from raylign.actors.cluster import ClusterConfig
 from raylign.actors.cores import share_of
 from raylign.actors.fleet import Fleet
 from raylign.actors.placement import node_of, release, reserve
-from raylign.actors.reward_server import RESTARTS, RewardServer
+from raylign.actors.reward_server import RETRIES, RewardServer
 from raylign.actors.rollout_errors import RewardServerError, RolloutError
 from raylign.actors.rollout_pool import RolloutPool
 from raylign.actors.rollout_worker import RolloutWorker
@@ -233,7 +233,7 @@ async def start_reward_server(
     if num_gpus is None:
         num_gpus = gpus_of_rewards(rewards) if asks_for_gpus(cluster) else 0.0
     options: dict[str, Any] = {"num_cpus": 0, "num_gpus": num_gpus, "max_concurrency": 1000}
-    options |= {"max_restarts": RESTARTS, "max_task_retries": RESTARTS}
+    options |= {"max_restarts": -1, "max_task_retries": RETRIES}
     if cluster.labels.reward:
         options["label_selector"] = cluster.labels.reward
     if not num_gpus and asks_for_gpus(cluster):

@@ -48,7 +48,7 @@ class Run:
     ) -> None:
         """`config`: with the steps that the run will do. `resumed`: where it goes on."""
         self.config, self.curriculum, self.parts, self._held_out = config, curriculum, parts, held_out
-        self.folder, self._checkpoints, self._recorder, self._stop = folder, checkpoints, recorder, stop
+        self.folder, self.checkpoints, self.recorder, self._stop = folder, checkpoints, recorder, stop
         self.step = self._saved_step = resumed.step if resumed else 0
         self._log_position = resumed.log_position if resumed else None
         self._flow: ExperienceFlow | None = None
@@ -151,16 +151,16 @@ class Run:
                 line |= flow_metrics(counts, step_s, self.config.rollout.num_engines)
                 if counts.refused:
                     words = f"{counts.refused} groups failed and are redone: {counts.last_words}"
-                    self._recorder.say(f"step {self.step + 1}: {words}")
+                    self.recorder.say(f"step {self.step + 1}: {words}")
         line |= metrics | {f"time/{phase}_s": seconds for phase, seconds in self._times_s.items()}
         self._times_s = {}
         self.step += 1
-        self._recorder.step_trained(self.step, line, batch.groups if batch else [])
+        self.recorder.step_trained(self.step, line, batch.groups if batch else [])
 
     async def evaluate(self) -> None:
         """What the model does on held-out rows; nothing where no evaluation is configured, or it was done."""
         evaluates = self._held_out.prompts is not None or self.curriculum.evaluates
-        if not evaluates or self.step == self._recorder.evaluated_step:
+        if not evaluates or self.step == self.recorder.evaluated_step:
             return
         clock = time.perf_counter()
         metrics = await self.curriculum.evaluate(self.parts)
@@ -169,7 +169,7 @@ class Run:
         if self._held_out.prompts is not None:
             await self._bring_weights()
             answered, groups = await self._held_out.answer_prompts(self.parts.evaluation_pool)
-        self._recorder.evaluated(self.step, metrics | answered, groups, time.perf_counter() - clock)
+        self.recorder.evaluated(self.step, metrics | answered, groups, time.perf_counter() - clock)
 
     async def _bring_weights(self) -> None:
         """Engines hold the weights of this step, and are free."""
@@ -206,7 +206,7 @@ class Run:
             self.curriculum.save(folder)
             check_model_is_there(folder)
 
-        await asyncio.to_thread(self._checkpoints.save, self._record(), write)
+        await asyncio.to_thread(self.checkpoints.save, self._record(), write)
         await self.curriculum.write_results(self.folder.path, self.step, self.parts)
         if self.parts.takes_turns:
             await self.parts.learner.offload()
@@ -220,8 +220,8 @@ class Run:
             seed=self.config.seed,
             data_fingerprint=self.curriculum.rows.fingerprint,
             versions=library_versions(),
-            seconds=self._recorder.seconds,
-            tokens_generated=self._recorder.num_tokens_generated,
+            seconds=self.recorder.seconds,
+            tokens_generated=self.recorder.num_tokens_generated,
             log_position=self._log_position,
         )
 
@@ -229,19 +229,19 @@ class Run:
         """A checkpoint, unless the last step has one."""
         if self._saved_step < self.step:
             await self.checkpoint()
-            self._recorder.say(f"saved step {self.step}")
+            self.recorder.say(f"saved step {self.step}")
 
     async def finish(self) -> None:
         """Save what is not saved yet, the summary and the report."""
         await self.save_progress()
         self.folder.write_summary(self.summary())
-        try_report(self.folder.path, self._recorder.say)
-        self._recorder.ended(self.was_interrupted)
+        try_report(self.folder.path, self.recorder.say)
+        self.recorder.ended(self.was_interrupted)
 
     def summary(self) -> dict[str, Any]:
         """The end result in a few numbers."""
-        latest = self._checkpoints.latest()
-        return self._recorder.summary(self.step, str(latest.path) if latest else None)
+        latest = self.checkpoints.latest()
+        return self.recorder.summary(self.step, str(latest.path) if latest else None)
 
 
 def is_due(step: int, every_steps: int) -> bool:

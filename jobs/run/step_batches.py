@@ -28,7 +28,7 @@ from raylign.jobs.run.metrics import rollout_metrics
 from raylign.jobs.run.reward_failures import RewardFailures
 from raylign.learners.examples.example import Example
 from raylign.rollout.experience.schema import batch_to_groups, message_to_batch
-from raylign.rollout.experience.types import Lease
+from raylign.rollout.experience.types import Held, Lease
 from raylign.rollout.sample import FloatArray, Group
 from raylign.rollout.staleness import too_old
 
@@ -97,6 +97,17 @@ class StepBatches:
         allowed_share = config.rollout.max_reward_failures if config.algorithm.needs_rewards else 1.0
         self._failures = RewardFailures(allowed_share)
         self._ahead: asyncio.Task[StepBatch] | None = None
+        self._held: dict[str, Held] = {}
+
+    @property
+    def held(self) -> list[Held]:
+        """Leases that are not settled: those of the batch that is trained, and of the one that is gathered."""
+        return [*self._held.values()]
+
+    def settled(self, batch: StepBatch) -> None:
+        """The log knows that the batch is trained."""
+        for lease_id in batch.lease_ids:
+            del self._held[lease_id]
 
     async def next(self, step: int) -> StepBatch:
         """The batch of `step`, as soon as it is there."""
@@ -140,7 +151,7 @@ class StepBatches:
     async def _lease(self, count: int, step: int) -> Lease:
         started_at = time.monotonic()
         while True:
-            call = asyncio.ensure_future(self._log.lease.remote(count, self._lease_s, step, REPORT_S))
+            call = asyncio.ensure_future(self._log.lease.remote(count, self._lease_s, step, REPORT_S, self.held))
             failure = self._supply.failure
             await asyncio.wait({call, failure}, timeout=REPORT_S + LOG_DEADLINE_S, return_when="FIRST_COMPLETED")
             if failure.done():
@@ -148,6 +159,7 @@ class StepBatches:
                 failure.result()
             lease: Lease | None = outcome(call)
             if lease is not None:
+                self._held[lease.lease_id] = Held(lease.lease_id, lease.offsets, tuple(lease.weights.tolist()))
                 return lease
             waited_s, state = time.monotonic() - started_at, self._supply.state()
             if self._supply.cannot_move:

@@ -76,6 +76,12 @@ class LearnerConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
     """How long the group may take to start."""
     step_deadline_s: float = Field(1800, gt=0)
     """How long one update may take."""
+    silence_deadline_s: float = Field(30, gt=0)
+    """A rank whose process has given no sign of life for so long, be it stopped or its node cut off, is taken for
+    dead."""
+    max_restarts: int = Field(3, ge=0)
+    """How often the group may be lost and started again from the last checkpoint without getting any further; then the
+    run ends. 0: a lost group ends it at once."""
 
 
 def resolve_dtype(config: LearnerConfig) -> Literal["float32", "bfloat16"]:

@@ -61,7 +61,7 @@ class VllmEngine:
         self._adapter: AdapterFolder | None = None
         self._adapter_buckets: list[BucketInfo] = []
         self._num_requests = 0
-        self._cache_salt = ""
+        self._cache_salt, self._num_commits = "", 0
         """Keys and values are shared among requests of one salt."""
         self._llm: Any = None
         self._tokenizer: Any = None
@@ -279,7 +279,8 @@ class VllmEngine:
             if not await self._answer(self._llm.reset_prefix_cache(reset_running_requests=True)):
                 raise RuntimeError("vLLM could not reset its prefix cache")
         else:  # the cache cannot be emptied under running requests: new ones do not find what was there
-            self._cache_salt = str(version)
+            self._num_commits += 1  # a version may come twice: the learner goes back to a checkpoint when it dies
+            self._cache_salt = f"{version}-{self._num_commits}"
         await self.resume()
 
     async def commit_weight_version(self, version: int) -> None:

@@ -156,6 +156,15 @@ class Ledger:
         place = bisect_left(self._waiting, offset)
         return place < len(self._waiting) and self._waiting[place] == offset
 
+    def is_marked(self, offset: int, mark: str, step: int) -> bool:
+        """Whether just this was decided about the row before."""
+        row = self._rows.get(offset)
+        return row is not None and (row.mark, row.step) == (mark, step)
+
+    def live_ordinals(self) -> list[int]:
+        """Those with a live row, but for the forgotten ones."""
+        return [ordinal for ordinal in self._of_ordinal if self._live(ordinal) is not None]
+
     def row(self, offset: int) -> Row | None:
         return self._rows.get(offset)
 

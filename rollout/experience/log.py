@@ -38,6 +38,7 @@ from raylign.rollout.experience.types import (
     ExperienceConfig,
     ExperienceDamage,
     ExperienceError,
+    Held,
     Lease,
     LeaseExpiredError,
     LogCounters,
@@ -222,6 +223,16 @@ class ExperienceLog:
         self._leases[lease_id] = _OpenLease(offsets, by_offset, self._clock() + lease_s)
         return Lease(lease_id, step, tuple(offsets), batch, weights)
 
+    def hold(self, held: Iterable[Held], lease_s: float) -> None:
+        """Leases of a process before this one, which its learner still has, go on; what was decided about stays so."""
+        for lease in held:
+            if lease.lease_id in self._leases or lease.lease_id.startswith(f"{self._session}-"):
+                continue
+            offsets = [offset for offset in lease.offsets if self.ledger.is_waiting(offset)]
+            self.ledger.lease(offsets)
+            weights = dict(zip(lease.offsets, lease.weights, strict=True))
+            self._leases[lease.lease_id] = _OpenLease(offsets, weights, self._clock() + lease_s)
+
     def expire(self) -> float | None:
         """Give back what expired leases held; seconds until the next lease expires."""
         now = self._clock()
@@ -261,6 +272,8 @@ class ExperienceLog:
         return [ordinal for ordinal in ordinals if not self.ledger.is_live(ordinal)]
 
     def _decide(self, offsets: list[int], mark: str, step: int, extra: Entry) -> None:
+        # a call is repeated when the log's process dies in it: what was decided before the answer was lost stands
+        offsets = [offset for offset in offsets if not self.ledger.is_marked(offset, mark, step)]
         if not offsets:
             return
         self.ledger.check_undecided(offsets, mark, step)

@@ -84,6 +84,15 @@ class Lease:
 
 
 @dataclass(frozen=True)
+class Held:
+    """A lease as whoever was given it remembers it: enough for another process of the log to go on with it."""
+
+    lease_id: str
+    offsets: tuple[int, ...]
+    weights: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class ExperienceDamage:
     """Acknowledged data that cannot be read any more."""
 

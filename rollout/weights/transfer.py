@@ -170,7 +170,8 @@ class WorkerExtension:
         engine = worker.weight_transfer_engine
         if engine is None:
             return
-        logger.error("weight update aborted: %s", reason)
+        if worker._weight_update_active:
+            logger.error("weight update aborted: %s", reason)
         with set_current_vllm_config(worker.vllm_config):
             abort_reload(engine.model, engine.model_config)
         engine.reset_weight_update_target()

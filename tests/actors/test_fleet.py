@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from raylign.actors.fleet import MAX_REPLACEMENTS, Engine, EngineState, Fleet, FleetObserver
+from raylign.actors.fleet import MAX_REPLACEMENTS, SETTLED_UPDATES, Engine, EngineState, Fleet, FleetObserver
 from raylign.actors.handles import KilledError, LocalHandle, kill
 from raylign.actors.rollout_errors import RolloutError
 from tests.patience import HANGS_S
@@ -169,6 +169,24 @@ def test_the_fourth_death_of_one_engine_ends_the_run_with_its_last_words() -> No
             await fleet.until_serving(HANGS_S, "a.key")
         fleet.mark_lost(fleet.engines[0], "death 4")
         assert fleet.failure is notes.failures[0]  # the first stays what ended the run
+
+    run(test)
+
+
+def test_an_engine_that_served_through_some_updates_may_die_as_often_again() -> None:
+    async def test() -> None:
+        fleet, notes = a_fleet(1, Starts())
+        for version in range(1, 6 * SETTLED_UPDATES):
+            if version % SETTLED_UPDATES == 0:
+                fleet.mark_lost(fleet.engines[0], "it died")
+                await fleet.replacements()
+            fleet.mark_current(fleet.engines[0])
+            fleet.weights_published(version)
+        assert not notes.failures and fleet.serving
+        for _ in range(MAX_REPLACEMENTS + 1):
+            fleet.mark_lost(fleet.engines[0], "it died")
+            await fleet.replacements()
+        assert len(notes.failures) == 1
 
     run(test)
 

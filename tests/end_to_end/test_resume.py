@@ -4,6 +4,7 @@ mode the numbers are those of a run that was never killed. Replaying its experie
 from __future__ import annotations
 
 import signal
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ import pytest
 from raylign.jobs.run.folder import read_metrics
 from raylign.jobs.run.metrics import deterministic_view
 from raylign.jobs.train import train
+from raylign.rollout.experience.recovery import recover
 from raylign.rollout.experience.replay import ReplayLog
 from tests.end_to_end.conftest import HELD_OUT, configured, small_config, write_recipe
+from tests.end_to_end.kills import Kills
 from tests.end_to_end.processes import WatchedProcess, raylign
 
 pytestmark = pytest.mark.ray
@@ -34,8 +37,15 @@ def kill_everything(process: WatchedProcess) -> None:
             continue
 
 
-def train_killed_after(step: int, recipe: Path, folder: Path, log: Path) -> None:
+def train_killed_after(
+    step: int, recipe: Path, folder: Path, log: Path, before: Mapping[int, str] | None = None
+) -> None:
+    """`before`: titles of processes that are killed alone, by the steps that are trained then; the run goes on."""
     with raylign("train", "--config", str(recipe), log=log) as process:
+        with Kills(folder, before or {}, pid=process.pid) as kills:
+            process.wait_for(lambda: len(kills.done) == len(before or {}), "the kills")
+        if before:
+            process.wait_for(lambda: "the learner was lost" in process.output(), "the loss of the learner")
         process.wait_for(lambda: any(line["step"] >= step for line in read_metrics(folder)), f"step {step}")
         kill_everything(process)
         assert process.wait() == -signal.SIGKILL
@@ -59,10 +69,12 @@ def trained_ordinals(folder: Path) -> list[list[int]]:
 
 @pytest.fixture(scope="module")
 def killed_and_resumed(start_model: Path, reward: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A deterministic run, killed after its third step (the last checkpoint is of the second), then resumed."""
+    """A deterministic run, killed after its third step (the last checkpoint is of the second), then resumed. Before,
+    its log and its rank were killed alone, after the first and the second step, and it went on by itself."""
     folder = tmp_path_factory.mktemp("killed")
     recipe = write_recipe(deterministic(start_model, folder / "run", reward), folder / "recipe.yaml")
-    train_killed_after(3, recipe, folder / "run", folder / "1.log")
+    before = {1: "ExperienceHost", 2: "RayTrainWorker"}
+    train_killed_after(3, recipe, folder / "run", folder / "1.log", before)
     resume(recipe, folder / "2.log")
     return folder / "run"
 
@@ -111,6 +123,21 @@ def test_no_prompt_is_lost_and_none_is_trained_twice(killed_and_resumed: Path) -
     assert [sorted(ordinals) for ordinals in by_step] == [
         list(range(step * GROUPS_PER_STEP, (step + 1) * GROUPS_PER_STEP)) for step in range(NUM_STEPS)
     ]
+
+
+def test_the_log_and_a_rank_that_were_killed_before_cost_nothing_but_time(killed_and_resumed: Path) -> None:
+    """The equality above holds with them; and the run says what it did, in its log and in its report."""
+    said = (killed_and_resumed / "run.log").read_text()
+    opened = [event for event in recover(killed_and_resumed / "experience", True).events if event["kind"] == "opened"]
+    by_position = [event["position"] and event["position"]["step"] for event in opened]
+    assert len(by_position) == 4 and by_position[:2] == [-1, None]  # as it stood, by another process of the log
+    assert (
+        said.count("the learner was lost in") == 1
+        and "going back to" in said
+        and "restart 1 of 3 without getting further (learner.max_restarts)" in said
+    )
+    assert said.count("starting another") == 0  # the engine stayed
+    assert "started again" in (killed_and_resumed / "report.html").read_text()
 
 
 def test_a_replay_trains_the_recorded_experience_bit_for_bit_without_an_engine(

@@ -73,12 +73,20 @@ class Run:
             assert all(tensor.eq(self.version).all() for tensor in engine.weights.values())
         return time.perf_counter() - started_at
 
-    async def pids(self) -> dict[str, int]:
-        return {node: await courier.process_id.remote() for node, courier in self.copies._couriers.items()}
+    async def pid(self, node: str) -> int:
+        """Of the courier of a node. One that was killed or stopped when its transfer was over is missed, and replaced,
+        only by the next version."""
+        from ray.exceptions import RayActorError
+
+        try:
+            return int(await asyncio.wait_for(self.copies._couriers[node].process_id.remote(), DEADLINE_S))
+        except (RayActorError, TimeoutError):
+            await self.publish()
+            return int(await self.copies._couriers[node].process_id.remote())
 
     async def disturbed(self, node: str, sign: signal.Signals, after_s: float) -> float:
         """The next version, while the courier of a node is sent a signal."""
-        pid = (await self.pids())[node]
+        pid = await self.pid(node)
 
         async def disturb() -> None:
             await asyncio.sleep(after_s)
@@ -124,7 +132,7 @@ def test_twenty_random_moments(ray_node: str, tmp_path: Path, node: str, sign: s
         await run.begin()
         try:
             usual_s = min([await run.publish() for _ in range(3)])
-            survivor = psutil.Process((await run.pids())["c"])
+            survivor = psutil.Process(await run.pid("c"))
             times, memory = [], []
             draw = random.Random(f"{node} {sign}")
             for _ in range(20):
@@ -134,7 +142,7 @@ def test_twenty_random_moments(ray_node: str, tmp_path: Path, node: str, sign: s
             growth = memory[-1] / memory[2]
             print(f"\n{sign.name}, {node}: 20 of 20 versions arrived; undisturbed {usual_s:.2f} s, median", end=" ")
             print(f"{sorted(times)[10]:.1f} s, at most {max(times):.1f} s; memory of another courier x {growth:.3f}")
-            assert survivor.pid == (await run.pids())["c"]
+            assert survivor.pid == await run.pid("c")
             assert max(times) < 3 * DEADLINE_S
             assert growth < 1.05
         finally:

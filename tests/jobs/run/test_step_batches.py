@@ -17,7 +17,7 @@ from raylign.jobs.curricula.prompts import PromptCurriculum
 from raylign.jobs.run.step_batches import ExhaustedError, StepBatch, StepBatches, StuckError, mask_too_old
 from raylign.learners.examples.example import Example
 from raylign.rollout.experience.schema import batch_to_message, groups_to_batch
-from raylign.rollout.experience.types import Lease
+from raylign.rollout.experience.types import Held, Lease
 from raylign.rollout.sample import Completion, Group, Prompt, VersionSpan
 
 
@@ -45,7 +45,7 @@ class Recorded:
     dropped: list[int] = field(default_factory=list)
     _next: int = 0
 
-    async def lease(self, count: int, lease_s: float, step: int, wait_s: float) -> Lease | None:
+    async def lease(self, count: int, lease_s: float, step: int, wait_s: float, held: Sequence[Held]) -> Lease | None:
         if self._next + count > len(self.groups):
             return None
         offsets = tuple(range(self._next, self._next + count))
