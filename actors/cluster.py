@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
+from raylign.actors.cluster_token import check_token
 from raylign.actors.node_start import PATIENT_ENVIRONMENT, patient_node_start
 from raylign.actors.placement import RoleLabels
 from raylign.actors.warm.process import cool_down, warm_up
@@ -68,7 +69,8 @@ def ray_cluster(config: ClusterConfig) -> Iterator[dict[str, float]]:
     address = _address(config)
     common: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": True, "configure_logging": True}
     if address != "local":
-        check_address(config)
+        if check_address(config):
+            check_token(address)
         ray.init(address=address, **common)
         try:
             yield ray.cluster_resources()
@@ -101,12 +103,12 @@ def ray_cluster(config: ClusterConfig) -> Iterator[dict[str, float]]:
         cool_down()
 
 
-def check_address(config: ClusterConfig) -> None:
-    """Raise where nobody answers: Ray itself would wait for minutes, and names nothing."""
+def check_address(config: ClusterConfig) -> bool:
+    """Raise where nobody answers: Ray itself would wait for minutes, and names nothing. Whether a head was asked."""
     address = _address(config)
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not port.isdecimal():
-        return  # `auto`, or a name that Ray looks up itself
+        return False  # `auto`, or a name that Ray looks up itself
     key = "cluster.address" if config.address != "auto" else "RAY_ADDRESS"
     try:
         socket.create_connection((host.strip("[]"), int(port)), CONNECT_DEADLINE_S).close()
@@ -115,6 +117,7 @@ def check_address(config: ClusterConfig) -> None:
             f"{key} is {address}: no Ray answers there ({error}); give the address that `ray start` printed, or leave "
             "it out to start a private one"
         ) from None
+    return not address.startswith("ray://")  # else it is a proxy of the head's
 
 
 def interpreter_problem() -> str | None:

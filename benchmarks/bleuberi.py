@@ -10,7 +10,6 @@ fifth is held out, two fifths teach the start model, two fifths are the pool. A 
 from __future__ import annotations
 
 import argparse
-import gzip
 import json
 import math
 import re
@@ -21,6 +20,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from benchmarks.json_rows import json_rows
 from raylign.actors.cluster import ray_cluster
 from raylign.jobs.config.loading import load_config
 from raylign.jobs.config.train import TrainConfig
@@ -45,12 +45,8 @@ RUNS = ("start", "sft_random", "sft_hard", "grpo_random", "grpo_hard")
 def pool_rows(data: Path, name: str) -> list[dict[str, Any]]:
     """Prompt and references; equal prompts are one row."""
     file, asked, answered = SETS[name]
-    path = data / name / file
-    content = path.read_bytes()
-    text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode()
     references: dict[str, list[str]] = {}
-    for line in text.splitlines():
-        row = json.loads(line)
+    for row in json_rows(data / name / file):
         references.setdefault(row[asked], []).extend(row[answered])
     return [
         {"id": str(n), "prompt": prompt, "references": found} for n, (prompt, found) in enumerate(references.items())
@@ -109,9 +105,8 @@ def run_seed(name: str, seed: int, folder: Path, source: Path) -> None:
 def measured(run: Path, references: Mapping[str, Sequence[str]]) -> dict[str, float]:
     """Held-out answers of a run after its last step."""
     file = max((run / "evaluation").glob("step-*.jsonl"))
-    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     values: list[dict[str, float]] = []
-    for line in lines:
+    for line in json_rows(file):
         asked = line["prompt"].split("<|im_start|>user\n")[1].rsplit("<|im_end|>", 1)[0]
         answer, texts = line["response"], references[asked.split("<|im_end|>")[0]]
         words, shortest = len(tokenize_13a(answer)), min(len(tokenize_13a(text)) for text in texts)

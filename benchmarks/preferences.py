@@ -24,6 +24,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from benchmarks.json_rows import json_rows
 from benchmarks.oracle import write_digits
 from raylign.actors.cluster import ClusterConfig, ray_cluster
 from raylign.jobs.config.loading import load_config
@@ -288,7 +289,7 @@ def against_sft(folder: Path, num_steps: int, checkpoint: Path) -> dict[str, flo
 def answers_of(file: Path) -> dict[str, list[Values]]:
     """Scored answers by prompt."""
     answers: dict[str, list[Values]] = {}
-    for line in map(json.loads, file.read_text().splitlines()):
+    for line in json_rows(file):
         if line["reward"] is not None:
             answers.setdefault(line["prompt_id"], []).append(line)
     return answers
@@ -297,12 +298,12 @@ def answers_of(file: Path) -> dict[str, list[Values]]:
 def best_of_n_itself(task: Oracle, folder: Path, checkpoint: Path) -> float:
     """Win rate of the best of n fresh answers of the sft model, which BoNBoN imitates, against those in `folder`."""
     task.draw(checkpoint, "held-out-draws", task.held_out, [N_OF_BONBON])
-    lines = (task.folder / "held-out-draws" / "draws.jsonl").read_text().splitlines()
+    draws = json_rows(task.folder / "held-out-draws" / "draws.jsonl")
     plain = {
         answers[0]["prompt"]: answers for answers in answers_of(folder / "evaluation" / "step-000000.jsonl").values()
     }
     rates = []
-    for draw in map(json.loads, lines):
+    for draw in draws:
         best = max(draw["scores"])
         olds = [old["reward"] for old in plain.get(draw["prompt"], [])]
         rates += [(best > old) + 0.5 * (best == old) for old in olds]

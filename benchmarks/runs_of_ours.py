@@ -5,13 +5,13 @@ Given the workload, the staleness bound and a number of steps; gives the lines o
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.json_rows import json_rows
 from benchmarks.long_tail import Workload
 from benchmarks.measurement import engine_core
 
@@ -53,7 +53,7 @@ def train(workload: Workload, folder: Path, max_staleness: int, num_steps: int, 
     run = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if run.returncode:
         raise RuntimeError(f"{' '.join(words[3:])} ended with {run.returncode}:\n{run.stdout[-3000:]}")
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    lines = json_rows(folder / "metrics.jsonl")
     steps = [line for line in lines if "time/step_s" in line]
     # the last η steps have nobody running ahead of them any more: they are no steady state
     steps = steps[: num_warm_up + num_steps]

@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from benchmarks.json_rows import json_rows
 from benchmarks.long_tail import MAX_TOKENS, completion_lengths, prepare, recipe
 from benchmarks.measurement import Measurement, command_line
 from benchmarks.preferences import SAIL
@@ -58,14 +59,14 @@ def recipe_of(folder: Path, algorithm: dict[str, Any]) -> dict[str, Any]:
 def write_pairs(folder: Path, num_pairs: int) -> None:
     """Answers of words, a word a token or a few less."""
     lengths = completion_lengths(2 * num_pairs, seed=0)
-    prompts = (folder / "prompts.jsonl").read_text().splitlines()
+    prompts = json_rows(folder / "prompts.jsonl")
     with (folder / "pairs.jsonl").open("w") as out:
         for number in range(num_pairs):
             answers = [
                 " ".join(str((place * 7 + number) % 10) for place in range(int(min(length, MAX_TOKENS) // 2)))
                 for length in lengths[2 * number : 2 * number + 2]
             ]
-            row = {"prompt": json.loads(prompts[number]), "chosen": "1 " + answers[0], "rejected": "2 " + answers[1]}
+            row = {"prompt": prompts[number], "chosen": "1 " + answers[0], "rejected": "2 " + answers[1]}
             out.write(json.dumps(row) + "\n")
 
 

@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.json_rows import json_rows
 from benchmarks.selection_data import BASE, CORRUPTED, FILES, generated, given, to_read
 from raylign.actors.cluster import ClusterConfig, ray_cluster
 from raylign.jobs.config.loading import load_config
@@ -119,7 +120,7 @@ class Task:
 
     def result(self, folder: Path) -> Values:
         """What the finished run in `folder` found."""
-        origins = [json.loads(line)["origin"] for line in (self.folder / FILES[1]).read_text().splitlines()]
+        origins = [row["origin"] for row in json_rows(self.folder / FILES[1])]
         rows = read_selection(folder)
         is_bad = np.array([origins[row["source_row"]] in self.bad for row in rows])
         weights = np.array([row["weight"] for row in rows])

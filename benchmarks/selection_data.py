@@ -10,11 +10,12 @@ given        two files of such rows that the caller names, one clean and one con
 
 from __future__ import annotations
 
-import gzip
 import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
+
+from benchmarks.json_rows import json_rows
 
 Row = dict[str, str]
 FILES = ("trusted.jsonl", "weighed.jsonl", "held_out.jsonl")
@@ -37,10 +38,7 @@ def generated(folder: Path, seed: int, num_weighed: int = 1200, num_trusted: int
 def given(folder: Path, clean: Path, contaminated: Path, seed: int, longest: int) -> None:
     """Rows of two files; a tenth of the clean ones is held out. Rows of more than `longest` characters are left out: a
     tiny model's context holds no more."""
-    trusted, weighed = (
-        [row for row in map(json.loads, path.read_text().splitlines()) if _length(row) <= longest]
-        for path in (clean, contaminated)
-    )
+    trusted, weighed = ([row for row in json_rows(path) if _length(row) <= longest] for path in (clean, contaminated))
     random.Random(seed).shuffle(trusted)
     num_held_out = len(trusted) // 10
     write(folder, trusted[num_held_out:], weighed, trusted[:num_held_out])
@@ -48,13 +46,11 @@ def given(folder: Path, clean: Path, contaminated: Path, seed: int, longest: int
 
 def to_read(folder: Path, files: Sequence[Path], longest: int) -> None:
     """`base.jsonl`: the trusted rows and those of `files` whose question is in none of the other sets."""
-    sets = [list(map(json.loads, (folder / name).read_text().splitlines())) for name in FILES]
+    sets = [json_rows(folder / name) for name in FILES]
     questions = {row["question"] for rows in sets for row in rows}
     base = sets[0]
     for file in files:
-        packed = file.read_bytes()
-        text = (gzip.decompress(packed) if file.suffix == ".gz" else packed).decode()
-        for source in map(json.loads, text.splitlines()):
+        for source in json_rows(file):
             question = "\n".join(filter(None, [source["instruction"], source["input"]]))
             row = {"question": question, "response": source["output"], "origin": file.name}
             if row["response"] and question not in questions and _length(row) <= longest:

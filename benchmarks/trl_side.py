@@ -52,7 +52,7 @@ def main() -> None:
     from trl import GRPOConfig, GRPOTrainer
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    prompts = [json.loads(line) for line in (arguments.workload / "prompts.jsonl").read_text().splitlines()]
+    prompts = [json.loads(line) for line in (arguments.workload / "prompts.jsonl").open(newline="\n")]
     steps: list[dict[str, float]] = []
     lengths: list[int] = []
 

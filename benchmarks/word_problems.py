@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.json_rows import json_rows
 from raylign.actors.cluster import ray_cluster
 from raylign.jobs.config.loading import load_config
 from raylign.jobs.config.train import TrainConfig
@@ -24,11 +25,9 @@ from raylign.jobs.train import train
 def problems(data: Path) -> list[dict[str, str]]:
     """Rows of {question, answer} with a whole-number answer, each question once."""
     rows: dict[str, str] = {}
-    for line in (data / "mawps" / "mawps.jsonl").read_text().splitlines():
-        row = json.loads(line)
+    for row in json_rows(data / "mawps" / "mawps.jsonl"):
         rows[row["input"].strip()] = number(row["target"])
-    for line in (data / "svamp" / "svamp.jsonl").read_text().splitlines():
-        row = json.loads(line)
+    for row in json_rows(data / "svamp" / "svamp.jsonl"):
         rows[f"{row['Body'].strip().rstrip('.')}. {row['Question'].strip()}"] = number(row["Answer"])
     return [{"question": question, "answer": answer} for question, answer in rows.items() if "." not in answer]
 

@@ -56,6 +56,8 @@ class Command:
     starts_ray: bool = False
     examine: str | None = None
     """Its checks before a start: takes config and machine, gives findings. None: it checks only its config."""
+    files: tuple[tuple[str, str], ...] = ()
+    """Options that take a file where a section has the same name: `--cluster FILE`, and the key that is meant."""
     plain_words: str | None = None
     """The key that plain words right after the command fill."""
     example: str | None = None
@@ -172,7 +174,33 @@ COMMANDS = {
         "raylign.jobs.simulation.config:PlanConfig",
         "raylign.jobs.checks.plan:plan",
         "check a training run without starting it, or predict its times (--simulate)",
+        files=(("--cluster", "--cluster_file"),),
         example="raylign plan --config grpo_arithmetic",
+    ),
+    "submit": Command(
+        "raylign.jobs.submit.config:SubmitConfig",
+        "raylign.jobs.submit.submit:submit",
+        "a training run as a job of a Ray cluster: submit RECIPE [--follow]; again: it goes on",
+        plain_words="config",
+        example="raylign submit grpo_arithmetic --folder /mnt/shared/runs/mine --follow",
+    ),
+    "submit status": Command(
+        "raylign.jobs.submit.config:JobStatusConfig",
+        "raylign.jobs.submit.submit:status",
+        "jobs that were submitted, and how they are: submit status [JOB]",
+        plain_words="job",
+    ),
+    "submit logs": Command(
+        "raylign.jobs.submit.config:JobLogsConfig",
+        "raylign.jobs.submit.submit:logs",
+        "what a job said: submit logs [JOB] [--follow]",
+        plain_words="job",
+    ),
+    "submit stop": Command(
+        "raylign.jobs.submit.config:JobStopConfig",
+        "raylign.jobs.submit.submit:stop",
+        "end a job; it finishes its step and saves first: submit stop [JOB]",
+        plain_words="job",
     ),
     "init-model": Command(
         "raylign.jobs.init_model:InitModelConfig",
@@ -303,11 +331,29 @@ def command_name(words: list[str]) -> tuple[str, list[str]]:
     """The command, of one word or two (`data best-of-n`), and the words after it."""
     is_group = any(command.startswith(f"{words[0]} ") for command in COMMANDS)
     length = 2 if is_group and len(words) > 1 and not words[1].startswith("-") else 1
+    if length == 2 and words[0] in COMMANDS and COMMANDS[words[0]].plain_words and not _is_verb(*words[:2]):
+        length = 1  # `submit RECIPE`: a word of the command itself
     name, rest = " ".join(words[:length]), words[length:]
     key = COMMANDS[name].plain_words if name in COMMANDS else None
+    for option, meant in COMMANDS[name].files if name in COMMANDS else ():
+        followers = [*rest[1:], ""]
+        rest = [_for_a_file(word, option, meant, followers[number]) for number, word in enumerate(rest)]
     if key is not None and rest and not rest[0].startswith("-"):
         rest = [f"--{key}", *rest]
     return name, rest
+
+
+def _for_a_file(word: str, option: str, meant: str, following: str) -> str:
+    """`--cluster cluster.yaml` names a file; `--cluster '{"gpus": "never"}'` the section, as for other commands."""
+    given, equals, value = word.partition("=")
+    is_file = given == option and not (value if equals else following).startswith("{")
+    return f"{meant}{equals}{value}" if is_file else word
+
+
+def _is_verb(group: str, word: str) -> bool:
+    """A second word of the group's commands, or one that is meant for it."""
+    verbs = [command.split()[-1] for command in COMMANDS if command.startswith(f"{group} ")]
+    return word in verbs or (nearest(word, verbs) is not None and not Path(word).is_file())
 
 
 def _overview(commands: Sequence[str] = tuple(COMMANDS)) -> str:

@@ -176,6 +176,7 @@ def lock(upgrade: bool) -> None:
         run([*compile_lock, str(HERE / "cpu.in"), "-o", str(HERE / "cpu.txt"), *held], environment)
     finally:
         constraints.unlink()
+    run([sys.executable, str(HERE / "shared_paths.py")])
     print("Remade requirements/cuda.txt and requirements/cpu.txt; `git diff requirements` shows what moved")
 
 

@@ -13,29 +13,26 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from raylign.rewards.chat_cache import ChatCache, ChatRequest, Message
-from raylign.rewards.chat_config import ChatConfig, ChatEndpoint
+from raylign.rewards.chat_config import ChatConfig
+from raylign.rewards.chat_endpoint import NO_KEY, OpenEndpoint, api_key_of, cost_nothing, is_transient, texts_of
 from raylign.rewards.chat_reply import ChatFailure, Reply, UnreadableReply
 from raylign.rewards.chat_transport import RedirectRefused, bounded_client
 from raylign.rewards.chat_usage import Usage, UsageMeter
 from raylign.rewards.judge.rate_limiter import RateLimiter
 
 if TYPE_CHECKING:
-    import openai
     import tenacity
 
 BYTES_PER_TOKEN = 3
 """A low estimate, so that token limits are rather kept than met."""
 MESSAGE_TOKENS = 16
 """More than any template puts around a message."""
-NO_KEY = "none"
 MAX_CHARACTERS = 500
 """Of a service's words."""
 PERMANENT_ERRORS = (401, 403, 404)
@@ -52,8 +49,8 @@ class ChatClient:
         self._config = config
         self._name = name
         self._cache = ChatCache(config.cache)
-        self._keys = [_api_key(endpoint, name) for endpoint in config.endpoints]
-        self._endpoints: Iterator[_OpenEndpoint] = iter(())
+        self._keys = [api_key_of(endpoint, name) for endpoint in config.endpoints]
+        self._endpoints: Iterator[OpenEndpoint] = iter(())
         self.meter = UsageMeter(config, name, usage_path)
 
     async def __aenter__(self) -> Self:
@@ -62,7 +59,7 @@ class ChatClient:
         self._stack = AsyncExitStack()
         self._gate = asyncio.Semaphore(self._config.max_concurrent)
         opened = [
-            _OpenEndpoint(
+            OpenEndpoint(
                 await self._stack.enter_async_context(
                     openai.AsyncOpenAI(
                         base_url=endpoint.url,
@@ -117,7 +114,7 @@ class ChatClient:
         attempts = tenacity.AsyncRetrying(
             stop=tenacity.stop_after_attempt(config.num_attempts),
             wait=self._pause_s,
-            retry=tenacity.retry_if_exception(_is_transient),
+            retry=tenacity.retry_if_exception(is_transient),
             reraise=True,
         )
         try:
@@ -159,7 +156,7 @@ class ChatClient:
         replies: dict[int, Reply],
         accept: Accept | None,
         stage: str,
-        endpoint: _OpenEndpoint,
+        endpoint: OpenEndpoint,
     ) -> None:
         """One try: one call where the endpoint gives several replies at once, else one for each."""
         import openai
@@ -190,7 +187,7 @@ class ChatClient:
         if unreadable is not None:
             raise unreadable
 
-    async def _call(self, request: ChatRequest, num_replies: int, stage: str, endpoint: _OpenEndpoint) -> list[str]:
+    async def _call(self, request: ChatRequest, num_replies: int, stage: str, endpoint: OpenEndpoint) -> list[str]:
         """One call, paid for."""
         config = self._config
         num_bytes = sum(len(message["content"].encode("utf-8", "replace")) for message in request.messages)
@@ -204,11 +201,11 @@ class ChatClient:
             async with asyncio.timeout(config.deadline_s):
                 completion = await endpoint.create(request, num_replies)
             usage = self._usage(completion) or unknown
-            return _texts(completion)
+            return texts_of(completion)
         except json.JSONDecodeError as error:
             raise UnreadableReply(f"not JSON, though it says so: {error}") from error
         except Exception as error:
-            if _cost_nothing(error):
+            if cost_nothing(error):
                 usage = None
             raise
         finally:
@@ -235,67 +232,3 @@ class ChatClient:
         except ValueError:  # a date
             wished_s = 0.0
         return min(max(backoff_s, wished_s), self._config.longest_pause_s)
-
-
-@dataclass
-class _OpenEndpoint:
-    """An endpoint in use."""
-
-    client: openai.AsyncOpenAI
-    model: str
-    rate_limiter: RateLimiter
-    gives_several: bool = True
-    """Whether it takes `n`: until it shows that it does not."""
-
-    async def create(self, request: ChatRequest, num_replies: int) -> Any:
-        # half a surrogate pair in a text that another model wrote is no UTF-8
-        messages: Any = [
-            {name: text.encode("utf-8", "replace").decode() for name, text in message.items()}
-            for message in request.messages
-        ]
-        more: dict[str, Any] = {"n": num_replies} if num_replies > 1 else {}
-        return await self.client.chat.completions.create(
-            model=self.model,
-            messages=messages,
-            temperature=request.temperature,
-            top_p=request.top_p,
-            max_tokens=request.max_tokens,
-            **more,
-        )
-
-
-def _texts(completion: Any) -> list[str]:
-    try:
-        texts = [choice.message.content or "" for choice in completion.choices]
-        texts[0]
-        return texts
-    except (AttributeError, IndexError, TypeError) as error:  # a page of HTML, or JSON of another kind
-        raise UnreadableReply(f"not a chat completion: {str(completion)[:200]!r}") from error
-
-
-def _api_key(endpoint: ChatEndpoint, name: str) -> str:
-    if endpoint.api_key_env is None:
-        return NO_KEY
-    if key := os.environ.get(endpoint.api_key_env):
-        return key
-    raise ValueError(
-        f"{name}: the environment variable {endpoint.api_key_env} is not set; set it, or api_key_env: null where "
-        f"{endpoint.url} needs no key"
-    )
-
-
-def _cost_nothing(error: Exception) -> bool:
-    """Errors of a service that did not answer the question; after a timeout nobody knows."""
-    import openai
-
-    refused = isinstance(error, openai.APIStatusError | RedirectRefused)
-    return refused or (isinstance(error, openai.APIConnectionError) and not isinstance(error, openai.APITimeoutError))
-
-
-def _is_transient(error: BaseException) -> bool:
-    """Whether another try may help; a model at a temperature may well speak clearly the next time."""
-    import openai
-
-    if isinstance(error, openai.APIStatusError):
-        return error.response.status_code == 429 or error.response.status_code >= 500
-    return isinstance(error, UnreadableReply | TimeoutError | openai.APIConnectionError)

@@ -27,6 +27,7 @@ from raylign.rewards.overlap import (
     RougeConfig,
     RougeReward,
 )
+from raylign.rewards.pair_model import PairModel, PairModelConfig
 from raylign.rewards.patterns import FormatConfig, FormatReward, RegexConfig, RegexReward
 from raylign.rewards.reward_model import RewardModel, RewardModelConfig
 from raylign.rewards.rules import (
@@ -76,6 +77,7 @@ AnyRewardConfig = (
     | FunctionConfig
     | HttpConfig
     | RewardModelConfig
+    | PairModelConfig
 )
 
 _REWARD_OF_CONFIG: dict[type[WeightedConfig], type[Reward]] = {
@@ -98,6 +100,7 @@ _REWARD_OF_CONFIG: dict[type[WeightedConfig], type[Reward]] = {
     FunctionConfig: FunctionReward,
     HttpConfig: HttpReward,
     RewardModelConfig: RewardModel,
+    PairModelConfig: PairModel,
 }
 
 REWARD_NAMES: tuple[str, ...] = tuple(

@@ -7,12 +7,13 @@ length, so that little padding is computed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from raylign.rewards.base import Item, Reward, Score, WeightedConfig, typed_scores
+from raylign.rewards.base import Item, Reward, Score, typed_scores
+from raylign.rewards.model_place import ModelConfig, length_buckets, padded
 from raylign.rewards.published_heads import add_bias, head_of, renamed
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ TRAINED_BY_US = "raylign_scorer"
 rendered prompt and the answer, encoded apart, with the end token after a finished answer."""
 
 
-class RewardModelConfig(WeightedConfig):
+class RewardModelConfig(ModelConfig):
     """A sequence-classification model that scores (prompt, completion)."""
 
     name: Literal["reward_model"] = "reward_model"
@@ -34,23 +35,14 @@ class RewardModelConfig(WeightedConfig):
     text_pair: bool = False
     """Encode prompt and answer as a pair of texts, with the tokenizer's separators between them, as models such as
     reward-model-deberta-v3 were trained; false: as a chat, or joined where the tokenizer has no template."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where it runs; auto: the GPU that it asks for (`num_gpus`), else the CPU."""
-    num_gpus: float = Field(0.0, ge=0)
-    """GPUs, or a share of one, that its server asks Ray for in a run on GPUs; 0: it computes on the CPU."""
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Computation; auto: float32 on CPU, bfloat16 on GPU."""
     max_tokens: int = Field(4096, ge=1)
     """Of a longer prompt and completion the last so many tokens are read."""
-    batch_tokens: int = Field(16384, ge=1)
-    """Tokens, padding included, of one forward pass."""
 
 
 class RewardModel(Reward):
     is_batched = True
 
     def __init__(self, config: RewardModelConfig) -> None:
-        import torch
         from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
         self._config = config
@@ -59,6 +51,8 @@ class RewardModel(Reward):
             self._tokenizer: Any = AutoTokenizer.from_pretrained(config.model, trust_remote_code=False)
         except (OSError, ValueError) as error:  # ValueError: it has code of its own, which is never run
             raise ValueError(f"reward model {config.model!r} cannot be loaded: {error}") from None
+        if "DebertaV2PairRM" in (getattr(model_config, "architectures", None) or ()):
+            raise ValueError(f"reward model {config.model!r} compares two answers: it is {{name: pair_model}}")
         head = head_of(model_config, config.model)
         if head is not None:
             model_config.num_labels = 1
@@ -73,14 +67,11 @@ class RewardModel(Reward):
                 "they do not belong together; give a folder with the tokenizer that the model was trained with"
             )
         self._as_trained = bool(getattr(model_config, TRAINED_BY_US, False))
-        has_gpu = torch.cuda.is_available()
-        self._device = config.device if config.device != "auto" else "cuda" if has_gpu else "cpu"
-        default_dtype = "bfloat16" if self._device == "cuda" else "float32"
-        dtype = default_dtype if config.dtype == "auto" else config.dtype
+        self._device, dtype = config.place()
         model, loading = AutoModelForSequenceClassification.from_pretrained(
             config.model,
             config=model_config,
-            dtype=getattr(torch, dtype),
+            dtype=dtype,
             output_loading_info=True,
             trust_remote_code=False,
             use_safetensors=True,
@@ -133,37 +124,20 @@ class RewardModel(Reward):
 
         values = [0.0] * len(token_ids)
         for rows in length_buckets([len(ids) for ids in token_ids], self._config.batch_tokens):
-            longest = max(len(token_ids[row]) for row in rows)
-            padded = torch.full((len(rows), longest), self._pad_id, dtype=torch.long)  # (B, T)
-            mask = torch.zeros((len(rows), longest), dtype=torch.long)  # (B, T)
-            for line, row in enumerate(rows):
-                padded[line, : len(token_ids[row])] = torch.tensor(token_ids[row])
-                mask[line, : len(token_ids[row])] = 1
+            token_ids_BT, mask = padded(token_ids, rows, self._pad_id)
             with torch.inference_mode():
-                logits = self._logits(padded.to(self._device), mask.to(self._device))
+                logits = self._logits(token_ids_BT.to(self._device), mask.to(self._device))
             for row, value in zip(rows, logits[:, 0].float().tolist(), strict=True):
                 values[row] = value
         return values
 
-    def _logits(self, padded: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def _logits(self, token_ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """(B, T) token ids, padded on the right, and their mask → (B, 1)."""
         if not self._reads_last_token:
-            return self._model(input_ids=padded, attention_mask=mask).logits
+            return self._model(input_ids=token_ids, attention_mask=mask).logits
         backbone = self._model.get_submodule(self._model.base_model_prefix)
-        hidden = backbone(input_ids=padded, attention_mask=mask, use_cache=False).last_hidden_state
+        hidden = backbone(input_ids=token_ids, attention_mask=mask, use_cache=False).last_hidden_state
         return self._model.score(hidden[range(len(mask)), mask.sum(1) - 1])
 
     def close(self) -> None:
         self._model = None
-
-
-def length_buckets(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
-    """Row numbers in batches of like length, each at most `batch_tokens` with padding (or one row)."""
-    batch: list[int] = []
-    for row in sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True):
-        if batch and (len(batch) + 1) * lengths[batch[0]] > batch_tokens:
-            yield batch
-            batch = []
-        batch.append(row)
-    if batch:
-        yield batch

@@ -16,7 +16,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from raylign.actors.cluster import interpreter_problem
-from raylign.jobs.checks.diagnosis import Diagnosis, Status
+from raylign.jobs.checks.diagnosis import Diagnosis, enough_memory
 from raylign.jobs.checks.leftovers import check_leftovers, clean
 from raylign.jobs.checks.machine import GIB, Machine, disk_space, this_machine
 
@@ -28,6 +28,9 @@ class DoctorConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
     """Where runs will be written."""
     imports: bool = True
     """Import every heavy library in a process of its own; takes about half a minute on two cores."""
+    cluster: str | None = None
+    """Look at every node of a Ray cluster instead, as a job there: the address of its dashboard, such as
+    http://127.0.0.1:8265; within the cluster auto, or what `ray start` printed. With --folder on the shared disk."""
     clean: bool = False
     """Look at nothing else: list what killed runs left in shared memory and temporary folders, then remove what no
     process uses. Processes of other containers that share /dev/shm are not seen."""
@@ -39,6 +42,11 @@ def doctor(config: DoctorConfig) -> int:
 
     if config.clean:
         return clean()
+    if config.cluster is not None:
+        from raylign.jobs.checks.doctor_cluster import diagnose_cluster
+
+        found = diagnose_cluster(config.cluster, config.folder)
+        return found if isinstance(found, int) else report(found)
     machine = this_machine()
     diagnoses = [
         *check_machine(machine, config.folder),
@@ -48,6 +56,11 @@ def doctor(config: DoctorConfig) -> int:
         *check_ray(),
         *check_leftovers(),
     ]
+    return report(diagnoses)
+
+
+def report(diagnoses: list[Diagnosis]) -> int:
+    """Print them; the exit code."""
     print_diagnoses(diagnoses)
     return 1 if any(diagnosis.status == "bad" for diagnosis in diagnoses) else 0
 
@@ -68,10 +81,10 @@ def check_machine(machine: Machine, folder: Path) -> Iterator[Diagnosis]:
         "engine and learner will share one core and take turns" if few else "",
     )
     yield from check_processor(machine)
-    yield _enough(
+    yield enough_memory(
         "memory", machine.free_memory_bytes, 3, 6, f"free of {machine.memory_bytes / GIB:.1f} GiB", "end other programs"
     )
-    yield _enough(
+    yield enough_memory(
         "/dev/shm",
         machine.shared_memory_bytes,
         0.6,
@@ -84,7 +97,7 @@ def check_machine(machine: Machine, folder: Path) -> Iterator[Diagnosis]:
         if share_used > 0.95:
             yield Diagnosis(name, "bad", f"{share_used:.0%} full", "Ray stops making objects on a disk over 95 % full")
         else:
-            yield _enough(name, free_bytes, 1, 10, f"free, {share_used:.0%} full", "make room")
+            yield enough_memory(name, free_bytes, 1, 10, f"free, {share_used:.0%} full", "make room")
     num_files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     many = num_files >= 4096 or num_files == resource.RLIM_INFINITY
     yield Diagnosis(
@@ -120,13 +133,6 @@ def check_processor(machine: Machine, cpuinfo: Path = Path("/proc/cpuinfo")) -> 
         yield Diagnosis("processor", "warn", "AVX2 without AVX-512", "vLLM works, slower")
     else:
         yield Diagnosis("processor", "bad", "no AVX2", "vLLM does not run here; use another machine")
-
-
-def _enough(topic: str, num_bytes: int, bad_gib: float, warn_gib: float, what: str, advice: str) -> Diagnosis:
-    gib = num_bytes / GIB
-    status: Status = "bad" if gib < bad_gib else "warn" if gib < warn_gib else "ok"
-    wanted = f"{bad_gib:g} GiB are needed, {warn_gib:g} are comfortable: {advice}"
-    return Diagnosis(topic, status, f"{gib:.1f} GiB {what}", "" if status == "ok" else wanted)
 
 
 def check_ray(session_folders: tuple[Path, ...] = (Path("/tmp/ray"),)) -> Iterator[Diagnosis]:

@@ -54,7 +54,7 @@ class Findings:
             raise PlanError("\n".join(self.problems))
 
 
-def print_findings(findings: Findings) -> None:
+def print_findings(findings: Findings, all_well: str = "ready to start") -> None:
     """To the terminal."""
     from rich.console import Console
     from rich.markup import escape
@@ -77,4 +77,4 @@ def print_findings(findings: Findings) -> None:
     for problem in findings.problems:
         console.print(f"[red]problem:[/] {escape(problem)}", soft_wrap=True, highlight=False)
     if not findings.problems:
-        console.print("[green]ready to start[/]")
+        console.print(f"[green]{all_well}[/]")

@@ -12,6 +12,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,12 +102,18 @@ def _what(path: Path) -> str:
     if (path / OWNER).is_file():
         return "" if is_held(path) else kind
     is_ours = MADE_BEFORE_MARKS.match(path.name) and (kind != KINDS[PREFIX] or any(path.glob("session_*")))
-    return kind if is_ours and time.time() - path.stat().st_mtime > HOUR_S else ""
+    with suppress(FileNotFoundError):
+        return kind if is_ours and time.time() - path.stat().st_mtime > HOUR_S else ""
+    return ""  # gone meanwhile
 
 
 def _size(path: Path) -> int:
     files = path.rglob("*") if path.is_dir() else [path]
-    return sum(file.lstat().st_blocks * 512 for file in files)
+    num_bytes = 0
+    with suppress(FileNotFoundError):  # its owner's end, or another `clean`, removes it meanwhile
+        for file in files:
+            num_bytes += file.lstat().st_blocks * 512
+    return num_bytes
 
 
 def _remove(path: Path) -> None:

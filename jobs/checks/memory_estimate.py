@@ -16,6 +16,7 @@ from raylign.jobs.checks.machine import GIB, Machine
 from raylign.jobs.config.train import TrainConfig
 from raylign.learners.engines.config import resolve_micro_batch_tokens
 from raylign.rollout.engine.config import EngineConfig
+from raylign.rollout.model_folder import find_model_folder
 
 ACTIVATIONS = "activations (about)"
 BYTES = {"float32": 4, "bfloat16": 2}
@@ -23,6 +24,10 @@ LEARNER_LIBRARIES_BYTES = 4 * GIB // 10
 """Measured: a process with torch, DeepSpeed and transformers imported, with its loaded kernels."""
 ENGINE_LIBRARIES_BYTES = 11 * GIB // 10
 """Measured: vLLM's front process and engine core."""
+
+
+ENGINE_GPU_REST_BYTES = 3 * GIB // 2
+"""About: CUDA's context, activations of a step, graphs. Not measured here."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,23 @@ def read_model_size(folder: Path) -> ModelSize | None:
         head_width=config.get("head_dim") or config["hidden_size"] // heads,
         max_positions=config.get("max_position_embeddings"),
     )
+
+
+def model_size_of(path: str) -> ModelSize | None:
+    """Of a folder, or of a Hugging Face model that was downloaded before; None where nothing is here."""
+    folder = find_model_folder(path) or cached_snapshot(path)
+    return read_model_size(folder) if folder is not None else None
+
+
+def cached_snapshot(name: str) -> Path | None:
+    """The folder of a Hugging Face model that was downloaded before."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError):
+        return None
 
 
 def _header(file: Path) -> dict[str, list[int]]:
@@ -144,6 +166,11 @@ def engine_bytes(size: ModelSize, engine: EngineConfig, machine: Machine) -> dic
     if machine.gpus:
         smallest = min(gpu.memory_bytes for gpu in machine.gpus)
         return {"vLLM (gpu_memory_utilization)": int(engine.gpu_memory_utilization * smallest)}
+    return engine_bytes_on_host(size, engine)
+
+
+def engine_bytes_on_host(size: ModelSize, engine: EngineConfig) -> dict[str, int]:
+    """Of one engine without GPU."""
     return {
         "weights": size.num_parameters * BYTES[_dtype(engine.dtype, on_gpu=False)],
         "KV cache": int(engine.kv_cache_gib * GIB),
@@ -151,9 +178,24 @@ def engine_bytes(size: ModelSize, engine: EngineConfig, machine: Machine) -> dic
     }
 
 
+def engine_parts_on_gpu(size: ModelSize, engine: EngineConfig, gpu_bytes: int | None) -> dict[str, int]:
+    """On each GPU of one engine: what vLLM takes of it, whose cache is what weights and the rest leave."""
+    weights = size.num_parameters * BYTES[_dtype(engine.dtype, on_gpu=True)] // engine.tensor_parallel_size
+    if gpu_bytes is None:
+        return {"weights": weights}
+    left = int(engine.gpu_memory_utilization * gpu_bytes) - weights - ENGINE_GPU_REST_BYTES
+    return {"weights": weights, "cache": max(0, left), "other": ENGINE_GPU_REST_BYTES}
+
+
 def kv_cache_tokens(size: ModelSize, engine: EngineConfig) -> int:
     """Tokens that fit in the KV cache of a CPU engine."""
     return int(engine.kv_cache_gib * GIB) // size.kv_bytes_per_token(BYTES[_dtype(engine.dtype, on_gpu=False)])
+
+
+def kv_cache_tokens_in(num_bytes: int, size: ModelSize, engine: EngineConfig) -> int:
+    """Tokens that fit in so many bytes of each GPU of an engine, over which its heads are spread."""
+    spread = min(engine.tensor_parallel_size, size.num_kv_heads)
+    return num_bytes * spread // size.kv_bytes_per_token(BYTES[_dtype(engine.dtype, on_gpu=True)])
 
 
 def _dtype(dtype: str, on_gpu: bool) -> str:

@@ -1,7 +1,7 @@
 """Several sources of preference pairs in one run, each read and tried, with rows and shares.
 
 Given the config and what was found of `data`; adds to the findings what each further source is, and a row for each with
-its rows and its share.
+its rows and its share; and the same for sources of held-out pairs.
 """
 
 from __future__ import annotations
@@ -27,12 +27,6 @@ def check_more_data(
         key = f"more_data[{number}]"
         samples = replace(first, key=key, data=data, rewards=[])
         counts.append(check_data(samples, tokenizer, config.seed + number + 1, findings))
-        held_out = config.evaluation.pairs
-        if held_out is not None and may_share_rows(data, held_out):
-            findings.warnings.append(
-                f"evaluation.pairs.rows {held_out.rows} and {key}.rows {data.rows} of {data.source} overlap: the run "
-                "is evaluated on pairs that it trains on"
-            )
     num_rows = [count for count in counts if count is not None]
     if len(num_rows) < len(counts):
         return None
@@ -47,3 +41,23 @@ def check_more_data(
             f"{share:.4g} of {source}: its {count} rows {rounds:.3g} times in an epoch of {epoch}",
         )
     return epoch
+
+
+def check_held_out_pairs(
+    config: TrainConfig, context: int, tokenizer: PreTrainedTokenizerBase, findings: Findings
+) -> None:
+    """Each source of held-out pairs, which no source of training may share rows with."""
+    evaluation = config.evaluation
+    held_out = {"evaluation.pairs": evaluation.pairs}
+    held_out |= {f"evaluation.more_pairs[{number}]": data for number, data in enumerate(evaluation.more_pairs)}
+    trained = {"data": config.data} | {f"more_data[{number}]": data for number, data in enumerate(config.more_data)}
+    for key, data in held_out.items():
+        if data is None:
+            continue
+        check_data(Samples(key, data, [], context, context, "pairs"), tokenizer, config.seed, findings)
+        for other, used in trained.items():
+            if may_share_rows(used, data):
+                findings.warnings.append(
+                    f"{key}.rows {data.rows} and {other}.rows {used.rows} of {used.source} overlap: the run is "
+                    "evaluated on pairs that it trains on"
+                )

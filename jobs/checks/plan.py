@@ -26,13 +26,14 @@ from raylign.jobs.checks.machine import GIB, Machine, disk_space, this_machine
 from raylign.jobs.checks.memory_estimate import (
     ACTIVATIONS,
     ModelSize,
+    cached_snapshot,
     checkpoint_bytes,
     engine_bytes,
     kv_cache_tokens,
     learner_bytes,
-    read_model_size,
+    model_size_of,
 )
-from raylign.jobs.checks.more_data import check_more_data
+from raylign.jobs.checks.more_data import check_held_out_pairs, check_more_data
 from raylign.jobs.checks.private_cluster import check_private_cluster
 from raylign.jobs.checks.unused_rows import unused_rows
 from raylign.jobs.config.evaluate import EvaluateConfig
@@ -62,6 +63,10 @@ def plan(config: TrainConfig) -> int:
         from raylign.jobs.simulation.simulate import simulate_plan
 
         return simulate_plan(config)
+    if isinstance(config, PlanConfig) and config.cluster_file is not None:
+        from raylign.jobs.checks.cluster_plan import plan_cluster
+
+        return plan_cluster(config)
     findings = examine_training(config, this_machine())
     print_findings(findings)
     return 2 if findings.problems else 0
@@ -153,15 +158,7 @@ def examine_training(config: TrainConfig, machine: Machine) -> Findings:
         check_data(held_out, tokenizer, config.seed, findings)
         if config.trusted_data and may_share_rows(config.trusted_data, evaluation.trusted):
             findings.warnings.append("evaluation.trusted and trusted_data overlap: rows are trained on and held out")
-    if evaluation.pairs is not None:
-        context = engine.max_model_len
-        pairs = Samples("evaluation.pairs", evaluation.pairs, [], context, context, "pairs")
-        check_data(pairs, tokenizer, config.seed, findings)
-        if may_share_rows(config.data, evaluation.pairs):
-            findings.warnings.append(
-                f"evaluation.pairs.rows {evaluation.pairs.rows} and data.rows {config.data.rows} of "
-                f"{config.data.source} overlap: the run is evaluated on pairs that it trains on"
-            )
+    check_held_out_pairs(config, engine.max_model_len, tokenizer, findings)
     findings.notes += unused_rows(findings.read)
     return findings
 
@@ -210,7 +207,7 @@ def _check_lora(config: TrainConfig, findings: Findings) -> None:
     lora = config.learner.lora
     folder = None
     if lora is not None and lora.target_modules != "all-linear" and not findings.problems:
-        folder = find_model_folder(config.model.path) or _cached_snapshot(config.model.path)
+        folder = find_model_folder(config.model.path) or cached_snapshot(config.model.path)
     if lora is not None and folder is not None:
         findings.attempt("learner.lora.target_modules", lambda: check_lora_targets(str(folder), lora.target_modules))
 
@@ -254,8 +251,7 @@ def _check_model(key: str, path: str, findings: Findings) -> tuple[ModelSize | N
     tokenizer = findings.attempt(key, lambda: load_tokenizer(path))
     if tokenizer is None:
         return None, None
-    folder = find_model_folder(path) or _cached_snapshot(path)
-    size = read_model_size(folder) if folder is not None else None
+    size = model_size_of(path)
     known = f"{size.num_parameters / 1e6:,.1f}M parameters" if size else "size unknown, so memory is not estimated"
     findings.fact(key, f"{path} ({known})")
     if size is not None:
@@ -266,17 +262,6 @@ def _check_model(key: str, path: str, findings: Findings) -> tuple[ModelSize | N
                 f"model has {size.vocabulary_size}; a text that needs one cannot be learned or answered"
             )
     return size, tokenizer
-
-
-def _cached_snapshot(name: str) -> Path | None:
-    """The folder of a Hugging Face model that was downloaded before."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(name, local_files_only=True))
-    except (LocalEntryNotFoundError, HFValidationError):
-        return None
 
 
 def _check_context(size: ModelSize, engine: EngineConfig, key: str, machine: Machine, findings: Findings) -> None:

@@ -132,6 +132,7 @@ def _line(key: str, value: str, text: str) -> str:
     """One line: what does not fit is cut, since `--help KEY` has all of it."""
     width = max(LEAST_WIDTH, min(140, shutil.get_terminal_size().columns))
     start = f"  --{key}"
+    value = value.replace("\n", "\\n")  # of a template
     if value:
         shown = value if len(value) <= VALUE_WIDTH else f"…{value[1 - VALUE_WIDTH :]}"  # of a path the end tells more
         start = f"{start:<{KEY_WIDTH}} {shown:<{VALUE_WIDTH}}"

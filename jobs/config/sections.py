@@ -63,6 +63,9 @@ class EvaluationConfig(Section):
     """Prompts that the run never trains on, to be answered; empty: none."""
     pairs: DataConfig | None = None
     """Preference pairs that the run never trains on (dpo, ipo, bonbon, sail, reward_model); empty: none."""
+    more_pairs: list[DataConfig] = []
+    """Further sources of such pairs. Each source is then measured apart too, as `evaluation/pairs/<source>/…`; the
+    numbers without a source are those of `pairs`."""
     trusted: DataConfig | None = None
     """Trusted rows that the run never trains on (bdr, bdr_online); empty: none."""
     num_prompts: int = Field(200, ge=1)

@@ -184,6 +184,8 @@ def _evaluation_problems(config: TrainConfig) -> Iterator[str]:
     evaluation = config.evaluation
     if evaluation.pairs is not None and config.algorithm.curriculum != "pairs":
         yield f"evaluation.pairs is set: {config.algorithm.name} does not learn from preference pairs"
+    if evaluation.more_pairs and evaluation.pairs is None:
+        yield "evaluation.more_pairs is set and evaluation.pairs is not: make the first of them evaluation.pairs"
     if evaluation.data is not None:
         if evaluation.temperature == 0 and evaluation.num_completions > 1:
             yield all_the_same("evaluation", evaluation.num_completions)

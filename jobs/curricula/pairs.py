@@ -6,14 +6,14 @@ make. Ordinals of groups count only the rows that the policy answers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
 from raylign.jobs.config.references import compare_with_references
 from raylign.jobs.config.train import TrainConfig
 from raylign.jobs.curricula.base import Curriculum, Services
-from raylign.jobs.run.pair_evaluation import pair_metrics
+from raylign.jobs.run.pair_evaluation import metrics_of_source, pair_metrics, source_names
 from raylign.learners.algorithms.base import ExampleMaker
 from raylign.learners.examples.example import Example
 from raylign.rollout.data.mixture import PairMixture
@@ -35,8 +35,9 @@ class PairCurriculum(Curriculum):
         config: TrainConfig,
         rows: PromptSource | PairMixture,
         examples: ExampleMaker,
-        held_out: PromptSource | None = None,
+        held_out: Mapping[str, PromptSource],
     ) -> None:
+        """`held_out`: by name; the first is `evaluation.pairs`."""
         super().__init__(config, rows, examples)
         self._held_out = held_out
 
@@ -51,10 +52,11 @@ class PairCurriculum(Curriculum):
             for number, data in enumerate([config.data, *config.more_data])
         ]
         rows = PairMixture(sources, [each.share for each in config.more_data]) if config.more_data else sources[0]
-        held_out = None
-        if config.evaluation.pairs is not None:
-            held_out = PromptSource.open_pairs(config.evaluation.pairs, tokenizer, seed, context, context)
-        return cls(config, rows, make, held_out)
+        evaluation = config.evaluation
+        held_out = [] if evaluation.pairs is None else [evaluation.pairs, *evaluation.more_pairs]
+        opened = [PromptSource.open_pairs(data, tokenizer, seed, context, context) for data in held_out]
+        names = source_names([data.source for data in held_out])
+        return cls(config, rows, make, dict(zip(names, opened, strict=True)))
 
     def examples(self, step: int, groups: Sequence[Group]) -> list[Example]:
         routing, start = self.make.routing, step * self._rows_per_step
@@ -74,12 +76,17 @@ class PairCurriculum(Curriculum):
 
     @property
     def evaluates(self) -> bool:
-        return self._held_out is not None
+        return bool(self._held_out)
 
     async def evaluate(self, services: Services) -> dict[str, float]:
-        """Loss, accuracy and margin on the pairs held out."""
-        if self._held_out is None:
-            return {}
-        count = min(self.config.evaluation.num_prompts, len(self._held_out))
-        pairs = [self._held_out.pair(ordinal) for ordinal in range(count)]
-        return pair_metrics(await services.learner.evaluate(self.make.from_pairs(pairs, is_training=False)), count)
+        """Loss, accuracy and margin on the pairs held out; of several sources each apart."""
+        found: dict[str, float] = {}
+        for name, source in self._held_out.items():
+            count = min(self.config.evaluation.num_prompts, len(source))
+            pairs = [source.pair(ordinal) for ordinal in range(count)]
+            metrics = await services.learner.evaluate(self.make.from_pairs(pairs, is_training=False))
+            line = pair_metrics(metrics, count)
+            found = found or line
+            if len(self._held_out) > 1:
+                found |= metrics_of_source(line, name)
+        return found

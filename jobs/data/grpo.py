@@ -17,10 +17,11 @@ from typing import Any
 
 from raylign.jobs.checks.findings import Findings
 from raylign.jobs.checks.machine import Machine, this_machine
+from raylign.jobs.data.dropped import Dropped
 from raylign.jobs.data.grpo_check import examine_grpo_data
 from raylign.jobs.data.grpo_config import GrpoDataConfig
 from raylign.jobs.data.hardness import select_at_random, select_by_score
-from raylign.jobs.data.pool import Dropped, Pool, PoolRow, data_name, read_pool, short_name
+from raylign.jobs.data.pool import Pool, PoolRow, data_name, read_pool, short_name
 from raylign.jobs.data.pool_answers import PoolAnswers, answers_identity, drawn_answers, model_name, read_answers
 from raylign.jobs.data.pool_scores import PoolScores, score_pool, scorer_identity, scorer_of
 from raylign.jobs.data.pool_summary import by_source, counts, histogram, lengths, spread
@@ -149,8 +150,8 @@ def _line(row: PoolRow, column: str | None, scores: dict[int, float]) -> dict[st
 def _dropped(pool: Pool, answers: PoolAnswers, scored: PoolScores) -> list[Dropped]:
     by_index = {row.index: row for row in pool.rows}
     found = list(pool.dropped)
-    for reason, why in (("no answer", answers.why_missing), ("no score", scored.why_missing)):
-        found += [Dropped(by_index[index].id, reason, words) for index, words in why.items()]
+    for stage, why in (("answer", answers.why_missing), ("score", scored.why_missing)):
+        found += [Dropped(by_index[index].id, stage, f"no {stage}", words) for index, words in why.items()]
     return found
 
 

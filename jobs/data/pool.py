@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from raylign.jobs.data.dropped import Dropped
 from raylign.jobs.data.grpo_config import GOLD, GrpoDataConfig, PoolConfig
 from raylign.rollout.data.chats import is_chat, read_chat
 from raylign.rollout.data.mapping import row_name
@@ -22,6 +23,8 @@ from raylign.rollout.data.sources import Reading, read_source
 from raylign.rollout.data.templates import MissingValueError, Template, is_missing
 
 COLUMN_PREFIX = "ref_output_"
+READ = "read"
+"""The stage of what is left out here."""
 SHORT_NAMES = (("o4-mini", "o4mini"), ("deepseek", "deepseek"), ("claude", "claude"), ("gemini", "gemini"),
                ("llama", "llama"))  # fmt: skip
 """As the published code shortens the names of its reference models."""
@@ -42,16 +45,6 @@ class PoolRow:
     references: tuple[str, ...]
     ground_truth: str
     """The gold reference, or the first answer in the chat, or the first reference."""
-
-
-@dataclass(frozen=True)
-class Dropped:
-    """A row that is left out."""
-
-    id: Any
-    reason: str
-    """Short, the same for all rows of a kind."""
-    detail: str = ""
 
 
 @dataclass
@@ -83,21 +76,21 @@ def read_pool(config: GrpoDataConfig) -> Pool:
         row, prompt = read[index], prompts[index]
         row_id = index if is_missing(row.get("id")) else row["id"]
         if prompt is None or not prompt.strip():
-            pool.dropped.append(Dropped(row_id, "no prompt"))
+            pool.dropped.append(Dropped(row_id, READ, "no prompt"))
             continue
         references = _references(data, names, row)
-        if isinstance(references, Dropped):
-            pool.dropped.append(Dropped(row_id, references.reason))
+        if isinstance(references, str):
+            pool.dropped.append(Dropped(row_id, READ, references))
             continue
         pool.rows.append(_pool_row(data, row, index, row_id, prompt, references))
     if not pool.rows:
         reasons = sorted({dropped.reason for dropped in pool.dropped})
         raise ValueError(f"{data.source}: none of {pool.num_read} rows is usable ({', '.join(reasons)})")
-    ids = [row.id for row in pool.rows] + [each.id for each in pool.dropped]
+    ids = [row.id for row in pool.rows] + [each.row_id for each in pool.dropped]
     if not all(isinstance(row_id, int) for row_id in ids):
         # a column has one type
         pool.rows = [replace(row, id=str(row.id)) for row in pool.rows]
-        pool.dropped = [replace(each, id=str(each.id)) for each in pool.dropped]
+        pool.dropped = [replace(each, row_id=str(each.row_id)) for each in pool.dropped]
     pool.digest = _digest([[row.id, row.prompt, row.references, row.source] for row in pool.rows])
     return pool
 
@@ -130,14 +123,15 @@ def data_name(source: str) -> str:
     return file_safe(path.name.split(".")[0] if path.is_file() else path.name)
 
 
-def _references(data: PoolConfig, names: Sequence[str], row: dict[str, Any]) -> tuple[str, ...] | Dropped:
+def _references(data: PoolConfig, names: Sequence[str], row: dict[str, Any]) -> tuple[str, ...] | str:
+    """A reason where it has none."""
     if data.reference is not None:
         found = tuple(text for text in Template(data.reference).render_each(row) if text.strip())
-        return found or Dropped(None, "no reference")
+        return found or "no reference"
     cells = {name: row.get(COLUMN_PREFIX + name) for name in names}
     for name, cell in cells.items():
         if not isinstance(cell, str) or not cell.strip():
-            return Dropped(None, f"no reference {name}")
+            return f"no reference {name}"
     return tuple(str(cell) for cell in cells.values())
 
 

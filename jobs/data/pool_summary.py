@@ -11,7 +11,8 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from raylign.jobs.data.pool import Dropped, Pool, PoolRow
+from raylign.jobs.data.dropped import Dropped
+from raylign.jobs.data.pool import Pool, PoolRow
 from raylign.jobs.data.pool_answers import PoolAnswer
 
 NUM_BINS = 50

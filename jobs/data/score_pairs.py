@@ -31,6 +31,7 @@ from raylign.jobs.data.row_journal import RowJournal
 from raylign.jobs.data.score_pairs_config import ALL_SPLITS, ScorePairsConfig
 from raylign.jobs.data.scored_rows import ScoredRow, check_new_columns, write_scored
 from raylign.jobs.run.folder import write_atomically
+from raylign.jobs.run.output_folder import check_can_write
 from raylign.jobs.run.progress import Progress
 from raylign.jobs.run.roles import num_cluster_gpus, start_reward_server
 from raylign.rewards.scoring import weights_by_name
@@ -68,8 +69,13 @@ def _checked(config: ScorePairsConfig) -> tuple[Findings, list[PairsOfSplit]]:
         findings.problems.append(f"{config.data.source}: not one pair can be scored: {_reasons(splits)}")
     if pairs:
         findings.attempt("suffix", lambda: _check_columns(config, pairs[0]))
-    findings.attempt("folder", lambda: check_job_folder(config.folder, config, config.resume, MAY_CHANGE_ON_RESUME))
+    findings.attempt("folder", lambda: _check_folder(config))
     return findings, splits
+
+
+def _check_folder(config: ScorePairsConfig) -> None:
+    check_job_folder(config.folder, config, config.resume, MAY_CHANGE_ON_RESUME)
+    check_can_write(config.folder)
 
 
 def _check_columns(config: ScorePairsConfig, pair: PairToScore) -> None:

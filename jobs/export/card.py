@@ -17,9 +17,11 @@ from raylign.rollout.hub import looks_like_path
 
 DATA_SECTIONS = {
     "data": "training",
+    "more_data": "training",
     "trusted_data": "trusted rows",
     "evaluation.data": "evaluation, prompts",
     "evaluation.pairs": "evaluation, pairs",
+    "evaluation.more_pairs": "evaluation, pairs",
     "evaluation.trusted": "evaluation, trusted rows",
 }
 SETTINGS = ("num_steps", "num_epochs", "seed", "algorithm", "learner", "rollout.prompts_per_step", "sampling", "async")
@@ -80,8 +82,13 @@ def front_matter(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def data_rows(config: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
-    """A row for each data section that the run read."""
-    found = [(words, look_up(config, key)) for key, words in DATA_SECTIONS.items()]
+    """A row for each source that the run read."""
+    found = [
+        (words, data)
+        for key, words in DATA_SECTIONS.items()
+        for value in [look_up(config, key)]
+        for data in (value if isinstance(value, list) else [value])
+    ]
     return [
         (words, str(data["source"]), str(data.get("split", "")), str(data.get("rows", "")))
         for words, data in found

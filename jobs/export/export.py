@@ -9,6 +9,7 @@ Given an `ExportConfig`; gives a folder that is whole or not there:
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -19,7 +20,7 @@ from raylign.jobs.export.curves import svg_of_figure
 from raylign.jobs.report.charts import figures
 from raylign.jobs.run.checkpoints import STATE, Checkpoint, CheckpointStore
 from raylign.jobs.run.folder import read_metrics, write_atomically
-from raylign.jobs.run.output_folder import check_can_write
+from raylign.jobs.run.output_folder import check_can_write, hold
 from raylign.jobs.run.trained_as import config_of_run, run_of_model
 from raylign.rollout.model_folder import check_model_folder
 
@@ -41,6 +42,8 @@ def export(config: ExportConfig) -> Path:
     token = hub_token() if config.push is not None else None
     if config.output.exists() and (not config.output.is_dir() or any(config.output.iterdir())):
         raise ValueError(f"output {config.output} exists and is not empty: choose a new folder")
+    if config.output.resolve().is_relative_to(checkpoint.path.resolve()):
+        raise ValueError(f"output {config.output} lies in the checkpoint that it is copied from: choose another folder")
     check_can_write(config.output)
     write_folder(config.output, run, checkpoint)
     print(f"{checkpoint.path} exported: {config.output}")
@@ -64,35 +67,50 @@ def checkpoint_of(model: str, run: Path) -> Checkpoint:
 def write_folder(output: Path, run: Path, checkpoint: Checkpoint) -> None:
     """Beside it first, and in place in one move."""
     half_written = output.with_name(f".{output.name}.half-written")
-    shutil.rmtree(half_written, ignore_errors=True)
-    try:
-        shutil.copytree(checkpoint.path, half_written, ignore=shutil.ignore_patterns(*OF_THE_RUN))
-        training = half_written / "training"
-        training.mkdir()
-        shutil.copyfile(run / "config.yaml", training / "config.yaml")
-        metrics = [line for line in read_metrics(run) if line.get("step", 0) <= checkpoint.record.step]
-        if (run / "metrics.jsonl").is_file():
-            shutil.copyfile(run / "metrics.jsonl", training / "metrics.jsonl")
-        curves = []
-        for number, (chart, figure) in enumerate(figures(metrics)[0], 1):
-            file = f"training/curve-{number:02d}.svg"
-            write_atomically(half_written / file, svg_of_figure(chart, figure))
-            curves.append((chart.title, file))
-        facts = RunFacts(
-            name=run.absolute().name,
-            checkpoint=checkpoint.path.name,
-            step=checkpoint.record.step,
-            config=config_of_run(run),
-            metrics=metrics,
-            versions=checkpoint.record.versions,
-        )
-        write_atomically(half_written / "README.md", card(facts, curves))
-        if output.is_dir():
-            output.rmdir()  # empty, or this fails
-        half_written.rename(output)
-    except BaseException:
-        shutil.rmtree(half_written, ignore_errors=True)
-        raise
+    half_written.mkdir(parents=True, exist_ok=True)
+    with hold(half_written) as lock:
+        try:
+            for left in half_written.iterdir():  # by an export that was killed
+                if left.name != Path(lock.name).name:
+                    shutil.rmtree(left) if left.is_dir() else left.unlink()
+            _fill(half_written, run, checkpoint)
+            if output.is_dir():
+                output.rmdir()  # empty, or this fails
+            Path(lock.name).unlink()
+            half_written.rename(output)
+        except BaseException:
+            shutil.rmtree(half_written, ignore_errors=True)
+            raise
+
+
+def _fill(folder: Path, run: Path, checkpoint: Checkpoint) -> None:
+    shutil.copytree(
+        checkpoint.path, folder, ignore=shutil.ignore_patterns(*OF_THE_RUN), copy_function=_copy, dirs_exist_ok=True
+    )
+    training = folder / "training"
+    training.mkdir()
+    shutil.copyfile(run / "config.yaml", training / "config.yaml")
+    metrics = [line for line in read_metrics(run) if line.get("step", 0) <= checkpoint.record.step]
+    write_atomically(training / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in metrics))
+    curves = []
+    for number, (chart, figure) in enumerate(figures(metrics)[0], 1):
+        file = f"training/curve-{number:02d}.svg"
+        write_atomically(folder / file, svg_of_figure(chart, figure))
+        curves.append((chart.title, file))
+    facts = RunFacts(
+        name=run.absolute().name,
+        checkpoint=checkpoint.path.name,
+        step=checkpoint.record.step,
+        config=config_of_run(run),
+        metrics=metrics,
+        versions=checkpoint.record.versions,
+    )
+    write_atomically(folder / "README.md", card(facts, curves))
+
+
+def _copy(source: str, target: str) -> str:
+    """Without the mode: libraries write weights for their owner's eyes alone."""
+    return shutil.copyfile(source, target)
 
 
 def hub_token() -> str:

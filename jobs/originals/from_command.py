@@ -9,25 +9,31 @@ from __future__ import annotations
 import shlex
 import sys
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 
 from raylign.jobs.originals.pages import Row, all_rows
 from raylign.jobs.originals.search import find_rows
 from raylign.jobs.originals.translate import Translation, translate_command
 
 MOST_ROWS = 8
+WHAT_TO_GIVE = (
+    'give the original one in quotes, as in raylign from "cdpo dpo -p DDP --beta 0.1", or a few words of a table of '
+    "docs/from_the_originals"
+)
 
 
 class FromConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
     """Our command for one of the programs that the algorithms were published with."""
 
-    command: str = Field(min_length=1)
+    command: str = ""
     """The original command, as in `raylign from "cdpo dpo -p DDP --beta 0.1"`; or a few words to look for in the tables
     of docs/from_the_originals."""
 
 
 def print_ours(config: FromConfig) -> int:
     """0 where there is a counterpart."""
+    if not config.command.strip():
+        raise ValueError(f"there is no command to look for: {WHAT_TO_GIVE}")
     try:
         words = shlex.split(config.command)
     except ValueError as error:

@@ -30,6 +30,7 @@ def original_words_hint(command: str, words: Sequence[str], known: Sequence[str]
     names = [word for word in theirs if word.startswith("-") or "=" in word]
     explained = [word for word in names if word.lstrip("-").split("=")[0] not in found.not_found]
     subject = ", ".join(explained) or theirs[0]
+    found.notes = [note for note in found.notes if not note.endswith(ON_NO_PAGE)]  # of those our nearest key is said
     return Hint([f"{subject}: unknown option; it is of {found.title}", *_lines(found)], frozenset(explained))
 
 
@@ -40,8 +41,7 @@ def original_command_lines(words: Sequence[str]) -> list[str]:
 
 
 def _lines(found: Translation) -> list[str]:
-    notes = [note for note in found.notes if not note.endswith(ON_NO_PAGE)]  # the nearest key of ours is said of those
-    return [*notes, *(["ours is:", found.line] if found.words else [])]
+    return [*found.notes, *(["ours is:", found.line] if found.words else [])]
 
 
 def _parted(words: Sequence[str], known: frozenset[str]) -> tuple[list[str], list[str]]:

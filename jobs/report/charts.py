@@ -39,10 +39,12 @@ class Chart:
     """False where a run without it lacks nothing."""
     always_shown: tuple[float, ...] = (0.0,)
     """Values that the axis covers whatever the data; a constant series would get a meaningless scale."""
+    each: str = ""
+    """A metric of several names, each a series of its own: `reward/<name>/mean`."""
 
 
 CHARTS: tuple[Chart, ...] = (
-    Chart("Reward", (("reward/mean", "total"),), "reward", always_shown=()),
+    Chart("Reward", (("reward/mean", "total"),), "reward", always_shown=(), each="reward/<name>/mean"),
     Chart(
         "Accuracy",
         (("rollout/accuracy", "training prompts"), ("evaluation/accuracy", "held-out prompts")),
@@ -54,6 +56,7 @@ CHARTS: tuple[Chart, ...] = (
         (("preference/accuracy", "training pairs"), ("evaluation/reward_accuracy", "held-out pairs")),
         "share of pairs",
         ".0%",
+        each="evaluation/pairs/<name>/reward_accuracy",
     ),
     Chart(
         "Margin between chosen and rejected",
@@ -210,9 +213,7 @@ def moving_mean(values: Sequence[float], reach: int) -> list[float]:
 
 
 def _figure(chart: Chart, lines: Sequence[Line]) -> dict[str, Any] | None:
-    series = list(chart.series)
-    if chart.title == "Reward":
-        series += _single_rewards(lines)
+    series = [*chart.series, *_by_name(chart.each, lines)]
     traces: list[dict[str, Any]] = []
     for colour, (key, label) in zip(COLOURS * 3, series, strict=False):
         steps, values = thinned(*values_of(lines, key))
@@ -247,11 +248,18 @@ def _range(chart: Chart, traces: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {"range": [low_end if low_end == 0.0 else low_end - air, high_end + air]}
 
 
-def _single_rewards(lines: Sequence[Line]) -> list[tuple[str, str]]:
-    """`reward/<name>/mean` of every reward; with one reward it is the total again, up to its weight."""
-    keys = sorted({key for line in lines for key in line if key.count("/") >= 2 and key.startswith("reward/")})
-    names = [(key, key.removeprefix("reward/").removesuffix("/mean")) for key in keys]
-    return names if len(names) > 1 else []
+def _by_name(each: str, lines: Sequence[Line]) -> list[tuple[str, str]]:
+    """A series for each name; one alone is what the chart shows already: of one reward the total, up to its weight."""
+    before, _, after = each.partition("<name>")
+    names = {
+        key[len(before) : len(key) - len(after)]
+        for line in lines
+        for key in line
+        if each and key.startswith(before) and key.endswith(after) and len(key) > len(before) + len(after)
+    }
+    # `reward/bleu/words/mean` is a part of `bleu` and in another unit
+    own = sorted(name for name in names if not any(name.startswith(f"{other}/") for other in names))
+    return [(f"{before}{name}{after}", name) for name in own] if len(own) > 1 else []
 
 
 def _traces(

@@ -163,6 +163,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("evaluation/reward_margin", "nats", "Mean margin of held-out pairs."),
     Metric("evaluation/calibration_error", "share", "Expected calibration error of a scorer, 5 bins."),
     Metric("evaluation/num_pairs", "pairs", "Held-out pairs."),
+    Metric("evaluation/pairs/<source>/<number>", "", "The same of one of several sources (evaluation.more_pairs)."),
     Metric("evaluation/chosen_<what>", "nats", "As preference/chosen_…, on held-out pairs."),
     Metric("evaluation/rejected_<what>", "nats", "As preference/rejected_…, on held-out pairs."),
     Metric("evaluation/<part>_loss", "nats", "As bonbon/…, on held-out pairs."),

@@ -5,12 +5,14 @@ Given the metrics that the algorithm's own loss gives on held-out pairs; gives o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import PurePath
 
 from raylign.jobs.run.statistics import wilson_interval
 
 RENAMED = {"learner/loss": "loss", "preference/accuracy": "reward_accuracy", "preference/margin": "reward_margin"}
 CALIBRATION_GAP = "reward_model/gap_"
+OF_A_SOURCE = ("loss", "reward_accuracy", "reward_accuracy_low", "reward_accuracy_high", "reward_margin", "num_pairs")
 
 
 def pair_metrics(metrics: Mapping[str, float], num_pairs: int) -> dict[str, float]:
@@ -30,6 +32,25 @@ def pair_metrics(metrics: Mapping[str, float], num_pairs: int) -> dict[str, floa
     return line
 
 
+def metrics_of_source(line: Mapping[str, float], name: str) -> dict[str, float]:
+    """The main numbers of one of several sources under its name: `evaluation/pairs/<name>/…`."""
+    return {f"evaluation/pairs/{name}/{key}": line[f"evaluation/{key}"] for key in OF_A_SOURCE}
+
+
+def source_names(sources: Sequence[str]) -> list[str]:
+    """The last part of each path or id, without a file's ending; a number where two would be equal."""
+    names: list[str] = []
+    for source in sources:
+        short = PurePath(source).name.partition(".")[0] or source
+        plain = "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in short)
+        name, repeat = plain, 1
+        while name in names:
+            repeat += 1
+            name = f"{plain}-{repeat}"
+        names.append(name)
+    return names
+
+
 def evaluation_words(line: Mapping[str, float]) -> str:
     """What an evaluation found, for the progress of a run."""
     parts = []
@@ -37,6 +58,8 @@ def evaluation_words(line: Mapping[str, float]) -> str:
         if f"evaluation/{key}" in line:
             low, high = line[f"evaluation/{key}_low"], line[f"evaluation/{key}_high"]
             parts.append(f"{name} {line[f'evaluation/{key}']:.1%} [{low:.1%}, {high:.1%}]")
+    for key in [key for key in line if key.startswith("evaluation/pairs/") and key.endswith("/reward_accuracy")]:
+        parts.append(f"of {key.split('/')[2]} {line[key]:.1%} [{line[f'{key}_low']:.1%}, {line[f'{key}_high']:.1%}]")
     if unmeasured := line.get("evaluation/unmeasured_prompts"):
         parts.append(
             f"{unmeasured:.0f} of {line['evaluation/num_prompts']:.0f} prompts could not be scored and are left out"

@@ -23,8 +23,8 @@ from raylign.actors.weights.node_copies import NodeCopies, start_courier
 from raylign.actors.weights.transport import way_of_weights
 from raylign.jobs.run.workers import Workers
 from raylign.learners.engines.config import LearnerConfig
+from raylign.rewards.model_place import ModelConfig
 from raylign.rewards.registry import RewardConfig, is_quick
-from raylign.rewards.reward_model import RewardModelConfig
 from raylign.rollout.engine.config import EngineConfig
 
 REWARD_SERVER_START_S = 120.0
@@ -178,7 +178,7 @@ async def start_pool(
 
 def gpus_of_rewards(rewards: Sequence[RewardConfig]) -> float:
     """What their server asks Ray for in a run on GPUs."""
-    return sum(reward.num_gpus for reward in rewards if isinstance(reward, RewardModelConfig))
+    return sum(reward.num_gpus for reward in rewards if isinstance(reward, ModelConfig))
 
 
 async def start_reward_server(

@@ -75,9 +75,16 @@ class PlanConfig(TrainConfig):
     simulate: bool = False
     """Predict times, idle shares and staleness from measured rates, instead of checking this machine."""
     simulation: SimulationConfig = SimulationConfig()
+    cluster_file: Path | None = None
+    """A cluster.yaml, or a RayCluster of KubeRay: print who will lie on which of its GPUs, with how much memory,
+    instead of checking this machine. `plan --cluster FILE` says the same."""
+    gpu_gib: float | None = Field(None, gt=0)
+    """Memory of each of its GPUs, where their name in that file does not tell."""
 
     @model_validator(mode="after")
     def _check_simulation(self) -> PlanConfig:
         if not self.simulate and self.simulation != SimulationConfig():
             raise ValueError("the section simulation is given, and nothing reads it: add --simulate")
+        if self.gpu_gib is not None and self.cluster_file is None:
+            raise ValueError(f"gpu_gib is {self.gpu_gib:g}, and nothing reads it: add --cluster FILE")
         return self

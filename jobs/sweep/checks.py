@@ -27,6 +27,7 @@ from raylign.jobs.run.output_folder import config_differences
 from raylign.jobs.run.roles import shares_gpu
 from raylign.jobs.sweep.commands import RUN, START, SweepRun
 from raylign.jobs.sweep.manifest import Resources
+from raylign.jobs.sweep.room import cluster_address
 
 ALL_ROLES = "all roles and Ray's objects"
 """The row of a plan's memory with their sum."""
@@ -162,7 +163,7 @@ def resources_of(config: BaseModel, findings: Findings, machine: Machine) -> Res
     memory = sum(num_bytes for role, _, num_bytes in findings.memory if role == ALL_ROLES)
     return Resources(
         cores=(cluster.num_cpus if cluster is not None else None) or max(1, ranks + engines),
-        gpus=gpus if machine.gpus or (cluster is not None and cluster.address not in ("auto", "local")) else 0,
+        gpus=gpus if machine.gpus or (cluster is not None and cluster_address([cluster.address])) else 0,
         memory_bytes=memory,
         has_cluster=cluster is not None,
         address=cluster.address if cluster is not None else "local",

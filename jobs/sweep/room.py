@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from raylign.actors.cluster import ClusterConfig, ray_cluster
 from raylign.jobs.checks.machine import Machine
 from raylign.jobs.sweep.manifest import Resources
 
@@ -48,14 +49,9 @@ class Room:
 
     @classmethod
     def of_cluster(cls, address: str) -> Room:
-        """Of a cluster that Ray knows, as it is now."""
-        import ray
-
-        ray.init(address=address, log_to_driver=False, configure_logging=False)
-        try:
-            found = ray.cluster_resources()
-        finally:
-            ray.shutdown()
+        """Of a cluster, as it is now; ValueError where nobody answers."""
+        with ray_cluster(ClusterConfig(address=address)) as found:
+            pass
         gpus = [str(index) for index in range(int(found.get("GPU", 0)))]
         return cls(list(range(int(found.get("CPU", 1)))), gpus, int(found.get("memory", 0)), is_here=False)
 

@@ -51,6 +51,7 @@ def sweep_execute(config: PreparedSweepConfig) -> int:
     prepared = _read(config)
     if config.dry_run:
         return _print_commands([one.run for one in prepared])
+    check_can_write(config.folder)
     with hold(config.folder):
         return _execute(config, prepared)
 

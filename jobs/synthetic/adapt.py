@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from raylign.jobs.data.dropped import Dropped
 from raylign.jobs.synthetic.base_answers import BaseModelAnswers
 from raylign.jobs.synthetic.generate import rewritten
 from raylign.jobs.synthetic.prompts import rewrite_prompt
-from raylign.jobs.synthetic.rows import Dropped, Row, StageResult, same_text, without_repeats
+from raylign.jobs.synthetic.rows import Row, StageResult, same_text, without_repeats
 from raylign.jobs.synthetic.teacher import Question, Teacher
 from raylign.rollout.sampling import AnswerSamplingConfig
 

@@ -84,31 +84,14 @@ class ScoringConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
         return AnswerSamplingConfig(temperature=0.0, max_tokens=self.max_tokens)
 
 
-class SynthesizeConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
-    """Training rows from a task's definition: written by a teacher, verified, made harder or easier, scored by the base
-    model, selected."""
+class GivenConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
+    """What rows are made of and how: keys of the synthesis that the whole experiment hands on as they are."""
 
-    name: str = Field("synthesize", min_length=1)
-    """Name of the job, for its folder."""
-    folder: Path = Path("runs/{name}")
-    """Folder for the results; `{name}` and `{seed}` are filled in."""
-    resume: bool = False
-    """Go on with the job in the folder; no call and no answer that is there is made again."""
-    dry_run: bool = False
-    """Print calls, tokens and cost of each stage, and stop before anything is spent."""
-    seed: int = Field(0, ge=0, lt=2**31)
-    """Decides demos, passages, labels among equal votes, and the sampling."""
-    model: str = "runs/tiny-model"
-    """Base model: folder, checkpoint folder, run folder or Hugging Face id."""
-    template: str = "chat"
-    """How the base model is fed, here and in training: `chat`, or a plain template with `{prompt}`."""
-    task: AnyTask = "gsm8k"
-    """What answers look like: a built-in name, a Python file, a folder of the original's files, or a form."""
     task_instruction: str | list[str] = ""
     """What the task is, in a sentence or more; several words are joined."""
     dataset_path: Path | None = None
     """Saved `datasets` folder with `train` and `test`, columns `Input` and `Output` or in lower case: demonstrations
-    come from `train`, and `test` is passed on for the evaluation."""
+    come from `train`, and `test` is for the evaluation."""
     demo_examples: Path | None = None
     """File or folder of demonstrations with the same columns, in place of `train`."""
     num_demos: int = Field(50, ge=0)
@@ -119,10 +102,38 @@ class SynthesizeConfig(BaseModel, extra="forbid", use_attribute_docstrings=True)
     """Files or folders of JSONL or Parquet with passages; empty: rows are written without."""
     index_folder: Path = Path("runs/passage-index")
     """Folder of the library's index, which other jobs share."""
+    dry_run: bool = False
+    """Print calls, tokens and cost of each stage, and stop before anything is spent."""
+    template: str = "chat"
+    """How the base model is fed, here and in training: `chat`, or a plain template with `{prompt}`."""
     rows: RowsConfig = RowsConfig()
     scoring: ScoringConfig = ScoringConfig()
     selection: SelectionConfig = SelectionConfig()
     teacher: TeacherConfig = TeacherConfig()
+
+    @model_validator(mode="after")
+    def _join_instruction(self) -> Self:
+        if isinstance(self.task_instruction, list):
+            self.task_instruction = " ".join(self.task_instruction)
+        return self
+
+
+class SynthesizeConfig(GivenConfig):
+    """Training rows from a task's definition: written by a teacher, verified, made harder or easier, scored by the base
+    model, selected."""
+
+    name: str = Field("synthesize", min_length=1)
+    """Name of the job, for its folder."""
+    folder: Path = Path("runs/{name}")
+    """Folder for the results; `{name}` and `{seed}` are filled in."""
+    resume: bool = False
+    """Go on with the job in the folder; no call and no answer that is there is made again."""
+    seed: int = Field(0, ge=0, lt=2**31)
+    """Decides demos, passages, labels among equal votes, and the sampling."""
+    model: str = "runs/tiny-model"
+    """Base model: folder, checkpoint folder, run folder or Hugging Face id."""
+    task: AnyTask = "gsm8k"
+    """What answers look like: a built-in name, a Python file, a folder of the original's files, or a form."""
     deterministic: bool = False
     """A seed for every answer of the base model: the same files again, however often the job was interrupted."""
     answer_deadline_s: float = Field(1800, gt=0)
@@ -135,8 +146,6 @@ class SynthesizeConfig(BaseModel, extra="forbid", use_attribute_docstrings=True)
     @model_validator(mode="after")
     def _check(self) -> Self:
         self.folder = filled_folder(self.folder, self.name, self.seed)
-        if isinstance(self.task_instruction, list):
-            self.task_instruction = " ".join(self.task_instruction)
         raise_together(self._problems())
         return self
 

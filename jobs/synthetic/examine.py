@@ -14,7 +14,7 @@ from raylign.jobs.checks.plan import examine_answering
 from raylign.jobs.run.output_folder import check_can_write
 from raylign.jobs.synthetic.config import SynthesizeConfig
 from raylign.jobs.synthetic.given import Given
-from raylign.jobs.synthetic.library import library_files
+from raylign.jobs.synthetic.library import check_has_text, library_files
 from raylign.rewards.chat_client import ChatClient
 from raylign.rewards.tasks.opening import open_task
 
@@ -37,6 +37,8 @@ def examine_synthesis(config: SynthesizeConfig, given: Given, machine: Machine |
             findings.problems.append(f"passage_paths holds {path}: there is no such file or folder")
         else:
             findings.attempt("passage_paths", partial(library_files, [path]))
+    if config.passage_paths and not any(problem.startswith("passage_paths") for problem in findings.problems):
+        findings.attempt("passage_paths", partial(check_has_text, config.passage_paths))
     return findings
 
 

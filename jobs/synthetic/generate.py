@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
+from raylign.jobs.data.dropped import Dropped
 from raylign.jobs.synthetic.config import RowsConfig
 from raylign.jobs.synthetic.prompts import Demo, TaskTexts, generation_prompt, pattern_prompt, read_row
-from raylign.jobs.synthetic.rows import Dropped, Row, RowStage, StageResult, same_text, without_repeats
+from raylign.jobs.synthetic.rows import Row, RowStage, StageResult, same_text, without_repeats
 from raylign.jobs.synthetic.teacher import Question, Teacher, failure_words
 from raylign.rewards.chat_reply import ChatFailure
 

@@ -77,6 +77,11 @@ def passages(files: Sequence[Path], counts: LibraryCounts) -> Iterator[str]:
     )
 
 
+def check_has_text(paths: Sequence[str | Path]) -> None:
+    """Read up to the first text; ValueError where there is none."""
+    next(passages(library_files(paths), LibraryCounts()), None)
+
+
 def text_of(row: dict[str, Any]) -> str:
     """The key `text` where it holds a text, else all values, joined by spaces."""
     text = row.get(TEXT)

@@ -19,9 +19,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from raylign.jobs.data.dropped import Dropped
 from raylign.jobs.run.folder import write_atomically
 from raylign.jobs.synthetic.prompts import Demo
-from raylign.jobs.synthetic.rows import Dropped, Row
+from raylign.jobs.synthetic.rows import Row
 from raylign.jobs.synthetic.score import scored_rows
 from raylign.jobs.synthetic.selection import Selection
 from raylign.rewards.tasks.task import Task

@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from raylign.jobs.data.dropped import Dropped
 from raylign.jobs.report.page import folded, number, page, percent, table, tiles
-from raylign.jobs.synthetic.rows import Dropped, Row
+from raylign.jobs.synthetic.rows import Row
 
 ROWS_OF_A_KIND = 30
 LONGEST_TEXT = 1500

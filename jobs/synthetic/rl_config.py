@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import Field, model_validator
 
 from raylign.actors.cluster import ClusterConfig
 from raylign.actors.weights.config import WeightsConfig
@@ -22,9 +22,8 @@ from raylign.jobs.config.shared_checks import filled_folder
 from raylign.jobs.config.trackers import TrackersConfig
 from raylign.jobs.config.train import TrainConfig
 from raylign.jobs.synthetic.base_answers import prompt_data
-from raylign.jobs.synthetic.config import RowsConfig, ScoringConfig, SynthesizeConfig, TeacherConfig
+from raylign.jobs.synthetic.config import GivenConfig, SynthesizeConfig
 from raylign.jobs.synthetic.outputs import SELECTED
-from raylign.jobs.synthetic.selection import SelectionConfig
 from raylign.learners.algorithms.registry import AlgorithmConfig, default_algorithm
 from raylign.learners.engines.config import LearnerConfig
 from raylign.rewards.tasks.config import AnyTask, TaskConfig
@@ -33,7 +32,7 @@ from raylign.rollout.engine.config import EngineConfig
 from raylign.rollout.sampling import SamplingConfig
 
 
-class SyntheticRLConfig(BaseModel, extra="forbid", use_attribute_docstrings=True, serialize_by_alias=True):
+class SyntheticRLConfig(GivenConfig, serialize_by_alias=True):
     """Synthetic Data RL: a task's definition in, a model tuned on rows that a teacher wrote out."""
 
     experiment_name: str = Field("synthetic-rl", min_length=1)
@@ -44,40 +43,17 @@ class SyntheticRLConfig(BaseModel, extra="forbid", use_attribute_docstrings=True
     """Where the final model goes; `{name}` and `{seed}` are filled in."""
     resume: bool = False
     """Go on with the experiment in the folder, in whichever half it stopped."""
-    dry_run: bool = False
-    """Print calls, tokens and cost of each stage, and stop before anything is spent."""
     seed: int = Field(0, ge=0, lt=2**31)
     """Decides the data, the order of prompts and the sampling."""
     model: str = ""
     """Name of the model in tables; empty: the last part of its path."""
     base_model_path: str = "runs/tiny-model"
     """Model to start from: folder, checkpoint folder, run folder or Hugging Face id."""
-    template: str = "chat"
-    """How the model is fed: `chat`, or a plain template with `{prompt}`."""
     task_name: str = "gsm8k"
     """Built in: gsm8k, math, logiqa, mednli, medqa, cqa, cfa, gpqa, medmcqa, pubmedqa; or a Python file or folder of
     yours."""
     task: AnswerForm | None = None
     """A task by configuration alone, in place of task_name."""
-    task_instruction: str | list[str] = ""
-    """What the task is, in a sentence or more; several words are joined."""
-    dataset_path: Path | None = None
-    """Saved `datasets` folder with `train` (demonstrations) and `test` (evaluation), columns `Input` and `Output` or
-    in lower case."""
-    demo_examples: Path | None = None
-    """File or folder of demonstrations with the same columns, in place of `train`."""
-    num_demos: int = Field(50, ge=0)
-    """Demonstrations used at most; 0: none."""
-    domain: str | None = None
-    """Field of knowledge, for the search in the library; empty: the teacher is asked."""
-    passage_paths: list[Path] = []
-    """Files or folders of JSONL or Parquet with passages; empty: rows are written without."""
-    index_folder: Path = Path("runs/passage-index")
-    """Folder of the library's index, which other jobs share."""
-    rows: RowsConfig = RowsConfig()
-    scoring: ScoringConfig = ScoringConfig()
-    selection: SelectionConfig = SelectionConfig()
-    teacher: TeacherConfig = TeacherConfig()
     num_epochs: float = Field(5, gt=0)
     """Passes of GRPO over the selected rows."""
     sampling: SamplingConfig = SamplingConfig(temperature=1.2, max_tokens=2048, num_completions=16)
@@ -94,8 +70,6 @@ class SyntheticRLConfig(BaseModel, extra="forbid", use_attribute_docstrings=True
     def _check(self) -> Self:
         self.folder = filled_folder(self.folder, self.experiment_name, self.seed)
         self.target_model_path = filled_folder(self.target_model_path, self.experiment_name, self.seed)
-        if isinstance(self.task_instruction, list):
-            self.task_instruction = " ".join(self.task_instruction)
         self.model = self.model or Path(self.base_model_path).name
         self.synthesis()
         self.training(num_test=1)
@@ -107,10 +81,7 @@ class SyntheticRLConfig(BaseModel, extra="forbid", use_attribute_docstrings=True
 
     def synthesis(self) -> SynthesizeConfig:
         """The first half: the data."""
-        same: tuple[str, ...] = ("dry_run", "seed", "template", "task_instruction", "dataset_path", "demo_examples")
-        same += ("num_demos", "domain", "passage_paths", "index_folder", "rows", "scoring", "selection")
-        same += ("teacher", "cluster")
-        values: dict[str, Any] = {name: getattr(self, name) for name in same}
+        values: dict[str, Any] = {name: getattr(self, name) for name in (*GivenConfig.model_fields, "seed", "cluster")}
         folder = self.folder / "data"
         return SynthesizeConfig(
             name=self.experiment_name,

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from raylign.jobs.data.dropped import Dropped
 from raylign.jobs.run.folder import write_atomically
 
 RowStage = Literal["initial", "harder", "easier"]
@@ -51,17 +52,6 @@ class Row:
     @property
     def num_right(self) -> int:
         return sum(self.verdicts)
-
-
-@dataclass(frozen=True)
-class Dropped:
-    """A row that was left out."""
-
-    row_id: str
-    stage: str
-    reason: str
-    text: str = ""
-    """What there was of it."""
 
 
 @dataclass

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from raylign.jobs.data.dropped import Dropped
 from raylign.jobs.synthetic.base_answers import BaseModelAnswers
-from raylign.jobs.synthetic.rows import Dropped, Row, StageResult
+from raylign.jobs.synthetic.rows import Row, StageResult
 from raylign.jobs.synthetic.selection import ScoredRow
 from raylign.rollout.sampling import AnswerSamplingConfig
 

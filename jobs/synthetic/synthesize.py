@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from raylign.jobs.checks.findings import Findings, print_findings
+from raylign.jobs.data.dropped import Dropped
 from raylign.jobs.data.job_folder import check_job_folder, job_folder
 from raylign.jobs.run.folder import write_atomically
 from raylign.jobs.synthetic.base_answers import BaseModelAnswers, EngineAnswers
@@ -33,7 +34,7 @@ from raylign.jobs.synthetic.outputs import write_data, write_dropped
 from raylign.jobs.synthetic.page import job_page
 from raylign.jobs.synthetic.pipeline import Pipeline
 from raylign.jobs.synthetic.prompts import TaskTexts
-from raylign.jobs.synthetic.rows import Dropped, Row
+from raylign.jobs.synthetic.rows import Row
 from raylign.jobs.synthetic.score import scored_rows
 from raylign.jobs.synthetic.selection import select
 from raylign.jobs.synthetic.summary import summary_of, teacher_facts

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from raylign.jobs.data.dropped import Dropped
 from raylign.jobs.synthetic.config import RowsConfig
-from raylign.jobs.synthetic.rows import Dropped, Row, StageResult
+from raylign.jobs.synthetic.rows import Row, StageResult
 from raylign.jobs.synthetic.teacher import Question, Teacher, failure_words
 from raylign.jobs.synthetic.voting import verify
 from raylign.rewards.chat_reply import ChatFailure

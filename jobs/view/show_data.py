@@ -47,7 +47,8 @@ def show_data(found: Sequence[Found], rows: Sequence[RunRow]) -> None:
         return
     facts = facts_of(folder)
     if facts:
-        st.dataframe(pd.DataFrame([{key: str(value) for key, value in facts.items()}]), hide_index=True, key="facts")
+        shown = {key: f"{value:.4g}" if isinstance(value, float) else str(value) for key, value in facts.items()}
+        st.dataframe(pd.DataFrame([shown]), hide_index=True, key="facts")
     _dropped(folder)
     _rows(folder)
 

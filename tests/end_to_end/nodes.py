@@ -12,6 +12,8 @@ import shutil
 import socket
 import sys
 import tempfile
+import urllib.error
+import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -45,6 +47,10 @@ class Nodes:
     folder: Path
     address: str
     environment: dict[str, str]
+    temporary: Path
+    """Ray's own folder."""
+    dashboard: str = ""
+    """Address of the head's dashboard, where it has one."""
     processes: list[WatchedProcess] = field(default_factory=list)
     """Of the head, and of every node that joined."""
     pids: list[int] = field(default_factory=list)
@@ -67,7 +73,9 @@ class Nodes:
 
 
 @contextmanager
-def nodes(folder: Path, each: Sequence[Sequence[str]], extra: Mapping[str, str] | None = None) -> Iterator[Nodes]:
+def nodes(
+    folder: Path, each: Sequence[Sequence[str]], extra: Mapping[str, str] | None = None, dashboard: bool = False
+) -> Iterator[Nodes]:
     """`each`: words of `ray start` for the head and for the nodes that join it at once."""
     temporary = Path(tempfile.mkdtemp(prefix="rl-", dir="/tmp"))  # short: Ray's sockets live below it
     port, *others = free_ports(len(HEAD_PORTS))
@@ -79,13 +87,18 @@ def nodes(folder: Path, each: Sequence[Sequence[str]], extra: Mapping[str, str] 
         "RAY_AUTH_TOKEN_PATH": str(token),
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_worker_niceness": "0",  # else workers get nothing beside other tests
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",  # a job says `python`
         **(extra or {}),
     }
-    cluster = Nodes(folder, f"127.0.0.1:{port}", environment)
+    cluster = Nodes(folder, f"127.0.0.1:{port}", environment, temporary)
     head_ports = [f"--{name}={number}" for name, number in zip(HEAD_PORTS, (port, *others), strict=True)]
+    shown = "--dashboard-host=127.0.0.1" if dashboard else "--include-dashboard=false"
     try:
-        head = cluster._start("--head", f"--temp-dir={temporary}", "--include-dashboard=false", *head_ports, *each[0])
+        head = cluster._start("--head", f"--temp-dir={temporary}", shown, *head_ports, *each[0])
         head.wait_for(lambda: "Ray runtime started" in head.output(), "the head")
+        if dashboard:
+            cluster.dashboard = f"http://127.0.0.1:{others[-1]}"
+            head.wait_for(lambda: answers(f"{cluster.dashboard}/api/version"), "dashboard")
         for words in each[1:]:
             cluster.join(*words)
         yield cluster
@@ -93,6 +106,17 @@ def nodes(folder: Path, each: Sequence[Sequence[str]], extra: Mapping[str, str] 
         for process in reversed(cluster.processes):
             process.end()
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def answers(url: str) -> bool:
+    """Whether a server is there, whatever it says."""
+    try:
+        with urllib.request.urlopen(url, timeout=5):
+            return True
+    except urllib.error.HTTPError:  # asks for the token: it is up
+        return True
+    except OSError:
+        return False
 
 
 def free_ports(count: int) -> list[int]:

@@ -82,6 +82,10 @@ class WatchedProcess:
         """Until the condition holds; an error with the output when the process ends first or all of it idles."""
         wait_until(condition, what, [self._process], self._others, [self.log], self.output)
 
+    def interrupt(self, sign: signal.Signals) -> None:
+        """To itself alone."""
+        self._process.send_signal(sign)
+
     def wait(self) -> int:
         """Exit code, once it has ended by itself."""
         code = wait_for_end(self._process, self.output, self._others)

@@ -1,128 +1,146 @@
-"""The same program as a job on a Ray cluster: `ray start --head`, then `ray job submit --working-dir src`.
+"""`raylign submit` on a real cluster of one node that asks for a token, as those of cluster.yaml and KubeRay do.
 
-The cluster demands a token, as cluster.yaml's does. It is ended by the ids of the processes seen to start here.
+Given a head of our own; checks that a job trains with the code of here and is gone on with, that Ctrl-C leaves it
+alone, and what a user with a wrong address or without a token is told. Its processes are ended by their ids.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import secrets
-import shutil
+import signal
 import sys
-import tempfile
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 
-from raylign.actors.node_start import PATIENT_ENVIRONMENT
 from tests.end_to_end.conftest import small_config, write_recipe
-from tests.end_to_end.nodes import free_ports
+from tests.end_to_end.nodes import Nodes, free_ports, nodes
 from tests.end_to_end.processes import WatchedProcess
-from tests.patience import finished
+from tests.patience import finished, wait_until
 
 pytestmark = pytest.mark.ray
 
-ROOT = Path(__file__).parents[2]
-BIN = Path(sys.executable).parent
-PORTS = (
-    "port",
-    "dashboard-port",
-    "dashboard-agent-listen-port",
-    "dashboard-agent-grpc-port",
-    "metrics-export-port",
-    "runtime-env-agent-port",
-    "ray-client-server-port",
-)
+SUBMIT = [sys.executable, "-m", "raylign.jobs", "submit"]
 
 
-RAY = """
-from ray.scripts.scripts import main
-from raylign.actors.node_start import patient_node_start
-with patient_node_start():
-    main()
-"""
-"""The program `ray`, without its limit for the start of a node."""
+@pytest.fixture(scope="module")
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
+    """A cluster of one node with a dashboard and a token of its own."""
+    with nodes(tmp_path_factory.mktemp("head"), [["--num-cpus=2", "--num-gpus=0"]], dashboard=True) as cluster:
+        yield cluster
 
 
-@dataclass(frozen=True)
-class Head:
-    """A running head node."""
-
-    pid: int
-    address: str
-    environment: dict[str, str]
-    temporary: Path
+def submit(head: Nodes, *words: str, cwd: Path | None = None, **environment: str) -> CompletedProcess[str]:
+    """`raylign submit …` of a user with the cluster's token, run to its end."""
+    words = (*words, "--address", head.dashboard)
+    return finished([*SUBMIT, *words], cwd, head.environment | environment, others=head.pids)
 
 
-@pytest.fixture
-def head(tmp_path: Path) -> Iterator[Head]:
-    """A cluster of one node, with ports, folder and token of its own."""
-    temporary = Path(tempfile.mkdtemp(prefix="rl-", dir="/tmp"))  # short: Ray's sockets live below it
-    token = tmp_path / "token"
-    token.write_text(secrets.token_hex(32))
-    ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
-    environment = {key: value for key, value in os.environ.items() if key not in ("RAY_ADDRESS", "RAY_AUTH_TOKEN")}
-    environment |= PATIENT_ENVIRONMENT | {
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN_PATH": str(token),
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "PATH": f"{BIN}:{os.environ['PATH']}",  # the job says `python`
-    }
-    words = [sys.executable, "-c", RAY, "start", "--head", "--block", "--num-cpus=2", "--num-gpus=0"]
-    words += ["--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", "--object-store-memory=200000000"]
-    words += [f"--temp-dir={temporary}", *(f"--{name}={port}" for name, port in ports.items())]
-    address = f"http://127.0.0.1:{ports['dashboard-port']}"
-    process = WatchedProcess(words, tmp_path / "head.log", environment)
-    try:
-        process.wait_for(lambda: answers(f"{address}/api/version"), "dashboard")
-        yield Head(process.pid, address, environment, temporary)
-    finally:
-        process.end()
-        shutil.rmtree(temporary, ignore_errors=True)
+def job_id(done: CompletedProcess[str]) -> str:
+    return next(line.split()[1] for line in done.stdout.splitlines() if line.startswith("job "))
 
 
-def answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=5):
-            return True
-    except urllib.error.HTTPError:  # asks for the token: it is up
-        return True
-    except OSError:
-        return False
-
-
-def test_a_submitted_job_trains_with_the_uploaded_code(head: Head, start_model: Path, tmp_path: Path) -> None:
-    reward = tmp_path / "reward.py"
-    reward.write_text(
+def test_a_submitted_job_trains_with_the_uploaded_code(head: Nodes, start_model: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    (tmp_path / "reward.py").write_text(
         "import raylign\n"
         f"with open({str(tmp_path / 'imported')!r}, 'a') as file:\n"
         "    print(raylign.__file__, file=file)\n"
         "def reward(completions, **_):\n"
         "    return [float(len(text)) for text in completions]\n"
     )
-    values = small_config(start_model, tmp_path / "run", num_steps=1)
-    values["rewards"] = [{"name": "function", "path": f"{reward}:reward"}]
+    values = small_config(start_model, run, num_steps=1)
+    values["rewards"] = [{"name": "function", "path": "reward.py:reward"}]  # of the user's folder: it travels too
     recipe = write_recipe(values, tmp_path / "recipe.yaml")
 
-    words = [str(BIN / "ray"), "job", "submit", "--address", head.address, "--working-dir", "src", "--"]
-    words += ["python", "-m", "raylign.jobs", "train", "--config", str(recipe)]
-    done = finished(words, ROOT, head.environment, others=[head.pid])
+    done = submit(head, str(recipe), "--follow", cwd=tmp_path)
 
     assert done.returncode == 0, done.stdout + done.stderr
-    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert done.stdout.rstrip().endswith(f"job {job_id(done)}: SUCCEEDED")
+    summary = json.loads((run / "summary.json").read_text())
     assert summary["finished"]
-    assert (tmp_path / "run" / summary["checkpoint"] / "model.safetensors").is_file()
-    # the links in src/ were followed, and every process imported what was uploaded, not the editable install
+    assert (run / summary["checkpoint"] / "model.safetensors").is_file()
+    # every process imported what was uploaded, not the editable install, and no links
     packages = head.temporary.glob("session_2*/runtime_resources/working_dir_files/_ray_pkg_*")
-    (uploaded,) = (path for path in packages if path.is_dir())
-    assert (uploaded / "raylign" / "jobs" / "train.py").is_file()
+    (uploaded,) = (path for path in packages if (path / "reward.py").is_file())
     assert not (uploaded / "raylign" / "jobs").is_symlink()
-    assert sum(file.stat().st_size for file in uploaded.rglob("*") if file.is_file()) < 4 << 20
+    assert not list(uploaded.rglob("__pycache__/test_*"))
+    assert sum(file.stat().st_size for file in uploaded.rglob("*") if file.is_file()) < 8 << 20
     imported = (tmp_path / "imported").read_text().splitlines()
     assert len(imported) >= 2  # of the check before the start, and of the reward server
     assert set(imported) == {str(uploaded / "raylign" / "__init__.py")}
+
+
+def test_ctrl_c_leaves_the_job_alone_and_stop_ends_it(head: Nodes, start_model: Path, tmp_path: Path) -> None:
+    values = small_config(start_model, tmp_path / "run", cluster={"gpus": "always"})  # there is none: it waits
+    recipe = str(write_recipe(values, tmp_path / "recipe.yaml"))
+    words = [*SUBMIT, recipe, "--follow", "--address", head.dashboard]
+    following = WatchedProcess(words, tmp_path / "log", head.environment, head.pids)
+    try:
+        following.wait_for(lambda: "starting the learner" in following.output(), "a job that runs")
+        (job,) = {line.split()[1] for line in following.output().splitlines() if line.startswith("job ")}
+        following.interrupt(signal.SIGINT)
+        assert following.wait() == 130
+    finally:
+        following.end()
+    left = following.output().splitlines()
+    (line,) = [line for line in left if line.startswith("left; ")]
+    assert f"raylign submit logs {job} --follow --address {head.dashboard}" in line
+    assert f"raylign submit stop {job} --address {head.dashboard}" in line
+
+    (state,) = [line for line in submit(head, "status").stdout.splitlines() if job in line]
+    assert state.endswith("RUNNING") and str(tmp_path / "run") in state
+    second = submit(head, recipe)
+    assert (second.returncode, job_id(second)) == (0, job) and "nothing was submitted" in second.stdout
+    assert "starting the learner" in submit(head, "logs", job).stdout
+    stopped = submit(head, "stop", job)
+    assert stopped.returncode == 0 and f"job {job}: STOPPED" in stopped.stdout, stopped.stdout + stopped.stderr
+    again = submit(head, recipe)  # goes on in the folder, which a new run would be refused
+    assert job_id(again) != job and "submitted; run folder" in again.stdout
+    starts = tmp_path / "run" / "starts.jsonl"
+    wait_until(lambda: len(starts.read_text().splitlines()) == 2, "the second start", others=head.pids)
+    assert submit(head, "stop").returncode == 0  # the newest
+
+
+def test_who_cannot_be_let_in_or_is_not_there_is_one_line(head: Nodes, tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("0" * 64)
+
+    def told(address: str, environment: Mapping[str, str], *words: str) -> str:
+        command = [*SUBMIT[:-1], *(words or ("submit", "status", "--address")), address]
+        done = finished(command, None, {**head.environment, **environment}, others=head.pids)
+        assert done.returncode == 2 and done.stdout == "", done.stdout + done.stderr
+        (line,) = done.stderr.splitlines()
+        return line
+
+    (port,) = free_ports(1)
+    assert "no Ray dashboard answers there (" in told(f"http://127.0.0.1:{port}", {})
+    assert "refuses the token" in told(head.dashboard, {"RAY_AUTH_TOKEN_PATH": str(token)})
+    assert "there is no token" in told(head.dashboard, {"RAY_AUTH_TOKEN_PATH": str(tmp_path / "none")})
+    assert "asks for a token, and none was sent" in told(head.dashboard, {"RAY_AUTH_MODE": "disabled"})
+    # who joins the cluster itself, as `train` does
+    joins = ("doctor", "--cluster")
+    assert "refuses the token" in told(head.address, {"RAY_AUTH_TOKEN_PATH": str(token)}, *joins)
+    assert "asks for a token, and none" in told(head.address, {"RAY_AUTH_MODE": "disabled"}, *joins)
+    done = submit(head, "logs", "nobody")
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1) and "nobody: no such job" in done.stderr
+
+
+@pytest.mark.slow  # what it makes of answers: tests/jobs/checks/test_doctor_cluster.py
+def test_doctor_looks_at_every_node_of_a_cluster(head: Nodes, tmp_path: Path) -> None:
+    head.join("--num-cpus=1", "--num-gpus=1")  # which it has not
+    words = [sys.executable, "-m", "raylign.jobs", "doctor", "--cluster", head.dashboard, "--folder", str(tmp_path)]
+    done = finished(words, None, {**head.environment, "COLUMNS": "250"}, others=head.pids)
+    lines = [[cell.strip() for cell in line.split("│")[1:-1]] for line in done.stdout.splitlines() if "│" in line]
+    rows = {cells[0]: cells[1:] for cells in lines}
+    assert rows["nodes"][:2] == ["ok", "2 up"], done.stdout + done.stderr
+    assert rows["shared folder"][:2] == ["ok", f"{tmp_path}: written and read from 2 node(s)"]
+    assert rows["weights between nodes"][0] == "ok" and "gloo: 1 MB reached 1 other node(s)" in done.stdout
+    assert rows["ray of all nodes"][:2] == ["ok", "2.60.0"]
+    assert [cells[0] for topic, cells in rows.items() if topic.startswith("clock of")] == ["ok", "ok"]
+    (gpus,) = [cells for topic, cells in rows.items() if topic.startswith("GPUs of") and cells[0] == "bad"]
+    assert gpus[1] == "Ray has 1, the driver shows 0" and "start Ray without --num-gpus" in gpus[2]
+    assert done.returncode == 1
+    assert list(tmp_path.iterdir()) == []

@@ -26,6 +26,8 @@ MADE_BY_MAKE = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES")
 FEW_ROWS = "--data.num_generated 500"
 FEW_OF_BOTH = f"{FEW_ROWS} --evaluation.data.num_generated 500"
 
+ON_A_HEAD = "tests/end_to_end/test_job_submit.py::"
+
 RUN_HERE = {
     f"{RAYLIGN} doctor": "",
     f"{RAYLIGN} train --help": "",
@@ -36,6 +38,7 @@ RUN_HERE = {
     f"{RAYLIGN} evaluate --model runs/mine --config jobs/recipes/evaluate_arithmetic.yaml": f"{FEW_ROWS} "
     "--num_prompts 8 --engine.kv_cache_gib 0.1",
     f"{RAYLIGN} report --folder runs/mine": "",
+    f"{RAYLIGN} plan --config jobs/recipes/grpo_arithmetic.yaml --cluster cluster.yaml": "",
 }
 """Command, and what is appended to make it short."""
 
@@ -45,9 +48,13 @@ TESTED_ELSEWHERE = {
     f"{RAYLIGN} view runs": "tests/jobs/view/test_page.py::"
     "test_it_listens_on_this_machine_alone_and_says_what_it_cannot_do",
     "ray up cluster.yaml": "tests/packaging/test_cluster_yaml.py::test_ray_accepts_it_and_its_resources_need_no_guess",
-    "ray job submit --address http://127.0.0.1:8265 --working-dir src -- python -m raylign.jobs train --config "
-    "raylign/jobs/recipes/grpo_arithmetic.yaml --model.path Qwen/Qwen3-0.6B --folder /mnt/shared/runs/mine "
-    "--cluster.gpus always": "tests/end_to_end/test_job_submit.py::test_a_submitted_job_trains_with_the_uploaded_code",
+    f"{RAYLIGN} doctor --cluster http://127.0.0.1:8265 --folder /mnt/shared/runs": f"{ON_A_HEAD}"
+    "test_doctor_looks_at_every_node_of_a_cluster",
+    f"{RAYLIGN} submit grpo_arithmetic --model.path Qwen/Qwen3-0.6B --folder /mnt/shared/runs/mine "
+    "--cluster.gpus always --follow": f"{ON_A_HEAD}test_a_submitted_job_trains_with_the_uploaded_code",
+    f"{RAYLIGN} submit status": f"{ON_A_HEAD}test_ctrl_c_leaves_the_job_alone_and_stop_ends_it",
+    f"{RAYLIGN} submit logs --follow": f"{ON_A_HEAD}test_ctrl_c_leaves_the_job_alone_and_stop_ends_it",
+    f"{RAYLIGN} submit stop": f"{ON_A_HEAD}test_ctrl_c_leaves_the_job_alone_and_stop_ends_it",
 }
 
 
@@ -63,7 +70,7 @@ def clone(start_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a newcomer's folder holds after the quickstart, as far as the commands need it."""
     folder = tmp_path_factory.mktemp("clone")
     (folder / ".venv").symlink_to(sys.prefix)
-    for name in ("jobs", "src"):
+    for name in ("jobs", "src", "cluster.yaml"):
         (folder / name).symlink_to(ROOT / name)
     checkpoint = folder / load_config(TrainConfig, ["grpo_arithmetic"]).model.path
     checkpoint.parent.mkdir(parents=True)
@@ -78,16 +85,14 @@ def test_no_command_is_untested() -> None:
         assert f"def {name}(" in (ROOT / file).read_text()
 
 
-@pytest.mark.parametrize("command", [line for line in commands() if "raylign" in line and "--config" in line])
+@pytest.mark.parametrize("command", [line for line in commands() if "--config" in line or "submit grpo" in line])
 def test_a_command_means_what_it_says(
     command: str, clone: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As written, nothing appended: every flag is known and every recipe is there."""
     words = shlex.split(command)
-    is_job = words[0] == "ray"
-    monkeypatch.chdir(clone / "src" if is_job else clone)
-    start = words.index("raylign.jobs") + 1 if is_job else 1
-    assert run_command_line([*words[start:], "--print-config"]) == 0
+    monkeypatch.chdir(clone)
+    assert run_command_line([*words[1:], "--print-config"]) == 0
     assert "source: reasoning_gym:chain_sum" in capsys.readouterr().out
 
 
@@ -99,8 +104,9 @@ def test_the_commands_work_one_after_the_other(clone: Path) -> None:
         done = finished(words, cwd=clone)
         allowed = (0, 1) if "doctor" in command else (0,)  # 1: something is wrong with this machine
         assert done.returncode in allowed, f"{words}\n{done.stdout}\n{done.stderr}"
-        printed[words[1]] = done.stdout
+        printed[words[1] + " --cluster" * ("--cluster" in words)] = done.stdout
     assert "ready to start" in printed["plan"]
+    assert "it fits" in printed["plan --cluster"]
     assert (clone / "runs/mine/metrics.jsonl").is_file()
     assert "evaluation/accuracy" in printed["evaluate"]
     assert Path(printed["report"].strip()) == clone / "runs/mine/report.html"

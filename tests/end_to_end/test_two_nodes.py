@@ -167,8 +167,11 @@ def test_a_run_without_room_ends_at_the_deadline_with_what_is_missing(start_mode
             process.wait_for(lambda: "starting the learner" in process.output(), "the start")
             started_at = time.monotonic()
             process.wait_for(lambda: "no room for" in process.output(), "the error")
-            assert time.monotonic() - started_at < deadline_s + 15  # the start of Ray Train's controller included
+            over_s = time.monotonic() - started_at - deadline_s
+            print(f"\nthe error came {over_s:.1f} s after the deadline")
+            assert over_s < 5
             process.wait()
         finally:
             process.end()
     assert "no room for 2 learner ranks in time (cluster.placement_deadline_s): it needs CPU" in process.output()
+    assert "Nodes that are there: 1 x nothing" in process.output()

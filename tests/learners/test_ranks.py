@@ -30,8 +30,8 @@ pytestmark = pytest.mark.ray
 ROOT = Path(__file__).parents[2]
 
 
-def run_ranks(model: Path, out: Path, parts: str, world_size: int) -> None:
-    """Run rank_cases.py on `world_size` processes and wait for all."""
+def run_ranks(model: Path, out: Path, parts: str, world_size: int, module: str = "tests.learners.rank_cases") -> None:
+    """Run rank_cases.py, or another module, on `world_size` processes and wait for all."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
@@ -40,7 +40,7 @@ def run_ranks(model: Path, out: Path, parts: str, world_size: int) -> None:
     try:
         for rank in range(world_size):
             ranks = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size)}
-            command = [sys.executable, "-m", "tests.learners.rank_cases", str(model), str(out), parts]
+            command = [sys.executable, "-m", module, str(model), str(out), *([parts] if parts else [])]
             with (out / f"rank{rank}.log").open("w") as log:
                 processes.append(subprocess.Popen(command, cwd=ROOT, env={**common, **ranks}, stdout=log, stderr=log))
         for rank, process in enumerate(processes):

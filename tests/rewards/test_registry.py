@@ -20,6 +20,7 @@ MINIMAL: dict[str, dict[str, Any]] = {
     "http": {"url": "http://localhost:1/"},
     "task": {"task": "gsm8k"},
     "reward_model": {"model": "some/model"},
+    "pair_model": {"model": "some/model"},
     "bleu_rm": {"model": "some/model"},
 }
 

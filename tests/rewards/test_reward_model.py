@@ -16,7 +16,8 @@ from transformers import (
 )
 
 from raylign.rewards.base import Item
-from raylign.rewards.reward_model import RewardModel, RewardModelConfig, length_buckets
+from raylign.rewards.model_place import length_buckets
+from raylign.rewards.reward_model import RewardModel, RewardModelConfig
 
 TEMPLATE = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
 

@@ -10,12 +10,19 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
+from raylign.actors.fleet import Fleet
 from raylign.actors.handles import LocalHandle
+from raylign.actors.weights.config import WeightsConfig
+from raylign.actors.weights.publisher import WeightPublisher
 from raylign.rollout.engine.fake_engine import FakeEngine
+from raylign.rollout.sample import Prompt
 from raylign.rollout.weights.buckets import BucketInfo, SharedMemorySender
 from tests.patience import HANGS_S
+
+PROMPT = Prompt("row-0", 0, "2 + 3 =", np.array([21, 22, 23], dtype=np.int32))
 
 
 class ALearner:
@@ -115,3 +122,15 @@ def run(test: Awaitable[None]) -> None:
         await asyncio.wait_for(test, HANGS_S)
 
     asyncio.run(within())
+
+
+async def set_up(
+    tmp_path: Path, num_engines: int = 2, deadline_s: float = HANGS_S
+) -> tuple[list[Recorded], ALearner, WeightPublisher]:
+    engines = [Recorded() for _ in range(num_engines)]
+    for engine in engines:
+        await engine.start()
+        engine.verbs.clear()
+    learner = ALearner(a_model(0), tmp_path)
+    handles = [LocalHandle(engine) for engine in engines]
+    return engines, learner, WeightPublisher(Fleet(handles), learner, WeightsConfig(deadline_s=deadline_s))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from raylign.jobs.checks.leftovers import clean, find_leftovers
+from raylign.jobs.checks.leftovers import _size, clean, find_leftovers
 from raylign.jobs.cli import run_command_line
 from raylign.rollout.weights.buckets import AdapterFolder
 
@@ -80,3 +80,7 @@ def test_the_command_looks_at_nothing_else(monkeypatch: pytest.MonkeyPatch, caps
     monkeypatch.setattr("raylign.jobs.checks.leftovers.find_leftovers", lambda *_: [])
     assert run_command_line(["doctor", "--clean"]) == 0
     assert capsys.readouterr().out == "nothing is left by dead runs\n"
+
+
+def test_what_goes_while_it_is_looked_at_takes_no_room(tmp_path: Path) -> None:
+    assert _size(tmp_path / "gone meanwhile") == 0

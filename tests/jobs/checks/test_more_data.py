@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +16,10 @@ from raylign.jobs.config.loading import ConfigError, config_yaml, load_config
 from raylign.jobs.config.train import TrainConfig
 from raylign.jobs.curricula.pairs import PairCurriculum
 from raylign.jobs.curricula.registry import num_steps_of, open_curriculum
+from raylign.jobs.report.charts import figures
+from raylign.jobs.run.metrics import undocumented
+from raylign.jobs.run.pair_evaluation import evaluation_words
+from raylign.learners.examples.example import Example
 from raylign.rollout.data.yaml_text import yaml_value
 from raylign.rollout.model_folder import load_tokenizer
 from tests.jobs.stand_ins import TWO_CORES, StandIns
@@ -107,3 +114,48 @@ def test_held_out_pairs_of_a_further_source_that_is_trained_on_are_said(values: 
     held_out = {key: value for key, value in values["more_data"][0].items() if key != "share"}
     (words,) = [each for each in examined(values, evaluation={"pairs": held_out}).warnings if "overlap" in each]
     assert "more_data[0].rows 0%:100%" in words
+
+
+class CountsPairs:
+    """A learner whose loss is the number of examples that it was given."""
+
+    async def evaluate(self, examples: Sequence[Example]) -> dict[str, float]:
+        return {
+            "learner/loss": float(len(examples)),
+            "preference/accuracy": 0.5,
+            "preference/margin": 0.25,
+            "preference/chosen_logp": -1.0,
+        }
+
+
+def test_each_source_of_held_out_pairs_is_measured_apart(values: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    held_out = [source(tmp_path, "c", 5), source(tmp_path, "d", 3), source(tmp_path / "sub", "c", 4)]
+    evaluation = {"pairs": held_out[0], "more_pairs": held_out[1:], "num_prompts": 4}
+    assert [each for each in examined(values, evaluation=evaluation).warnings if "overlap" in each] == []
+    config = loaded(values, evaluation=evaluation)
+    curriculum = open_curriculum(config, load_tokenizer(config.model.path))
+    services: Any = SimpleNamespace(learner=CountsPairs())
+    line = asyncio.run(curriculum.evaluate(services))
+    assert (line["evaluation/loss"], line["evaluation/num_pairs"]) == (8.0, 4.0), "those of evaluation.pairs"
+    losses = {key.split("/")[2]: value for key, value in line.items() if key.endswith("/loss") and key.count("/") == 3}
+    assert losses == {"c": 8.0, "d": 6.0, "c-2": 8.0}
+    assert line["evaluation/pairs/d/reward_accuracy_low"] < 0.5 < line["evaluation/pairs/d/reward_accuracy_high"]
+    assert undocumented(line) == [] and "of d 50.0% [" in evaluation_words(line)
+    lines = [{"step": step, **line} for step in (0, 4)]
+    (figure,) = [figure for chart, figure in figures(lines)[0] if chart.title == "Pairs ranked right"]
+    assert [trace["name"] for trace in figure["data"]] == ["held-out pairs", "c", "c-2", "d"]
+    alone = open_curriculum(loaded(values, evaluation={"pairs": held_out[0]}), load_tokenizer(config.model.path))
+    assert not any(key.startswith("evaluation/pairs/") for key in asyncio.run(alone.evaluate(services)))
+
+
+def test_a_further_source_of_held_out_pairs_is_checked_as_the_first(values: dict[str, Any], tmp_path: Path) -> None:
+    first, missing = source(tmp_path, "c", 5), source(tmp_path, "d", 3) | {"source": str(tmp_path / "gone.jsonl")}
+    (problem,) = examined(values, evaluation={"pairs": first, "more_pairs": [missing]}).problems
+    assert problem.startswith("evaluation.more_pairs[0]: ") and "not found" in problem
+    trained_on = {key: value for key, value in values["more_data"][0].items() if key != "share"}
+    found = examined(values, evaluation={"pairs": first, "more_pairs": [trained_on]})
+    (words,) = [each for each in found.warnings if "overlap" in each]
+    assert words.startswith("evaluation.more_pairs[0].rows 0%:100% and more_data[0].rows 0%:100%")
+    with pytest.raises(ConfigError, match=r"make the first of them evaluation\.pairs"):
+        loaded(values, evaluation={"more_pairs": [first]})

@@ -22,6 +22,7 @@ REWARDS: dict[str, Any] = {"rewards": [{"name": "exact"}]}
 NEEDED: dict[str, dict[str, Any]] = {
     "train": REWARDS,
     "plan": REWARDS,
+    "submit": REWARDS | {"folder": "/mnt/shared/runs/a"},
     "evaluate": REWARDS,
     "data best-of-n": REWARDS,
     "data score-pairs": REWARDS,
@@ -284,3 +285,11 @@ def test_help_of_a_section_or_a_key_has_its_whole_sentences(capsys: pytest.Captu
     assert "--algorithm.masked_share" in help_of(["train", "--help", "masked_share"], capsys)
     assert run_command_line(["train", "--help", "lerner"]) == 2
     assert "did you mean learner?" in capsys.readouterr().err
+
+
+def test_a_template_with_a_line_break_stays_on_its_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run_command_line(["train", "--config", "bdr_online_blueorca_redorca", "--help"])
+    lines = capsys.readouterr().out.split("\n")
+    assert not any(line.startswith("Assistant:") for line in lines)
+    assert any(line.lstrip().startswith("--data.template ") and "\\nAssistant:" in line for line in lines)

@@ -130,7 +130,7 @@ def test_references_are_gold_first_and_a_row_that_lacks_one_is_dropped_and_count
     assert path.name == "pool_bleu_tiny_2ref-gold-o4mini_easy_7"
     rows = saved(path)
     assert rows[0]["references"][0] == GOLD and len(rows[0]["references"]) == 2
-    assert [json.loads(line)["id"] for line in (path / "dropped.jsonl").read_text().splitlines()] == ["x1"]
+    assert [json.loads(line)["row_id"] for line in (path / "dropped.jsonl").read_text().splitlines()] == ["x1"]
     assert json.loads((path / "summary.json").read_text())["rows_dropped"] == {"no reference o4-mini-2025-04-16": 1}
 
 

@@ -17,12 +17,13 @@ from raylign.jobs.cli import run_command_line
 from raylign.jobs.data.pair_scores import NotScored, PairScores, new_columns, score_all
 from raylign.jobs.data.pairs_to_score import read_pairs
 from raylign.jobs.data.row_journal import RowJournal
-from raylign.jobs.data.score_pairs import score_pairs
+from raylign.jobs.data.score_pairs import examine_score_pairs, score_pairs
 from raylign.jobs.data.score_pairs_config import ScorePairsConfig
 from raylign.jobs.init_model import InitModelConfig, init_model
 from raylign.rollout.data.config import DataConfig
 from raylign.rollout.data.sources import read_rows
 from raylign.rollout.sample import Group
+from tests.jobs.stand_ins import TWO_CORES
 
 ROWS = [
     {"prompt": "1 + 1 =", "chosen": "2", "rejected": "3", "answer": 2, "kept": "yes"},
@@ -275,6 +276,12 @@ def test_a_finished_job_is_written_again_from_its_journal(tmp_path: Path) -> Non
     write(pairs, [{"prompt": "other", "chosen": "1", "rejected": "x"}])
     with pytest.raises(ValueError, match="have changed; put them back"):
         score_pairs(config_of(tmp_path, pairs, resume=True, columns="each"))
+
+
+def test_a_folder_that_cannot_be_made_is_a_finding_before_anything_is_scored(tmp_path: Path) -> None:
+    source = write(tmp_path / "pairs.jsonl", [{"prompt": "a", "chosen": "b", "rejected": "c"}])
+    findings = examine_score_pairs(config_of(tmp_path, source, folder=source / "scored"), TWO_CORES)
+    assert [each for each in findings.problems if "folder: " in each and "pairs.jsonl is a file" in each]
 
 
 def test_without_a_reward_nothing_starts() -> None:

@@ -160,6 +160,20 @@ def test_from_prints_ours_and_says_what_has_no_counterpart(
     assert printed.out == (f"raylign train {ours}\n" if ours else "") and said in printed.err
 
 
+@pytest.mark.parametrize("words", [["from", ""], ["from"], ["from", " "], ["from", "--command", ""]])
+def test_from_without_words_says_what_to_give(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command_line(words) == 2
+    assert 'as in raylign from "cdpo dpo -p DDP --beta 0.1"' in capsys.readouterr().err
+
+
+def test_an_option_on_no_page_of_a_command_typed_to_us_is_said_to_be_left_out(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run_command_line(["create_training_data.py", "grpo", "--metric", "bleu", "--foo", "3"]) == 2
+    err = capsys.readouterr().err
+    assert "--foo 3: left out" in err and "\nraylign data grpo --metric bleu\n" in err
+
+
 def test_a_misspelt_key_of_ours_is_still_ours(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command_line(["train", "--config", "bdr_tiny", "--online_sample_ratio", "0.2", "--num_stpes", "3"]) == 2
     err = capsys.readouterr().err

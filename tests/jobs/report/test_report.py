@@ -85,6 +85,13 @@ def test_the_page_fetches_nothing_and_runs_no_script_of_the_data(tmp_path: Path)
     ]
 
 
+def test_parts_of_a_reward_are_no_curves_of_rewards() -> None:
+    values = {"reward/mean": 1.5, "reward/bleu/mean": 0.5, "reward/bleu/words/mean": 80.0, "reward/b/mean": 1.0}
+    lines = [{"step": 1, **values, "reward/bleu/not_applicable_share": 0.1}]
+    (figure,) = [figure for chart, figure in figures(lines)[0] if chart.title == "Reward"]
+    assert [trace["name"] for trace in figure["data"]] == ["total", "b", "bleu"]
+
+
 def test_every_chart_is_there_with_its_data(tmp_path: Path) -> None:
     fill(tmp_path, num_steps=3)
     page = write_report(tmp_path).read_text()

@@ -90,6 +90,20 @@ def test_two_sweeps_on_one_folder_are_refused(tmp_path: Path) -> None:
             sweep_execute(PreparedSweepConfig(folder=tmp_path))
 
 
+def test_a_sweep_s_folder_that_cannot_be_written_is_said_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_manifest(tmp_path, "sweep", [command(tmp_path, "one")])
+
+    def refuses(**_: object) -> None:
+        raise PermissionError(13, "Permission denied")  # this user may be root, whom no mode stops
+
+    monkeypatch.setattr("tempfile.NamedTemporaryFile", refuses)
+    with pytest.raises(ValueError, match=r"cannot be written \(Permission denied"):
+        sweep_execute(PreparedSweepConfig(folder=tmp_path))
+    assert not (tmp_path / "sweep.progress.json").exists()
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

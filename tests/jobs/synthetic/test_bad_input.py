@@ -63,6 +63,18 @@ def test_a_task_file_and_a_library_that_cannot_work_are_found_before_a_call(tmp_
     assert "only .jsonl, .jsonl.gz, .parquet files are read" in book
 
 
+def test_a_library_without_a_text_is_found_before_a_call_and_one_empty_file_of_several_is_none(tmp_path: Path) -> None:
+    empty, bare, good = (tmp_path / f"{name}.jsonl" for name in ("empty", "bare", "good"))
+    empty.write_text("\n")
+    bare.write_text('{"text": ""}\nno JSON\n')
+    good.write_text('{"text": "Rome lies on the Tiber."}\n')
+    (nothing,) = problems(tmp_path, passage_paths=[str(empty)])
+    assert nothing == f"passage_paths: library {empty}: no lines at all"
+    (no_text,) = problems(tmp_path, passage_paths=[str(bare), str(empty)])
+    assert "no text in any of 2 lines (1 of them broken)" in no_text
+    assert problems(tmp_path, passage_paths=[str(empty), str(good)]) == []
+
+
 class SaysE:
     """A teacher that answers E to most questions with the options A to D."""
 

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
+from raylign.jobs.data.dropped import Dropped
 from raylign.jobs.synthetic.outputs import DROPPED, PARQUET, SELECTED, SFT, write_data, write_dropped
 from raylign.jobs.synthetic.page import ROWS_OF_A_KIND, job_page
 from raylign.jobs.synthetic.prompts import Demo
-from raylign.jobs.synthetic.rows import Dropped, Row
+from raylign.jobs.synthetic.rows import Row
 from raylign.jobs.synthetic.score import scored_rows
 from raylign.jobs.synthetic.selection import Selection, SelectionConfig, select
 from raylign.rewards.tasks.opening import open_task

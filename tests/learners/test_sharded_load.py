@@ -1,0 +1,31 @@
+"""Under ZeRO-3 no rank ever holds the whole model in memory of its own: files are mapped and cut tensor by tensor."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from raylign.jobs.init_model import InitModelConfig, init_model
+from raylign.rollout.data.config import DataConfig
+from tests.learners.test_ranks import run_ranks
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+NUM_RANKS = 2
+
+
+def test_no_rank_holds_the_whole_model_while_it_loads(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("\n".join(json.dumps({"question": f"{n} + {n} =", "answer": str(2 * n)}) for n in range(99)))
+    size = {"num_layers": 12, "width": 768, "num_heads": 12, "num_kv_heads": 12, "mlp_width": 3072}
+    model = init_model(InitModelConfig(output=tmp_path / "model", data=DataConfig(source=str(rows)), **size))
+    run_ranks(model, tmp_path, "", NUM_RANKS, module="tests.learners.load_memory")
+    for rank in range(NUM_RANKS):
+        found = json.loads((tmp_path / f"memory{rank}.json").read_text())
+        print(f"\nrank {rank}: { ({key: round(value) for key, value in found.items()}) } MiB")
+        share = 1 / NUM_RANKS + 0.2
+        assert found["model"] > 400
+        assert found["loaded"] <= share * found["model"]
+        # what ZeRO-3 keeps is there at the end: on the way there is never as much more as would make it whole
+        assert found["most"] - found["end"] <= 0.2 * found["model"]
