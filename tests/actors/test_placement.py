@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from raylign.actors.cluster import ClusterConfig, ray_cluster
-from raylign.actors.placement import PlacementError, missing_resources, node_of, reserve
+from raylign.actors.placement import PlacementError, missing_resources, node_of, release, reserve
 from raylign.jobs.run.roles import asks_for_gpus
 from tests.end_to_end.nodes import nodes
 from tests.patience import finished
@@ -33,7 +33,9 @@ def test_a_role_without_room_is_named_with_resources_labels_and_the_nodes_that_a
         assert "no room for rollout worker 3 in time (cluster.placement_deadline_s)" in words
         assert "it needs CPU 1, GPU 2 on nodes with market-type: spot; short of GPU (wants 2, free 0)" in words
         assert "Nodes that are there: 1 x CPU 2." in words
-        assert node_of(await reserve("rollout worker 0", {"CPU": 1}, 60.0))
+        room = await reserve("rollout worker 0", {"CPU": 1}, 60.0)
+        assert node_of(room)
+        release([room])  # this Ray may be that of other tests
         assert not asks_for_gpus(ClusterConfig())
         assert asks_for_gpus(ClusterConfig(gpus="always"))
 

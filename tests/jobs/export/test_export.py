@@ -92,6 +92,7 @@ def test_no_folder_within_what_it_is_copied_from(run: Path, capsys: pytest.Captu
 def test_a_push_with_a_token_in_the_environment_uploads_all_of_it(run: Path, tmp_path: Path) -> None:
     with fake_hub(TOKEN) as hub:
         environment = os.environ | {"HF_ENDPOINT": hub.address, "HF_TOKEN": TOKEN, "HF_HUB_DISABLE_XET": "1"}
+        environment.pop("HF_HUB_OFFLINE", None)
         done = subprocess.run(
             [sys.executable, "-m", "raylign.jobs", *words(run, tmp_path / "given", "--push", "me/mine")],
             env=environment,
