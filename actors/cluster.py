@@ -176,11 +176,13 @@ def is_private(config: ClusterConfig) -> bool:
     return _address(config) == "local"
 
 
-def warm_up_for(config: ClusterConfig) -> None:
-    """Begin what takes longest, importing, where the cluster will be a private one; `ray_cluster` ends it."""
-    if is_private(config):
-        _set_environment()
-        warm_up()
+def warm_up_for(config: ClusterConfig) -> bool:
+    """Begin what takes longest, importing, where the cluster will be a private one; `ray_cluster` ends it. Whether it
+    was begun here: within another cluster of this process it is there already."""
+    if not is_private(config):
+        return False
+    _set_environment()
+    return warm_up()
 
 
 def _set_environment() -> None:

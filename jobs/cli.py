@@ -320,11 +320,12 @@ def _run(command: Command, config: BaseModel) -> Any:
     from raylign.actors.cluster import ClusterConfig, warm_up_for
     from raylign.actors.warm.process import cool_down
 
-    warm_up_for(getattr(config, "cluster", None) or ClusterConfig())
+    was_begun = warm_up_for(getattr(config, "cluster", None) or ClusterConfig())
     try:
         return _import(command.function)(config)
     finally:
-        cool_down()  # where a check said no, no cluster has ended it
+        if was_begun:
+            cool_down()  # where a check said no, no cluster has ended it
 
 
 def command_name(words: list[str]) -> tuple[str, list[str]]:

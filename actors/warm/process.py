@@ -79,14 +79,16 @@ class WarmProcess:
 _warm: WarmProcess | None = None
 
 
-def warm_up() -> None:
-    """Begin it, unless it runs already; it imports while the caller goes on."""
+def warm_up() -> bool:
+    """Begin it, unless it runs already; it imports while the caller goes on. Whether the caller has begun it, and so
+    may end it."""
     global _warm
     if _warm or os.environ.get(OFF_VARIABLE) == "1" or Path("/dev/nvidiactl").exists():
-        return
+        return False
     _warm = WarmProcess()
     atexit.register(cool_down)
     os.environ[ADDRESS_VARIABLE] = _warm.address
+    return True
 
 
 def cool_down() -> None:
