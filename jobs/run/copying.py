@@ -7,7 +7,7 @@ last round failed: whoever reads the copy later must not take an old one for the
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -50,15 +50,15 @@ def bring_back(config: TrainConfig) -> None:
 
 
 @asynccontextmanager
-async def copied(config: TrainConfig, checkpoints: CheckpointStore, say: Callable[[str], None]) -> AsyncIterator[None]:
-    """Rounds from here to the end of the block, and one after it; without `checkpoints.copy_to`, none."""
+async def copied(config: TrainConfig) -> AsyncIterator[Copying | None]:
+    """Rounds from here to the end of the block, and one after it; without `checkpoints.copy_to`, none. It lasts longer
+    than a start of the run: one that goes back to its checkpoint does not wait for its copy."""
     if config.checkpoints.copy_to is None:
-        yield
+        yield None
         return
-    copying = Copying(RunCopy(config.checkpoints.copy_to), config.folder, checkpoints, say)
-    checkpoints.saved = copying.begin
+    copying = Copying(RunCopy(config.checkpoints.copy_to), config.folder)
     try:
-        yield
+        yield copying
     except BaseException as error:
         try:
             await copying.finish(config.checkpoints.copy_deadline_s)
@@ -71,11 +71,17 @@ async def copied(config: TrainConfig, checkpoints: CheckpointStore, say: Callabl
 class Copying:
     """One round at a time, in a thread."""
 
-    def __init__(self, copy: RunCopy, folder: Path, checkpoints: CheckpointStore, say: Callable[[str], None]) -> None:
-        self._copy, self._folder, self._checkpoints, self._say = copy, folder, checkpoints, say
+    def __init__(self, copy: RunCopy, folder: Path) -> None:
+        self._copy, self._folder = copy, folder
+        self._checkpoints: CheckpointStore | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="run-copy")
         self._newest = 0
         self._last: Future[None] | None = None
+
+    def watch(self, checkpoints: CheckpointStore) -> None:
+        """The folder is the run's from here on, and every save begins a round."""
+        self._checkpoints = checkpoints
+        checkpoints.saved = self.begin
 
     def begin(self) -> None:
         """A round, after the one that runs; those between are left out."""
@@ -83,18 +89,18 @@ class Copying:
         self._last = self._thread.submit(self._round, self._newest)
 
     def _round(self, number: int) -> None:
-        if number < self._newest:
+        if number < self._newest or self._checkpoints is None:
             return
         try:
             self._copy.upload(self._folder, self._checkpoints.keep_last, self._checkpoints.held)
         except (OSError, RunCopyError) as error:
             if number < self._newest:
                 return
-            self._say(f"{error}; tried again after the next checkpoint")
+            print(f"{error}; tried again after the next checkpoint", flush=True)
             raise
 
     async def finish(self, deadline_s: float) -> None:
-        """The last round. Raises `RunCopyError` where the copy is not the run."""
+        """The last round, unless the run never had its folder. Raises `RunCopyError` where the copy is not the run."""
         self.begin()
         assert self._last is not None
         try:

@@ -18,7 +18,7 @@ from raylign.jobs.config.train import TrainConfig
 from raylign.jobs.curricula.base import Curriculum
 from raylign.jobs.curricula.registry import num_steps_of, open_curriculum
 from raylign.jobs.run.checkpoints import Checkpoint, CheckpointStore
-from raylign.jobs.run.copying import bring_back, copied
+from raylign.jobs.run.copying import Copying, bring_back
 from raylign.jobs.run.folder import RunFolder
 from raylign.jobs.run.held_out import HeldOut
 from raylign.jobs.run.parts import RunParts
@@ -34,10 +34,14 @@ from raylign.rollout.model_folder import load_tokenizer
 
 @asynccontextmanager
 async def open_run(
-    config: TrainConfig, run_class: type[Run] = Run, parts: RunParts | None = None, after: str = ""
+    config: TrainConfig,
+    run_class: type[Run] = Run,
+    parts: RunParts | None = None,
+    after: str = "",
+    copying: Copying | None = None,
 ) -> AsyncIterator[Run]:
     """Everything started; everything ended again. `run_class`, `parts`: of benchmarks, which watch or script a run, and
-    of a run that goes on by itself `after` something."""
+    of a run that goes on by itself `after` something. `copying`: what keeps the folder's copy."""
     tokenizer = load_tokenizer(config.model.path)
     curriculum = open_curriculum(config, tokenizer)
     held_out = HeldOut(config, tokenizer)
@@ -47,6 +51,8 @@ async def open_run(
     forget(folder.path)
     config = config.model_copy(update={"num_steps": num_steps_of(config, len(curriculum.rows))})
     checkpoints = CheckpointStore(folder.checkpoints_path, config.checkpoints.keep_last)
+    if copying is not None:
+        copying.watch(checkpoints)
     checkpoints.clean()
     checkpoint = checkpoints.latest() if config.resume else None
     if checkpoint is not None:
@@ -60,21 +66,20 @@ async def open_run(
     stop = StopRequest(recorder.say)
     run = run_class(config, curriculum, parts, held_out, folder, checkpoints, recorder, stop, record)
     write_start(folder.path, config.model.path, after)
-    async with copied(config, checkpoints, recorder.say):
-        with stop.listening(), printed_to(folder.append_log):
-            try:
-                engines = " and the engines" if parts.num_engines and not parts.keeps_engines else ""
-                with recorder.waiting("starting the learner" + engines):
-                    rows = curriculum.run_rows(config.num_steps)
-                    await parts.start(config.num_steps, folder.path, checkpoint, rows)
-                recorder.started()
-                async with scaling(config, parts, folder.path, recorder):
-                    yield run
-            except Exception as error:
-                folder.append_log(f"ended by {type(error).__name__}: {error}")
-                raise
-            finally:
-                await end(curriculum, parts, recorder, checkpoint)
+    with stop.listening(), printed_to(folder.append_log):
+        try:
+            engines = " and the engines" if parts.num_engines and not parts.keeps_engines else ""
+            with recorder.waiting("starting the learner" + engines):
+                rows = curriculum.run_rows(config.num_steps)
+                await parts.start(config.num_steps, folder.path, checkpoint, rows)
+            recorder.started()
+            async with scaling(config, parts, folder.path, recorder):
+                yield run
+        except Exception as error:
+            folder.append_log(f"ended by {type(error).__name__}: {error}")
+            raise
+        finally:
+            await end(curriculum, parts, recorder, checkpoint)
 
 
 async def end(

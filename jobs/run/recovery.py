@@ -13,6 +13,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from raylign.actors.rollout_errors import RolloutError
 from raylign.actors.weights.update import WeightUpdateError
 from raylign.jobs.config.train import TrainConfig
+from raylign.jobs.run.copying import Copying, copied
 from raylign.jobs.run.opening import open_run, save_after
 from raylign.jobs.run.parts import RunParts
 from raylign.jobs.run.reward_failures import RewardsFailedError
@@ -27,8 +28,8 @@ LEARNER_STANDS = (RolloutError, WeightUpdateError, ExperienceError, StuckError, 
 class Recovery:
     """`async with recovery.attempt() as run`, until one of them is `done`. Made by `recovering`."""
 
-    def __init__(self, config: TrainConfig, parts: RunParts) -> None:
-        self._config, self._parts = config, parts
+    def __init__(self, config: TrainConfig, parts: RunParts, copying: Copying | None) -> None:
+        self._config, self._parts, self._copying = config, parts, copying
         self._losses = LearnerLosses(config.learner.max_restarts)
         self.done: Run | None = None
         """The run, once a block has come to its end."""
@@ -51,7 +52,8 @@ class Recovery:
         while True:
             config = self._config.model_copy(update={"resume": True}) if self._losses.last else self._config
             try:
-                return await opened.enter_async_context(open_run(config, parts=self._parts, after=self._losses.last))
+                start = open_run(config, parts=self._parts, after=self._losses.last, copying=self._copying)
+                return await opened.enter_async_context(start)
             except Exception as error:
                 self._losses.count_failed_start(error)
 
@@ -59,12 +61,13 @@ class Recovery:
 @asynccontextmanager
 async def recovering(config: TrainConfig) -> AsyncIterator[Recovery]:
     """All processes of the run are ended with the block."""
-    parts = RunParts(config)
-    try:
-        yield Recovery(config, parts)
-    finally:
-        parts.keeps_engines = False
-        await parts.stop()
+    async with copied(config) as copying:
+        parts = RunParts(config)
+        try:
+            yield Recovery(config, parts, copying)
+        finally:
+            parts.keeps_engines = False
+            await parts.stop()
 
 
 class LearnerLosses:

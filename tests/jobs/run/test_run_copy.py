@@ -130,11 +130,13 @@ def test_a_checkpoint_whose_upload_broke_off_is_not_there(
     assert RunCopy(address).steps() == [1, 2]
 
 
-def test_a_round_that_fails_is_said_and_the_last_one_is_an_error_that_names_the_folder(tmp_path: Path) -> None:
+def test_a_round_that_fails_is_said_and_the_last_one_is_an_error_that_names_the_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = run_folder(tmp_path / "run")
     (tmp_path / "taken").write_text("a file where the copy should be")
-    said: list[str] = []
-    copying = Copying(RunCopy(f"file://{tmp_path}/taken"), folder, CheckpointStore(folder / "checkpoints"), said.append)
+    copying = Copying(RunCopy(f"file://{tmp_path}/taken"), folder)
+    copying.watch(CheckpointStore(folder / "checkpoints"))
 
     async def run() -> None:
         copying.begin()
@@ -145,7 +147,29 @@ def test_a_round_that_fails_is_said_and_the_last_one_is_an_error_that_names_the_
             await copying.finish(60.0)
 
     asyncio.run(run())
-    assert "tried again after the next checkpoint" in said[0]
+    assert "tried again after the next checkpoint" in capsys.readouterr().out
+
+
+def test_a_run_that_never_had_its_folder_copies_nothing(tmp_path: Path) -> None:
+    """It may be the folder of another run."""
+    folder = run_folder(tmp_path / "run")
+    copy = RunCopy(f"file://{tmp_path}/copy")
+    asyncio.run(Copying(copy, folder).finish(60.0))
+    assert not copy.holds_a_run()
+
+
+def test_one_copy_serves_every_start_of_the_run(tmp_path: Path) -> None:
+    """Several stores of one folder, one for each start of the run, and one copy."""
+    folder = run_folder(tmp_path / "run")
+    copy = RunCopy(f"file://{tmp_path}/copy")
+    copying = Copying(copy, folder)
+    for step in (2, 3):
+        store = CheckpointStore(folder / "checkpoints")
+        copying.watch(store)
+        save(folder, step)
+        store.saved()
+    asyncio.run(copying.finish(60.0))
+    assert copy.steps() == [2, 3]
 
 
 def test_a_checkpoint_that_is_being_copied_stays(tmp_path: Path) -> None:
