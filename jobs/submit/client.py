@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from raylign.actors.cluster_token import refusal, token_headers
+
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
 
@@ -58,8 +60,8 @@ def told(address: str) -> Iterator[None]:
 
     try:
         yield
-    except AuthenticationError as error:
-        raise ValueError(_token_words(address, str(error))) from None
+    except AuthenticationError:
+        raise refusal(address) from None
     except (requests.RequestException, ConnectionError) as error:
         raise ValueError(f"the cluster at {address} does not answer any more: {_short(error)}") from None
     except RuntimeError as error:  # Ray's word for whatever the server refuses
@@ -92,13 +94,13 @@ def _check(address: str) -> None:
 
     advice = "give the address of the dashboard by --address (`ray dashboard cluster.yaml` leads to it, port 8265)"
     try:
-        answer = requests.get(f"{address}/api/jobs/", timeout=ANSWER_DEADLINE_S, headers=_headers())
+        answer = requests.get(f"{address}/api/jobs/", timeout=ANSWER_DEADLINE_S, headers=token_headers(address))
     except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as error:
         raise ValueError(f"address is {address}: not an address ({_short(error)}); {advice}") from None
     except requests.RequestException as error:
         raise ValueError(f"address is {address}: no Ray dashboard answers there ({_short(error)}); {advice}") from None
     if answer.status_code in (401, 403):
-        raise ValueError(_token_words(address, answer.text))
+        raise refusal(address)
     try:
         is_list = answer.ok and isinstance(answer.json(), list)
     except ValueError:
@@ -108,32 +110,6 @@ def _check(address: str) -> None:
             f"address is {address}: something answers there (status {answer.status_code}; a proxy?), but not Ray's job "
             f"API; {advice}"
         )
-
-
-def _headers() -> dict[str, str]:
-    """With the user's token where RAY_AUTH_MODE asks for one."""
-    from ray._private.authentication.http_token_authentication import get_auth_headers_if_auth_enabled
-    from ray.exceptions import AuthenticationError
-
-    try:
-        return dict(get_auth_headers_if_auth_enabled({}))
-    except (AuthenticationError, RuntimeError) as error:
-        raise ValueError(
-            f"RAY_AUTH_MODE is {os.environ.get('RAY_AUTH_MODE', 'token')}, and there is no token: {_short(error)}; "
-            "put the cluster's into ~/.ray/auth_token, or its path into RAY_AUTH_TOKEN_PATH"
-        ) from None
-
-
-def _token_words(address: str, said: str) -> str:
-    if "Missing" in said or "required" in said:
-        return (
-            f"the cluster at {address} asks for a token, and none was sent: export RAY_AUTH_MODE=token and put the "
-            "cluster's token into ~/.ray/auth_token, or its path into RAY_AUTH_TOKEN_PATH"
-        )
-    return (
-        f"the cluster at {address} refuses the token that was sent: put its own into ~/.ray/auth_token, or its path "
-        "into RAY_AUTH_TOKEN_PATH"
-    )
 
 
 def _http(address: str | None) -> str | None:

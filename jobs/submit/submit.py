@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from raylign.actors.waiting import REPORT_S
 from raylign.jobs.submit.client import FOLDER_KEY, connect, dashboard_address, find_job, jobs_of_ours, told
 from raylign.jobs.submit.code_job import start_code_job
 from raylign.jobs.submit.config import JobConfig, JobLogsConfig, JobStatusConfig, JobStopConfig, SubmitConfig
@@ -100,8 +101,12 @@ def stop(config: JobStopConfig) -> int:
         client.stop_job(job_id)
         print(f"job {job_id} finishes its step and saves", flush=True)
         try:
-            while not (job := client.get_job_info(job_id)).status.is_terminal():
+            began_s = told_s = time.monotonic()
+            while not (job := client.get_job_info(job_id)).status.is_terminal():  # Ray ends it at its own deadline
                 time.sleep(POLL_S)
+                if time.monotonic() - told_s > REPORT_S:
+                    told_s = time.monotonic()
+                    print(f"waiting for job {job_id} to end since {told_s - began_s:.0f} s", flush=True)
         except KeyboardInterrupt:
             print(f"left; the job still ends by itself. {how_to(job_id, config.address)}", flush=True)
             raise
