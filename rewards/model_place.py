@@ -1,4 +1,4 @@
-"""Where a reward that is a model computes, and in how large batches.
+"""What rewards that are models share: what they are loaded with, where they compute, and in how large batches.
 
 Given the keys that such rewards share; gives device, type of numbers, and rows in batches of like length, so that
 little padding is computed.
@@ -7,7 +7,7 @@ little padding is computed.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
@@ -37,6 +37,19 @@ class ModelConfig(WeightedConfig):
         device = self.device if self.device != "auto" else "cuda" if has_gpu else "cpu"
         default = "bfloat16" if device == "cuda" else "float32"
         return device, getattr(torch, default if self.dtype == "auto" else self.dtype)
+
+
+def config_and_tokenizer(what: str, model: str) -> tuple[Any, Any]:
+    """Of a folder or id, whose code is never run; `what`: for the error."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    try:
+        return (
+            AutoConfig.from_pretrained(model, trust_remote_code=False),
+            AutoTokenizer.from_pretrained(model, trust_remote_code=False),
+        )
+    except (OSError, ValueError) as error:  # ValueError: it has code of its own
+        raise ValueError(f"{what} {model!r} cannot be loaded: {error}") from None
 
 
 def length_buckets(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from raylign.rewards.base import Item, Reward, RewardFailure, Score, typed_scores
-from raylign.rewards.model_place import ModelConfig, length_buckets, padded
+from raylign.rewards.model_place import ModelConfig, config_and_tokenizer, length_buckets, padded
 from raylign.rewards.published_heads import stored_tensor
 
 if TYPE_CHECKING:
@@ -51,17 +51,13 @@ class PairModel(Reward):
     is_batched = True
 
     def __init__(self, config: PairModelConfig) -> None:
-        from transformers import AutoConfig, AutoTokenizer, DebertaV2Model
+        from transformers import DebertaV2Model
 
         class Backbone(DebertaV2Model):
             _keys_to_ignore_on_load_unexpected = (r"^head_layer\.",)  # read below
 
         self._config = config
-        try:
-            model_config = AutoConfig.from_pretrained(config.model, trust_remote_code=False)
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(config.model, trust_remote_code=False)
-        except (OSError, ValueError) as error:
-            raise ValueError(f"pair model {config.model!r} cannot be loaded: {error}") from None
+        model_config, self._tokenizer = config_and_tokenizer("pair model", config.model)
         classes = list(getattr(model_config, "architectures", None) or ())
         if ARCHITECTURE not in classes:
             raise ValueError(

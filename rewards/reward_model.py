@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from raylign.rewards.base import Item, Reward, Score, typed_scores
-from raylign.rewards.model_place import ModelConfig, length_buckets, padded
+from raylign.rewards.model_place import ModelConfig, config_and_tokenizer, length_buckets, padded
 from raylign.rewards.published_heads import add_bias, head_of, renamed
 
 if TYPE_CHECKING:
@@ -43,14 +43,10 @@ class RewardModel(Reward):
     is_batched = True
 
     def __init__(self, config: RewardModelConfig) -> None:
-        from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+        from transformers import AutoModelForSequenceClassification
 
         self._config = config
-        try:
-            model_config = AutoConfig.from_pretrained(config.model, trust_remote_code=False)
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(config.model, trust_remote_code=False)
-        except (OSError, ValueError) as error:  # ValueError: it has code of its own, which is never run
-            raise ValueError(f"reward model {config.model!r} cannot be loaded: {error}") from None
+        model_config, self._tokenizer = config_and_tokenizer("reward model", config.model)
         if "DebertaV2PairRM" in (getattr(model_config, "architectures", None) or ()):
             raise ValueError(f"reward model {config.model!r} compares two answers: it is {{name: pair_model}}")
         head = head_of(model_config, config.model)

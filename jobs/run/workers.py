@@ -6,6 +6,7 @@ have their room already; a worker that joins later asks for it then.
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -51,7 +52,7 @@ class Workers:
 
     async def start(self, number: int) -> Any:
         """A worker that holds the weights of `model_path`, under the label `weight_version`."""
-        if number in self._were_started and not is_private(self.cluster) and self._is_drained(number):
+        if number in self._were_started and not is_private(self.cluster) and await self._is_drained(number):
             self.give_back(number)
         if number not in self.rooms:
             self.rooms[number] = await self._new_room(number)
@@ -80,9 +81,9 @@ class Workers:
             raise
         return worker
 
-    def _is_drained(self, number: int) -> bool:
+    async def _is_drained(self, number: int) -> bool:
         """Ray moves room by itself from a node that is gone, not from one that is about to go."""
-        return number in self.rooms and node_of(self.rooms[number]) in draining_nodes()
+        return number in self.rooms and node_of(self.rooms[number]) in await asyncio.to_thread(draining_nodes)
 
     def give_back(self, number: int) -> None:
         """The room of a worker that has ended."""

@@ -78,7 +78,7 @@ def test_an_engine_that_hangs_is_replaced_but_not_while_it_is_updated(
         assert hanging not in fed.fleet.members and len(fed.fleet.serving) == 2
         watch.cancel()
 
-    script = lambda prompt, seed: "yes"  # noqa: E731
-    feed(tmp_path / "log", work, [Hangs(script), Refuses(script), answering()], start=another)
+    engines = [Hangs(lambda prompt, seed: "yes"), Refuses(lambda prompt, seed: "yes"), answering()]
+    feed(tmp_path / "log", work, engines, start=another)
     said = "rollout worker 0 has given no sign of life for 0.05 s (rollout.engine.silence_deadline_s); starting another"
     assert said in capsys.readouterr().out

@@ -6,6 +6,7 @@ Given a model folder, an output folder and RANK/WORLD_SIZE in the environment; w
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import os
@@ -39,9 +40,11 @@ class Watch:
 
 
 def main(model: str, out: str) -> None:
-    import deepspeed  # noqa: F401  (before the first look: it is the library's memory)
-    from transformers import AutoModelForCausalLM  # noqa: F401
-
+    for library in (
+        "deepspeed",
+        "transformers.models.auto.modeling_auto",
+    ):  # before the first look: it is the library's memory
+        importlib.import_module(library)
     from raylign.learners.engines.build import build_engine
     from raylign.learners.engines.config import LearnerConfig
     from raylign.learners.engines.distributed import ensure_process_group

@@ -5,7 +5,6 @@ Given requirements/ and the Makefile; installs nothing.
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import shutil
@@ -15,19 +14,15 @@ from types import ModuleType
 
 import pytest
 
+from tests.packaging.scripts import REQUIREMENTS, load_script
 from tests.patience import HANGS_S
 
 ROOT = Path(__file__).parents[2]
-REQUIREMENTS = ROOT / "requirements"
 
 
 @pytest.fixture(scope="module")
 def environment() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("environment", REQUIREMENTS / "environment.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("environment")
 
 
 def pins(flavour: str) -> dict[str, str]:

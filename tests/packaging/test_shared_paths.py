@@ -6,14 +6,13 @@ of files of the CUDA lock's wheels (`make lock` calls it); needs no network.
 
 from __future__ import annotations
 
-import importlib.util
 import json
-from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
 
-REQUIREMENTS = Path(__file__).parents[2] / "requirements"
+from tests.packaging.scripts import REQUIREMENTS, load_script
+
 HARMLESS = {
     # one package cut in two by its makers: both carry the same two empty files
     "opencensus, opencensus-context": {"opencensus/__init__.py": "same", "opencensus/common/__init__.py": "same"},
@@ -24,11 +23,7 @@ HARMLESS = {
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("shared_paths", REQUIREMENTS / "shared_paths.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("shared_paths")
 
 
 def test_of_the_cuda_lock_no_two_packages_own_one_path() -> None:
