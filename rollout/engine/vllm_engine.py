@@ -179,10 +179,18 @@ class VllmEngine:
         parameters.detokenize, parameters.output_kind = True, RequestOutputKind.DELTA
         self._num_requests += 1
         tokens: Any = {"type": "token", "prompt_token_ids": prompt.token_ids.tolist()}
+        token_ids: list[int] = []
+        said = ""
         try:
             async for output in self._llm.generate(tokens, parameters, request_id=f"stream-{self._num_requests}"):
                 last = output.outputs[0]
-                yield last.text, STOP_REASONS.get(last.finish_reason or "", "aborted") if output.finished else None
+                token_ids += last.token_ids
+                text = last.text
+                if output.finished:  # vLLM holds back bytes that may become a character, also where no more come
+                    whole: str = self._tokenizer.decode(token_ids, skip_special_tokens=True)
+                    text = whole.removeprefix(said) if whole.startswith(said + text) else text
+                said += text
+                yield text, STOP_REASONS.get(last.finish_reason or "", "aborted") if output.finished else None
         except (EngineDeadError, EngineGenerateError) as error:
             raise EngineDiedError(self._failure_message(error)) from error
 

@@ -209,24 +209,40 @@ def test_an_update_to_other_weights_gives_their_log_probs_and_a_digest_of_its_ow
     assert own_digest == from_disk and other_digest != from_disk
 
 
+async def streamed(engine, prompt, sampling, first: int | None = None) -> list[tuple[str, str | None]]:
+    """All pieces, or the first so many."""
+    pieces = []
+    async for piece in engine.stream(prompt, sampling):
+        pieces.append(piece)
+        if len(pieces) == first:
+            break
+    return pieces
+
+
 def test_a_streamed_answer_comes_in_pieces_and_is_the_whole_greedy_one(engine, runner, tokenizer) -> None:
-    sampling = SamplingConfig(num_completions=1, max_tokens=12, temperature=0.0)
-
-    async def streamed(first: int | None = None) -> list[tuple[str, str | None]]:
-        pieces = []
-        async for piece in engine.stream(a_prompt(tokenizer), sampling):
-            pieces.append(piece)
-            if len(pieces) == first:
-                break
-        return pieces
-
-    whole = runner.run(engine.generate(a_prompt(tokenizer), sampling, None)).completions[0]
-    pieces = runner.run(streamed())
+    prompt, sampling = a_prompt(tokenizer), SamplingConfig(num_completions=1, max_tokens=12, temperature=0.0)
+    whole = runner.run(engine.generate(prompt, sampling, None)).completions[0]
+    pieces = runner.run(streamed(engine, prompt, sampling))
     assert "".join(text for text, _ in pieces) == whole.text
     assert len(pieces) > 1 and [reason for _, reason in pieces[:-1]] == [None] * (len(pieces) - 1)
     assert pieces[-1][1] == whole.stop_reason
-    assert len(runner.run(streamed(first=1))) == 1  # left in the middle
-    assert runner.run(streamed()) and engine._llm.output_processor.get_num_unfinished_requests() == 0
+    assert len(runner.run(streamed(engine, prompt, sampling, first=1))) == 1  # left in the middle
+    assert runner.run(streamed(engine, prompt, sampling))
+    assert engine._llm.output_processor.get_num_unfinished_requests() == 0
+
+
+def test_a_streamed_answer_that_is_cut_within_a_character_is_whole_too(engine, runner, tokenizer) -> None:
+    """Bytes that a random model writes seldom make characters, wherever they end."""
+    ends = []
+    for max_tokens in range(1, 9):
+        sampling = SamplingConfig(num_completions=1, max_tokens=max_tokens, temperature=0.0)
+        for words in ("1 + 1 =", "2 + 5 =", "8 + 4 ="):
+            prompt = a_prompt(tokenizer, words)
+            whole = runner.run(engine.generate(prompt, sampling, None)).completions[0].text
+            pieces = runner.run(streamed(engine, prompt, sampling))
+            assert "".join(text for text, _ in pieces) == whole
+            ends.append(whole[-1:])
+    assert "\ufffd" in ends, "no answer of these ended within a character"
 
 
 def test_a_dead_engine_gives_failures_with_its_last_words(engine, runner, tokenizer) -> None:

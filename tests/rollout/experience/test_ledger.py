@@ -5,45 +5,11 @@ Rows have 10 bytes unless a test says otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import pytest
 
 from raylign.rollout.experience.ledger import REMEMBERED_STEPS, Ledger
-from raylign.rollout.experience.types import ExperienceError, LogCounters, LogPosition, OrdinalState
-
-TRAINED, FILTERED, DROPPED = OrdinalState.TRAINED, OrdinalState.FILTERED, OrdinalState.DROPPED
-
-
-def ledger_of(ordinals: Sequence[int], failed: Sequence[int] = ()) -> Ledger:
-    """Rows at offsets 0, 1, …, logged together."""
-    ledger = Ledger()
-    ledger.add(range(len(ordinals)), ordinals, 10, failed)
-    return ledger
-
-
-def decide(ledger: Ledger, offsets: Sequence[int], mark: str, step: int) -> None:
-    """As the log does it."""
-    ledger.check_undecided(offsets, mark, step)
-    ledger.mark(offsets, mark, step)
-
-
-def unread(ledger: Ledger) -> tuple[list[int], int, int]:
-    """(offsets that wait, their bytes, number leased)."""
-    counters = ledger.counters()
-    assert counters.unread_groups == len(ledger.waiting)
-    return list(ledger.waiting), counters.unread_bytes, counters.leased_groups
-
-
-def recounted(ledger: Ledger) -> tuple[object, object]:
-    """What the rows say, worked out anew; the leased ones wait then."""
-    ledger.recount()
-    return ledger.counters(), list(ledger.waiting)
-
-
-def states(ledger: Ledger, ordinals: Sequence[int]) -> list[str]:
-    return [ledger.state(ordinal) for ordinal in ordinals]
-
+from raylign.rollout.experience.types import ExperienceError, LogCounters, LogPosition
+from tests.rollout.experience.ledgers import DROPPED, FILTERED, TRAINED, decide, ledger_of, recounted, states, unread
 
 # logging
 
@@ -364,89 +330,3 @@ def test_a_row_found_lost_after_its_training_was_trained_and_one_lost_before_was
     assert ledger.rewind(LogPosition(0, 3), frozenset([1])) == [1, 2]
     assert states(ledger, range(3)) == ["lost", "trained", "trained"]
     assert ledger.counters().num_lost == 1 and ledger.missing_ordinals() == [0]
-
-
-def test_nothing_is_rewound_after_forgetting() -> None:
-    ledger = ledger_of([0, 1])
-    decide(ledger, [0], TRAINED, 0)
-    decide(ledger, [1], TRAINED, REMEMBERED_STEPS)
-    assert ledger.prune() == 1
-    with pytest.raises(AssertionError, match="before anything is forgotten"):
-        ledger.rewind(LogPosition(0, 0))
-
-
-# forgetting
-
-
-def test_rows_done_with_are_forgotten_after_eight_steps_and_their_ordinals_are_not() -> None:
-    ledger = ledger_of([0, 3, 1, 2])
-    decide(ledger, [0, 1], TRAINED, 0)
-    decide(ledger, [3], TRAINED, REMEMBERED_STEPS - 1)
-    assert ledger.prune() == 0 and ledger.row(0) is not None
-    decide(ledger, [2], TRAINED, REMEMBERED_STEPS)
-    assert ledger.prune() == 2
-    assert [ledger.row(offset) is None for offset in range(4)] == [True, True, False, False]
-    assert states(ledger, [0, 1, 2, 3, 4]) == ["trained"] * 4 + ["unknown"]
-    assert ledger.is_live(3) and not ledger.is_live(4)
-    for known in ([0], [3], [1], [9, 3]):
-        assert ledger.has_any_of(set(known))
-    assert not ledger.has_any_of({4, 9}) and not ledger.has_any_of(set())
-    assert ledger.missing_ordinals() == []
-    assert ledger.counters().num_trained == 4
-    assert ledger.position(REMEMBERED_STEPS) == LogPosition(REMEMBERED_STEPS, 4)
-
-
-def test_ordinals_forgotten_without_a_gap_are_kept_as_one_number() -> None:
-    ledger = ledger_of([1, 2, 0, 4])
-    for offset in range(4):
-        decide(ledger, [offset], TRAINED, offset)
-    ledger.add([4], [9], 10)
-    decide(ledger, [4], TRAINED, 1 + REMEMBERED_STEPS)
-    assert ledger.prune() == 2 and ledger._done == {1, 2} and ledger._done_below == 0
-    ledger.add([5], [10], 10)
-    decide(ledger, [5], TRAINED, 3 + REMEMBERED_STEPS)
-    assert ledger.prune() == 4 and ledger._done == {4} and ledger._done_below == 3
-    assert ledger.has_any_of({2}) and ledger.has_any_of({4}) and not ledger.has_any_of({3, 5})
-    assert ledger.missing_ordinals() == [3, 5, 6, 7, 8]
-
-
-def test_forgetting_stops_at_the_first_row_that_may_be_served_again() -> None:
-    ledger = ledger_of(range(3))
-    decide(ledger, [0, 2], TRAINED, 0)
-    ledger.add([3], [3], 10)
-    decide(ledger, [3], TRAINED, 50)
-    assert ledger.prune() == 1 and ledger.row(1) is not None and ledger.row(2) is not None
-    assert unread(ledger) == ([1], 10, 0)
-
-
-def test_dropped_and_lost_ordinals_stay_missing_when_their_rows_are_forgotten() -> None:
-    ledger = ledger_of(range(5), failed=[3])
-    ledger.mark_lost([1, 2])
-    ledger.recount()
-    ledger.restore_mark([2], TRAINED, 0)  # trained, then damaged
-    decide(ledger, [0], DROPPED, 0)
-    decide(ledger, [4], TRAINED, REMEMBERED_STEPS)
-    assert ledger.prune() == 4
-    assert ledger.missing_ordinals() == [0, 1]
-    assert states(ledger, range(5)) == ["unknown", "unknown", "trained", "trained", "trained"]
-
-
-def test_a_row_forgotten_before_its_twin_leaves_the_ordinal_done_with() -> None:
-    ledger = ledger_of([0, 1])
-    ledger.add([2, 3], [0, 2], 10)
-    decide(ledger, [0], TRAINED, 0)
-    decide(ledger, [3], TRAINED, REMEMBERED_STEPS)
-    assert ledger.prune() == 1 and ledger.row(2) is not None
-    assert ledger.state(0) == "trained" and ledger.has_any_of({0})
-    assert ledger.position(REMEMBERED_STEPS) == LogPosition(REMEMBERED_STEPS, 1, (3,))  # the twin is not waited for
-    decide(ledger, [1], TRAINED, REMEMBERED_STEPS)
-    assert ledger.position(REMEMBERED_STEPS) == LogPosition(REMEMBERED_STEPS, 4)
-
-
-def test_a_dropped_row_forgotten_before_its_twin_leaves_the_twin_to_be_served() -> None:
-    ledger = ledger_of([0])
-    ledger.add([1, 2], [0, 1], 10)
-    decide(ledger, [0], DROPPED, 0)
-    decide(ledger, [2], TRAINED, REMEMBERED_STEPS)
-    assert ledger.prune() == 1
-    assert ledger.state(0) == "waiting" and unread(ledger) == ([1], 10, 0) and ledger.missing_ordinals() == []
