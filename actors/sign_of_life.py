@@ -12,8 +12,8 @@ from collections.abc import Awaitable, Callable
 from raylign.actors.fleet import Engine, EngineState, Fleet
 from raylign.actors.waiting import DeadlineError, wait_for
 
-ASK_EVERY_S = 5.0
-SILENCE_S = 40.0
+ASK_EVERY_S = 2.0
+SILENCE_S = 20.0
 """Without an answer for so long an actor is taken for dead."""
 
 

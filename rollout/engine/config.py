@@ -31,6 +31,6 @@ class EngineConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
     free."""
     start_deadline_s: float = Field(300, gt=0)
     """How long the engine may take to start."""
-    silence_deadline_s: float = Field(30, gt=0)
+    silence_deadline_s: float = Field(15, gt=0)
     """An engine of a training run that has given no sign of life for so long between two weight updates, be it stopped
     or stuck, is taken for dead and replaced. More than one step of its decoding may take."""
