@@ -15,6 +15,7 @@ import numpy as np
 
 from raylign.learners.engines.config import LearnerConfig, resolve_dtype
 from raylign.learners.engines.distributed import local_device, reduce_metrics, world_size
+from raylign.learners.engines.frozen import FrozenModel, move
 from raylign.learners.engines.non_finite import NonFiniteError, non_finite_error
 from raylign.learners.engines.schedule import learning_rate
 from raylign.learners.engines.state_files import load_as_data
@@ -24,7 +25,7 @@ from raylign.learners.meters.metric import Metric, PassMetrics, StepMetrics, add
 if TYPE_CHECKING:
     import torch
 
-    from raylign.learners.engines.base import FrozenModel, LearnerModel, LossFunction
+    from raylign.learners.engines.base import LearnerModel, LossFunction
     from raylign.learners.examples.micro_batch import MicroBatch
 
 NUM_NON_FINITE = "num_non_finite"
@@ -47,8 +48,9 @@ class DeepSpeedEngine:
         self._plain_grad_norm = 0.0
         bf16 = resolve_dtype(config) == "bfloat16"
         self.zero_stage = max(1, config.zero_stage) if bf16 else config.zero_stage
-        # Stage 0 has torch's own optimizer, and bfloat16 at stage 1 DeepSpeed's BF16_Optimizer: neither can be moved.
-        self.moves_states = self.zero_stage > (1 if bf16 else 0)
+        # Stage 0 has torch's own optimizer, bfloat16 at stage 1 DeepSpeed's BF16_Optimizer, which cannot be moved;
+        # stage 3 moves DeepSpeed's own fused Adam only.
+        self.moves_states = self.zero_stage == 2 or (self.zero_stage == 1 and not bf16)
         self.trainable = [parameter for parameter in policy.parameters() if parameter.requires_grad]
         shared = {"lr": config.learning_rate, "eps": config.adam_epsilon, "weight_decay": config.weight_decay}
         optimizer: torch.optim.Optimizer
@@ -60,6 +62,8 @@ class DeepSpeedEngine:
             optimizer.register_step_pre_hook(lambda *_: self._check_and_clip())
         self._engine = _initialize(policy, self._deepspeed_config(bf16), optimizer)
         self.policy = policy
+        frozen = (parameter for parameter in policy.parameters() if not parameter.requires_grad)
+        self._frozen = (*frozen, *policy.buffers())
 
     def _deepspeed_config(self, bf16: bool) -> dict[str, Any]:
         return {
@@ -164,13 +168,19 @@ class DeepSpeedEngine:
     def offload(self) -> None:
         import torch
 
-        if self.moves_states:
-            self._engine.offload_states()
+        if not self.moves_states:
+            raise ValueError(
+                f"learner.zero_stage is {self.config.zero_stage} and learner.dtype {resolve_dtype(self.config)}: "
+                "DeepSpeed cannot move their optimizer to the host, and an engine shares this GPU; set "
+                "learner.zero_stage to 2"
+            )
+        self._engine.offload_states()
+        move(self._frozen, "cpu")  # DeepSpeed moves what it trains, and the model under adapters is most of it
         torch.cuda.empty_cache()
 
     def reload(self) -> None:
-        if self.moves_states:
-            self._engine.reload_states()
+        self._engine.reload_states()
+        move(self._frozen, self.device)
 
     def save(self, folder: Path, extra: Mapping[str, Any]) -> None:
         import torch
@@ -210,16 +220,15 @@ def shard_frozen(model: LearnerModel, config: LearnerConfig) -> FrozenModel:
     if config.zero_stage < 3:
         for parameter in model.parameters():  # buffers stay float32, as DeepSpeed leaves them: rotary angles need it
             parameter.data = parameter.data.to(torch.bfloat16 if bf16 else torch.float32)
-        frozen: FrozenModel = model.to(local_device())
-        return frozen
+        whole = model.to(local_device())
+        return FrozenModel(whole, (*whole.parameters(), *whole.buffers()), local_device())
     settings = {
         "train_micro_batch_size_per_gpu": 1,
         "zero_optimization": {"stage": 3},
         "bf16": {"enabled": bf16},
         "steps_per_print": None,
     }
-    sharded: FrozenModel = _initialize(model, settings, None)
-    return sharded
+    return FrozenModel(_initialize(model, settings, None), None, local_device())
 
 
 def _initialize(model: LearnerModel, settings: dict[str, Any], optimizer: torch.optim.Optimizer | None) -> Any:
