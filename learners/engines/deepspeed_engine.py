@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from raylign.learners.examples.micro_batch import MicroBatch
 
 NUM_NON_FINITE = "num_non_finite"
+MOST_REDUCED_AT_ONCE = 500_000_000
+"""Gradients: DeepSpeed's default."""
 
 
 class DeepSpeedEngine:
@@ -60,12 +62,13 @@ class DeepSpeedEngine:
             optimizer = torch.optim.RMSprop(self.trainable, **shared)
         if self.zero_stage == 0:
             optimizer.register_step_pre_hook(lambda *_: self._check_and_clip())
-        self._engine = _initialize(policy, self._deepspeed_config(bf16), optimizer)
+        num_trained = sum(parameter.numel() for parameter in self.trainable)
+        self._engine = _initialize(policy, self._deepspeed_config(bf16, num_trained), optimizer)
         self.policy = policy
         frozen = (parameter for parameter in policy.parameters() if not parameter.requires_grad)
         self._frozen = (*frozen, *policy.buffers())
 
-    def _deepspeed_config(self, bf16: bool) -> dict[str, Any]:
+    def _deepspeed_config(self, bf16: bool, num_trained: int) -> dict[str, Any]:
         return {
             "train_micro_batch_size_per_gpu": 1,
             "gradient_accumulation_steps": 1,
@@ -78,6 +81,8 @@ class DeepSpeedEngine:
                 "stage": self.zero_stage,
                 "overlap_comm": False,
                 "reduce_scatter": self.device.type == "cuda",
+                # DeepSpeed lays out the whole bucket on a GPU, 2 GB of float32 by default, however small the model
+                "reduce_bucket_size": min(num_trained, MOST_REDUCED_AT_ONCE),
                 "stage3_param_persistence_threshold": 1000,
             },
             "bf16": {"enabled": bf16, **({"check_grad_overflow": True} if bf16 else {})},
@@ -234,11 +239,28 @@ def shard_frozen(model: LearnerModel, config: LearnerConfig) -> FrozenModel:
 def _initialize(model: LearnerModel, settings: dict[str, Any], optimizer: torch.optim.Optimizer | None) -> Any:
     """`deepspeed.initialize`, quiet, and without compiling its shared-memory op (25 s; of use to inference only)."""
     import deepspeed
+    import torch
     from deepspeed.utils import logger
 
     logger.setLevel("ERROR")
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    if settings["zero_optimization"]["stage"] == 3:
+        _cut(model, settings, torch.bfloat16 if settings["bf16"]["enabled"] else torch.float32)
     engine = deepspeed.initialize(model=model, optimizer=optimizer, config=settings, dist_init_required=False)[0]
     if optimizer is not None:  # what is frozen has no checkpoints
         engine.checkpoint_engine.load = load_as_data
     return engine
+
+
+def _cut(model: LearnerModel, settings: dict[str, Any], dtype: torch.dtype) -> None:
+    """One parameter after the other, so that no rank ever holds the whole model: `initialize` casts all of it, and
+    moves it to the GPU, before it cuts the first."""
+    import deepspeed
+    import torch
+
+    for parameter in list(model.parameters()):
+        parameter.data = parameter.data.to(dtype)
+        alone = torch.nn.Module()
+        alone.register_parameter("parameter", parameter)
+        deepspeed.zero.Init(module=alone, config_dict_or_path=settings)
+    move(model.buffers(), local_device())

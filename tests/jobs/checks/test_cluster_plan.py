@@ -18,7 +18,7 @@ from raylign.jobs.cli import run_command_line
 from raylign.jobs.config.train import TrainConfig
 
 ROOT = Path(__file__).parents[3]
-BILLION = ModelSize(1_000_000_000, (), 16, 2048, 8192, 128_000, 8, 64, None)
+BILLION = ModelSize(1_000_000_000, (), 16, 2048, 8192, 128_000, 8, 64, None, 2048, False)
 LABELS = {"learner": {"raylign-node": "learner"}, "rollout": {"raylign-node": "rollout"}}
 
 
