@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import gc
 import importlib
+import itertools
 import json
 import os
 import random
@@ -23,7 +24,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks.measurement import Measurement, show
 from benchmarks.own_memory import Watch, own_mib
@@ -36,28 +37,40 @@ SIZES: dict[str, dict[str, int]] = {
 STAGES = (0, 2, 3)
 NUM_RANKS = 2
 VOCABULARY = 4096
-PASS_TOKENS, SEQUENCE, NUM_PASSES, NUM_STEPS = 2048, 256, 2, 3
+PASSES = (2048, 256)
+"""Tokens: in a long pass activations are most of what is held, in a short one weights, gradients and optimizer."""
+SEQUENCE, NUM_PASSES, NUM_STEPS = 128, 2, 3
 WITHIN = 0.15
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_TOP_PAD_": "0"}
 DEADLINE_S = 900
 
 
-def training(model: Path | str, stage: int, num_ranks: int, dtype: str) -> Any:
+class Case(NamedTuple):
+    """What is trained, but for the model."""
+
+    stage: int
+    num_ranks: int
+    dtype: str
+    tokens: int
+    """Of a pass."""
+
+
+def training(model: Path | str, stage: int, num_ranks: int, dtype: str, tokens: int) -> Any:
     """The config that is planned and trained: `NUM_PASSES` full passes of each rank make a step."""
     from raylign.jobs.config.train import TrainConfig
 
-    num_sequences = num_ranks * NUM_PASSES * PASS_TOKENS // SEQUENCE
+    num_sequences = num_ranks * NUM_PASSES * tokens // SEQUENCE
     return TrainConfig.model_validate(
         {
             "model": {"path": str(model)},
             "rewards": [{"name": "numeric"}],
-            "sampling": {"num_completions": 8, "max_tokens": SEQUENCE // 2},
-            "rollout": {"prompts_per_step": num_sequences // 8, "engine": {"max_model_len": SEQUENCE}},
+            "sampling": {"num_completions": 2, "max_tokens": SEQUENCE // 2},
+            "rollout": {"prompts_per_step": num_sequences // 2, "engine": {"max_model_len": SEQUENCE}},
             "learner": {
                 "num_ranks": num_ranks,
                 "zero_stage": stage,
                 "dtype": dtype,
-                "micro_batch_tokens": PASS_TOKENS,
+                "micro_batch_tokens": tokens,
                 "threads_per_rank": 1,
             },
         }
@@ -77,7 +90,7 @@ def make_model(folder: Path, name: str) -> Path:
     return init_model(InitModelConfig(**config, **SIZES[name]))
 
 
-def rank_main(model: str, out: str, stage: int, num_ranks: int, dtype: str) -> None:
+def rank_main(model: str, out: str, case: Case) -> None:
     """In a rank: train, and write what it took."""
     for library in ("deepspeed", "transformers.models.qwen3.modeling_qwen3", "raylign.learners.learner"):
         importlib.import_module(library)
@@ -88,7 +101,7 @@ def rank_main(model: str, out: str, stage: int, num_ranks: int, dtype: str) -> N
     from raylign.learners.examples.example import Example
     from raylign.learners.learner import Learner
 
-    config = training(model, stage, num_ranks, dtype)
+    config = training(model, *case)
     torch.set_num_threads(1)
     ensure_process_group(DEADLINE_S)
     square = torch.ones(64, 64, requires_grad=True)
@@ -103,7 +116,7 @@ def rank_main(model: str, out: str, stage: int, num_ranks: int, dtype: str) -> N
             advantages=draw.normal(size=half).astype(np.float32),
             rollout_logps=np.full(half, -8.3, np.float32),
         )
-        for _ in range(num_ranks * NUM_PASSES * PASS_TOKENS // SEQUENCE)
+        for _ in range(case.num_ranks * NUM_PASSES * case.tokens // SEQUENCE)
     ]
     gc.collect()
     before, watch = own_mib(), Watch()
@@ -117,40 +130,37 @@ def rank_main(model: str, out: str, stage: int, num_ranks: int, dtype: str) -> N
     (Path(out) / f"rank{rank()}.json").write_text(json.dumps(found))
 
 
-def measured(
-    model: Path, out: Path, stage: int, num_ranks: int, dtype: str, malloc: dict[str, str]
-) -> dict[str, float]:
+def measured(model: Path, out: Path, case: Case, malloc: dict[str, str]) -> dict[str, float]:
     """MiB of the rank that took most."""
     out.mkdir()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    command = [sys.executable, "-m", "benchmarks.learner_memory", "--rank", str(model), str(out)]
-    command += [str(stage), str(num_ranks), dtype]
+    command = [sys.executable, "-m", "benchmarks.learner_memory", "--rank", str(model), str(out), *map(str, case)]
     ranks = []
     try:
-        for rank in range(num_ranks):
-            of_rank = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(num_ranks)}
+        for rank in range(case.num_ranks):
+            of_rank = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(case.num_ranks)}
             address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
             ranks.append(subprocess.Popen(command, env={**os.environ, **malloc, **address, **of_rank}))
         codes = [process.wait(DEADLINE_S) for process in ranks]
-        assert codes == [0] * num_ranks, f"ranks ended with {codes}"
+        assert codes == [0] * case.num_ranks, f"ranks ended with {codes}"
     finally:
         for process in ranks:
             if process.poll() is None:
                 process.kill()
-    found = [json.loads((out / f"rank{rank}.json").read_text()) for rank in range(num_ranks)]
+    found = [json.loads((out / f"rank{rank}.json").read_text()) for rank in range(case.num_ranks)]
     return max(found, key=lambda one: one["most"])
 
 
-def estimated(model: Path, stage: int, num_ranks: int, dtype: str) -> dict[str, float]:
+def estimated(model: Path, case: Case) -> dict[str, float]:
     """MiB by part."""
     from raylign.jobs.checks.learner_memory import learner_bytes
     from raylign.jobs.checks.memory_estimate import read_model_size
 
     size = read_model_size(model)
     assert size is not None
-    parts = learner_bytes(size, training(model, stage, num_ranks, dtype), on_gpu=False)
+    parts = learner_bytes(size, training(model, *case), on_gpu=False)
     return {part: num_bytes / 2**20 for part, num_bytes in parts.items() if part != "libraries"}
 
 
@@ -159,48 +169,52 @@ def measure(
     stages: Sequence[int] = STAGES,
     num_ranks: int = NUM_RANKS,
     dtype: str = "float32",
+    passes: Sequence[int] = PASSES,
     malloc: dict[str, str] = MALLOC,
 ) -> list[dict[str, Any]]:
-    """A row for each size and stage."""
+    """A row for each size, length of a pass and stage."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        for name in sizes:
-            model = make_model(Path(folder), name)
-            for stage in stages:
-                found = measured(model, Path(folder) / f"{name}-{stage}", stage, num_ranks, dtype, malloc)
-                parts = estimated(model, stage, num_ranks, dtype)
-                ratio = sum(parts.values()) / found["most"]
-                words = ", ".join(f"{part} {mib:.0f}" for part, mib in parts.items())
-                rows.append(
-                    Measurement(
-                        f"memory of a rank of {num_ranks}, {name} {dtype}, stage {stage}: |estimate ÷ measured - 1|",
-                        "share",
-                        abs(ratio - 1),
-                        goal=f"<= {WITHIN}",
-                        notes=[
-                            f"measured {found['most']:.0f} MiB, estimated {sum(parts.values()):.0f} "
-                            f"(ratio {ratio:.2f}): {words}; before the model {found['before']:.0f}, built "
-                            f"{found['built']:.0f}, after the last step {found['end']:.0f}"
-                        ],
-                        details={"measured": found, "estimated": parts},
-                    ).row()
-                )
+        models = {name: make_model(Path(folder), name) for name in sizes}
+        for (name, model), tokens, stage in itertools.product(models.items(), passes, stages):
+            case = Case(stage, num_ranks, dtype, tokens)
+            found = measured(model, Path(folder) / f"{name}-{tokens}-{stage}", case, malloc)
+            parts = estimated(model, case)
+            ratio = sum(parts.values()) / found["most"]
+            words = ", ".join(f"{part} {mib:.0f}" for part, mib in parts.items())
+            rows.append(
+                Measurement(
+                    f"rank memory, {name} {dtype}, passes of {tokens}, stage {stage} of {num_ranks} ranks: off by",
+                    "share",
+                    abs(ratio - 1),
+                    goal=f"<= {WITHIN}",
+                    notes=[
+                        f"measured {found['most']:.0f} MiB, estimated {sum(parts.values()):.0f}, ÷ measured {ratio:.2f}: "
+                        f"{words}; before the model {found['before']:.0f}, built {found['built']:.0f}, after the last "
+                        f"step {found['end']:.0f}"
+                    ],
+                    details={"measured": found, "estimated": parts},
+                ).row()
+            )
+            show(rows[-1:])
     return rows
 
 
 def main() -> None:
     if sys.argv[1:2] == ["--rank"]:
-        model, out, stage, num_ranks, dtype = sys.argv[2:]
-        rank_main(model, out, int(stage), int(num_ranks), dtype)
+        model, out, stage, num_ranks, dtype, tokens = sys.argv[2:]
+        rank_main(model, out, Case(int(stage), int(num_ranks), dtype, int(tokens)))
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", nargs="+", choices=list(SIZES), default=list(SIZES))
     parser.add_argument("--stages", nargs="+", type=int, default=list(STAGES))
+    parser.add_argument("--passes", nargs="+", type=int, default=list(PASSES))
     parser.add_argument("--ranks", type=int, default=NUM_RANKS)
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--allocator", action="store_true", help="leave the allocator as a run has it")
     asked = parser.parse_args()
-    show(measure(asked.sizes, asked.stages, asked.ranks, asked.dtype, {} if asked.allocator else MALLOC))
+    malloc = {} if asked.allocator else MALLOC
+    measure(asked.sizes, asked.stages, asked.ranks, asked.dtype, asked.passes, malloc)
 
 
 if __name__ == "__main__":
