@@ -189,9 +189,9 @@ def measure(
                     abs(ratio - 1),
                     goal=f"<= {WITHIN}",
                     notes=[
-                        f"measured {found['most']:.0f} MiB, estimated {sum(parts.values()):.0f}, ÷ measured {ratio:.2f}: "
-                        f"{words}; before the model {found['before']:.0f}, built {found['built']:.0f}, after the last "
-                        f"step {found['end']:.0f}"
+                        f"measured {found['most']:.0f} MiB, estimated {sum(parts.values()):.0f}, ÷ measured "
+                        f"{ratio:.2f}: {words}; before the model {found['before']:.0f}, built {found['built']:.0f}, "
+                        f"after the last step {found['end']:.0f}"
                     ],
                     details={"measured": found, "estimated": parts},
                 ).row()
