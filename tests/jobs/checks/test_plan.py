@@ -310,9 +310,11 @@ def test_memory_of_weights_optimizer_and_gradients_by_stage_and_precision(values
     # stage 0: weights, two moments, and gradients with a flat copy of them for the other ranks
     assert held() == [4, 8, 8]
     assert held(optimizer="rmsprop") == [4, 4, 8]
-    # float32 at stages 1 to 3 has masters beside its weights; a bucket has all gradients, a rank keeps its half
+    # float32 at stages 1 to 3 has masters beside its weights; a bucket has all gradients, a rank keeps its half, and at
+    # stage 2 the half of the passes before
     assert held(zero_stage=1, num_ranks=2) == [4, 6, 6]
-    assert held(zero_stage=2, num_ranks=2) == [4, 6, 6]
+    assert held(zero_stage=2, num_ranks=2) == [4, 6, 8]
+    assert held(zero_stage=2, num_ranks=2, micro_batch_tokens=1_000_000) == [4, 6, 6]
     # stage 3: half of the weights; the bucket and a copy of it, and half of the gradients
     assert held(zero_stage=3, num_ranks=2) == [2, 6, 10]
     # bfloat16: float32 masters and sums of gradients beside bfloat16 weights and gradients
