@@ -39,7 +39,7 @@ NUM_RANKS = 2
 VOCABULARY = 4096
 PASSES = (2048, 256)
 """Tokens: in a long pass activations are most of what is held, in a short one weights, gradients and optimizer."""
-SEQUENCE, NUM_PASSES, NUM_STEPS = 128, 2, 3
+PROMPT, SEQUENCE, NUM_PASSES, NUM_STEPS = 8, 128, 2, 3
 WITHIN = 0.15
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_TOP_PAD_": "0"}
 DEADLINE_S = 900
@@ -64,7 +64,7 @@ def training(model: Path | str, stage: int, num_ranks: int, dtype: str, tokens: 
         {
             "model": {"path": str(model)},
             "rewards": [{"name": "numeric"}],
-            "sampling": {"num_completions": 2, "max_tokens": SEQUENCE // 2},
+            "sampling": {"num_completions": 2, "max_tokens": SEQUENCE - PROMPT},
             "rollout": {"prompts_per_step": num_sequences // 2, "engine": {"max_model_len": SEQUENCE}},
             "learner": {
                 "num_ranks": num_ranks,
@@ -108,13 +108,14 @@ def rank_main(model: str, out: str, case: Case) -> None:
     (square @ square).sum().backward()  # threads of the backward pass
     torch.distributed.all_reduce(square.detach())
     draw = np.random.default_rng(0)
-    half = SEQUENCE // 2
+    length = SEQUENCE - PROMPT
     examples = [
         Example(
-            *draw.integers(3, VOCABULARY, (2, half)).astype(np.int32),
-            loss_mask=np.ones(half, np.float32),
-            advantages=draw.normal(size=half).astype(np.float32),
-            rollout_logps=np.full(half, -8.3, np.float32),
+            draw.integers(3, VOCABULARY, PROMPT).astype(np.int32),
+            draw.integers(3, VOCABULARY, length).astype(np.int32),
+            loss_mask=np.ones(length, np.float32),
+            advantages=draw.normal(size=length).astype(np.float32),
+            rollout_logps=np.full(length, -8.3, np.float32),
         )
         for _ in range(case.num_ranks * NUM_PASSES * case.tokens // SEQUENCE)
     ]

@@ -178,18 +178,16 @@ def test_non_finite_gradient_stops_before_the_optimizer_moves(make: Make, tmp_pa
     assert list((tmp_path / "debug").iterdir())
 
 
-@pytest.mark.parametrize(("dtype", "stage"), [("bfloat16", 0), ("bfloat16", 3), ("float32", 0)])
-def test_the_kl_of_the_start_model_is_exactly_0_also_far_into_a_sequence(make: Make, dtype: str, stage: int) -> None:
-    """Angles of rotary embeddings computed in bfloat16 would be off by over 1 at such distances."""
-    learner = make(GrpoConfig(kl_coef=1e-3), dtype=dtype, zero_stage=stage, micro_batch_tokens=4096)
+@pytest.mark.parametrize("stage", [0, 3])
+def test_the_kl_of_the_start_model_is_exactly_0_also_far_into_a_sequence(make: Make, stage: int) -> None:
+    """Angles of rotary embeddings computed in bfloat16 would be off by over 1 at such distances. k2 is a square: 0
+    where each log-prob is that of the reference to the bit."""
+    algorithm = GrpoConfig(kl_coef=1e-3, kl_estimator="k2")
+    learner = make(algorithm, dtype="bfloat16", zero_stage=stage, micro_batch_tokens=4096)
     rng = np.random.default_rng(0)
     prompt, completion = (rng.integers(0, 97, size).astype(np.int32) for size in (8, 4088))
     ones = np.ones(4088, np.float32)
     long = Example(prompt, completion, loss_mask=ones, advantages=ones, rollout_logps=-4.5 * ones)
-    batches = learner._local_batches([long])
-    (policy,), (reference,) = learner.engine.logprobs(batches), learner._reference_logprobs(batches)
-    assert len(policy) == 4088
-    assert torch.equal(policy, reference)
     frozen = learner._reference._model
     assert frozen is not None
     buffers = [*learner.engine.policy.buffers(), *(tensor for tensor in frozen.tensors or () if not is_weight(tensor))]

@@ -7,6 +7,7 @@ GPU's", and `to` gives it other memory. What must be free afterwards is looked f
 from __future__ import annotations
 
 import gc
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,17 @@ SMALL_BYTES = 64
 """Scalars (counters, norms) may stay."""
 
 
+@pytest.fixture
+def nothing_before() -> Iterator[None]:
+    """Tensors made before are not looked at (nor collected, again and again)."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 def memory_of_tensors() -> dict[StorageWeakRef, int]:
-    """Bytes of all tensors of this process, by memory. Tensors that share memory have it once."""
+    """Bytes of all tensors of this test, by memory. Tensors that share memory have it once."""
     found = {}
     for thing in gc.get_objects():
         if issubclass(type(thing), torch.Tensor) and thing.device.type == "cpu":
@@ -56,17 +66,16 @@ def learner_of(model: Path, folder: Path, **settings: Any) -> Learner:
 
 @pytest.mark.parametrize(
     "settings",
-    [{"dtype": "float32"}, {"dtype": "bfloat16"}, {"lora": {"rank": 4}}, {"optimizer": "rmsprop"}],
-    ids=["float32", "bfloat16", "lora", "rmsprop"],
+    [{"dtype": "float32"}, {"dtype": "bfloat16", "optimizer": "rmsprop"}, {"lora": {"rank": 4}}],
+    ids=["float32", "bfloat16", "lora"],
 )
 def test_nothing_stays_on_the_gpu_and_training_goes_on_as_if_it_had(
-    settings: dict[str, Any], tiny_model: Path, tmp_path: Path, moves_are_copies: None
+    settings: dict[str, Any], tiny_model: Path, tmp_path: Path, nothing_before: None, moves_are_copies: None
 ) -> None:
     """Weights, the model under adapters, gradients, masters, moments, buffers and the reference."""
-    others = memory_of_tensors()
     learner = learner_of(tiny_model, tmp_path, **settings)
     learner.update(examples())
-    held = {memory: size for memory, size in memory_of_tensors().items() if memory not in others}
+    held = memory_of_tensors()
     num_bytes = sum(parameter.numel() * parameter.itemsize for parameter in learner.engine.policy.parameters())
     assert sum(held.values()) > num_bytes
 
@@ -87,7 +96,7 @@ def test_nothing_stays_on_the_gpu_and_training_goes_on_as_if_it_had(
     assert all(torch.equal(tensor, weights[name]) for name, tensor in stays.weights())
 
 
-@pytest.mark.parametrize(("dtype", "stage"), [("float32", 0), ("float32", 3), ("bfloat16", 0), ("bfloat16", 1)])
+@pytest.mark.parametrize(("dtype", "stage"), [("float32", 0), ("float32", 3), ("bfloat16", 0)])
 def test_what_cannot_leave_the_gpu_is_refused(dtype: str, stage: int, tiny_model: Path, tmp_path: Path) -> None:
     learner = learner_of(tiny_model, tmp_path, dtype=dtype, zero_stage=stage)
     with pytest.raises(ValueError, match=r"set learner\.zero_stage to 2"):
