@@ -43,6 +43,12 @@ PROMPT, SEQUENCE, NUM_PASSES, NUM_STEPS = 8, 128, 2, 3
 WITHIN = 0.15
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_TOP_PAD_": "0"}
 DEADLINE_S = 900
+LIBRARIES = (
+    "raylign.learners.learner",
+    "transformers.models.qwen3.modeling_qwen3",
+    "deepspeed",
+    "deepspeed.runtime.zero.muon.muon_optimizer",  # loaded by every stage of ZeRO, whatever the optimizer
+)
 
 
 class Case(NamedTuple):
@@ -92,7 +98,7 @@ def make_model(folder: Path, name: str) -> Path:
 
 def rank_main(model: str, out: str, case: Case) -> None:
     """In a rank: train, and write what it took."""
-    for library in ("deepspeed", "transformers.models.qwen3.modeling_qwen3", "raylign.learners.learner"):
+    for library in LIBRARIES:
         importlib.import_module(library)
     import numpy as np
     import torch

@@ -259,7 +259,8 @@ def _cut(model: LearnerModel, settings: dict[str, Any], dtype: torch.dtype) -> N
     import torch
 
     for parameter in list(model.parameters()):
-        parameter.data = parameter.data.to(dtype)
+        # a copy: DeepSpeed writes rank 0's values over it, and a page of the mapped file that is written to stays
+        parameter.data = parameter.data.to(dtype, copy=True)
         alone = torch.nn.Module()
         alone.register_parameter("parameter", parameter)
         deepspeed.zero.Init(module=alone, config_dict_or_path=settings)
