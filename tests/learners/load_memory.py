@@ -14,11 +14,12 @@ import sys
 from pathlib import Path
 from typing import Literal
 
+from benchmarks.learner_memory import LIBRARIES
 from benchmarks.own_memory import Watch, own_mib
 
 
 def main(model: str, out: str, dtype: Literal["float32", "bfloat16"]) -> None:
-    for library in ("deepspeed", "transformers.models.auto.modeling_auto"):
+    for library in LIBRARIES:
         importlib.import_module(library)  # before the first look: it is the library's memory
     from raylign.learners.engines.build import build_engine, shard_frozen
     from raylign.learners.engines.config import LearnerConfig
