@@ -102,6 +102,12 @@ class _Rank:
         """Gradients on their way to other ranks, in the precision of the passes."""
         return self.weight_bytes * min(self.num_trained, MOST_REDUCED_AT_ONCE)
 
+    @property
+    def _zeroed(self) -> int:
+        """bfloat16 gradients at stage 1, where float32 sums have their place from the start: between passes they are
+        set to 0, and stay."""
+        return 2 * self.num_trained
+
     def held(self) -> dict[str, int]:
         """At every moment: weights and the optimizer's. Stages 1 to 3 keep masters even of float32 weights."""
         has_masters = self.stage > 0
@@ -117,8 +123,8 @@ class _Rank:
         earlier = self.accumulates
         if self.stage == 0:
             return earlier * self._whole
-        if self.stage == 1:  # in bfloat16 the sums have their place from the start
-            return self._whole if self.is_mixed else earlier * self._whole
+        if self.stage == 1:
+            return self._whole + earlier * self._zeroed if self.is_mixed else earlier * self._whole
         bucket = self._bucket if self.stage == 3 or self.on_gpu else 0  # a host gives no page before it is written
         if self.stage == 2:
             return bucket + earlier * self._part
@@ -134,16 +140,19 @@ class _Rank:
         if self.stage == 0:
             return self._whole + self._bucket
         if self.stage == 1:
-            return self._whole + (2 * self.num_trained if self.is_mixed else self._part)
+            return self._whole + (self._zeroed if self.is_mixed else self._part)
         if self.stage == 2:
             sums = 1 if self.is_mixed else 1 + self.accumulates
             return self._bucket * (1 + (self.on_gpu and self.num_ranks > 1)) + sums * self._part
-        copies = self.num_ranks > 1
-        return self._bucket * (1 + copies) + self._part
+        # a copy to scale, and in bfloat16 one in float32: on a host of the whole bucket, on a GPU of a rank's part
+        in_float32 = self.is_mixed * (self._part if self.on_gpu else 2 * self._bucket)
+        return self._bucket * (1 + (self.num_ranks > 1)) + in_float32 + self._part
 
     def gradients_in_step(self) -> int:
-        if self.stage == 0 or (self.stage == 1 and self.is_mixed):
+        if self.stage == 0:
             return self._whole
+        if self.stage == 1 and self.is_mixed:
+            return self._whole + self._zeroed
         if self.stage == 3:
             return self._bucket + 2 * self._part
         return self._part if self.is_mixed else 2 * self._part

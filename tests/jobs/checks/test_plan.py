@@ -320,7 +320,8 @@ def test_memory_of_weights_optimizer_and_gradients_by_stage_and_precision(values
     # bfloat16: float32 masters and sums of gradients beside bfloat16 weights and gradients
     assert held(dtype="bfloat16") == [2, 12, 6]
     assert held(dtype="bfloat16", zero_stage=2, num_ranks=2) == [2, 6, 4]
-    assert held(dtype="bfloat16", zero_stage=3, num_ranks=2) == [1, 6, 6]
+    assert held(dtype="bfloat16", zero_stage=3, num_ranks=2) == [1, 6, 10]  # on CPU the bucket once more in float32
+    assert held(on_gpu=True, zero_stage=3, num_ranks=2) == [1, 6, 8]
 
 
 def test_memory_of_lora_counts_its_adapters(values: dict[str, Any], model: Path) -> None:
