@@ -1,7 +1,7 @@
 """How much memory one learner rank takes when it takes most, by part, as DeepSpeed 0.19 lays it out.
 
-Given a model's size and a `TrainConfig`; gives bytes by part at the fullest of three moments: in a pass, where its
-gradients are reduced over the ranks, and in the optimizer's step. `benchmarks/learner_memory.py` holds it against
+Given a model's size and a `TrainConfig`; gives bytes by part at the fullest moment: in a pass, where its gradients are
+added up over the ranks, or in the optimizer's step. `benchmarks/learner_memory.py` holds it against
 measurements.
 """
 
@@ -22,6 +22,9 @@ MOST_REDUCED_AT_ONCE = 500_000_000
 MOST_GATHERED = 1_000_000_000
 """Parameters that ZeRO-3 keeps whole from their use in the forward pass to that in the backward pass."""
 
+MOST_SENT_AHEAD = 50_000_000
+"""Parameters of which ZeRO-3 asks other ranks before they are used."""
+
 
 def learner_bytes(size: ModelSize, config: TrainConfig, on_gpu: bool) -> dict[str, int]:
     """Of one rank when it takes most; parts that are not there at that moment are left out."""
@@ -40,8 +43,12 @@ def _moments(size: ModelSize, config: TrainConfig, on_gpu: bool) -> list[dict[st
         held["reference model"] = rank.sharded(size.num_parameters * rank.weight_bytes, from_stage=3)
     if not on_gpu:
         held["libraries"] = LIBRARIES_BYTES
+    activations, logits = pass_bytes(size, config, on_gpu)
+    in_pass = held | {"gradients (in a pass)": rank.gradients_in_pass(), ACTIVATIONS: activations}
+    gathered, on_their_way = rank.gathered()
     return [
-        held | {"gradients (in a pass)": rank.gradients_in_pass(), **pass_bytes(size, config, on_gpu)},
+        in_pass | ({"weights of other ranks": gathered} if gathered else {}) | {LOGITS: logits},
+        in_pass | {"weights of other ranks": gathered + on_their_way},
         held | {"gradients (where ranks add them up)": rank.gradients_reduced()},
         held | {"gradients (in the optimizer's step)": rank.gradients_in_step()},
     ]
@@ -126,14 +133,15 @@ class _Rank:
         if self.stage == 1:
             return self._whole + earlier * self._zeroed if self.is_mixed else earlier * self._whole
         bucket = self._bucket if self.stage == 3 or self.on_gpu else 0  # a host gives no page before it is written
-        if self.stage == 2:
-            return bucket + earlier * self._part
-        return bucket + self._part + self._gathered
+        return bucket + (earlier if self.stage == 2 else 1) * self._part
 
-    @property
-    def _gathered(self) -> int:
-        """Parameters of other ranks, at the end of a forward pass; one rank has them all."""
-        return self.weight_bytes * min(self.num_parameters, MOST_GATHERED) if self.num_ranks > 1 else 0
+    def gathered(self) -> tuple[int, int]:
+        """Parameters of other ranks at the end of a forward pass, whole, and until the head has its own once more: what
+        was sent together is let go together. One rank has them all."""
+        if self.stage < 3 or self.num_ranks == 1:
+            return 0, 0
+        whole, sent = min(self.num_parameters, MOST_GATHERED), min(self.num_parameters, MOST_SENT_AHEAD)
+        return self.weight_bytes * whole, self.weight_bytes * sent
 
     def gradients_reduced(self) -> int:
         """At the end of a backward pass, and at stages 0 and 1 of the last one of a step."""
@@ -170,19 +178,17 @@ def step_tokens(config: TrainConfig) -> int:
     return num_sequences * config.rollout.engine.max_model_len
 
 
-def pass_bytes(size: ModelSize, config: TrainConfig, on_gpu: bool) -> dict[str, int]:
-    """What a pass holds when it turns from forward to backward."""
+def pass_bytes(size: ModelSize, config: TrainConfig, on_gpu: bool) -> tuple[int, int]:
+    """Activations and logits, when a pass turns from forward to backward."""
     learner = config.learner
     num_tokens = min(pass_tokens(learner, config, on_gpu), step_tokens(config))
     dtype_bytes = BYTES[resolved_dtype(learner.dtype, on_gpu)]
     layer = num_tokens * layer_bytes_per_token(size, dtype_bytes, on_gpu)
     entering = num_tokens * size.width * dtype_bytes * size.num_layers
     head = num_tokens * size.width * (norm_bytes(dtype_bytes) + dtype_bytes)
-    # logits, their log-softmax and its gradient, in float32
-    return {
-        ACTIVATIONS: head + (entering + layer if learner.gradient_checkpointing else layer * size.num_layers),
-        LOGITS: 3 * 4 * min(learner.logit_chunk_tokens, num_tokens) * size.vocabulary_size,
-    }
+    layers = entering + layer if learner.gradient_checkpointing else layer * size.num_layers
+    # log-softmax, its gradient and that of the logits, in float32
+    return head + layers, 3 * 4 * min(learner.logit_chunk_tokens, num_tokens) * size.vocabulary_size
 
 
 def layer_bytes_per_token(size: ModelSize, dtype_bytes: int, on_gpu: bool) -> int:

@@ -315,13 +315,13 @@ def test_memory_of_weights_optimizer_and_gradients_by_stage_and_precision(values
     assert held(zero_stage=1, num_ranks=2) == [4, 6, 6]
     assert held(zero_stage=2, num_ranks=2) == [4, 6, 8]
     assert held(zero_stage=2, num_ranks=2, micro_batch_tokens=1_000_000) == [4, 6, 6]
-    # stage 3: half of the weights; the bucket and a copy of it, and half of the gradients
-    assert held(zero_stage=3, num_ranks=2) == [2, 6, 10]
+    # stage 3: half of the weights, and in a pass all of them, twice; the bucket and half of the gradients
+    assert held(zero_stage=3, num_ranks=2) == [10, 6, 6]
     # bfloat16: float32 masters and sums of gradients beside bfloat16 weights and gradients
     assert held(dtype="bfloat16") == [2, 12, 6]
     assert held(dtype="bfloat16", zero_stage=2, num_ranks=2) == [2, 6, 4]
     assert held(dtype="bfloat16", zero_stage=3, num_ranks=2) == [1, 6, 10]  # on CPU the bucket once more in float32
-    assert held(on_gpu=True, zero_stage=3, num_ranks=2) == [1, 6, 8]
+    assert held(on_gpu=True, zero_stage=3, num_ranks=2) == [5, 6, 4]
 
 
 def test_memory_of_lora_counts_its_adapters(values: dict[str, Any], model: Path) -> None:
