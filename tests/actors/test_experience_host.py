@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from raylign.actors.experience_host import ExperienceHost
-from raylign.rollout.experience.schema import batch_to_groups, batch_to_message, groups_to_batch, message_to_batch
+from raylign.rollout.experience.schema import batch_to_message, groups_to_batch
 from raylign.rollout.experience.types import (
     START,
     ExperienceConfig,
@@ -39,7 +39,7 @@ def message(*ordinals: int, num_tokens: int = 3) -> Any:
 
 def ordinals_of(lease: Lease | None) -> list[int]:
     assert lease is not None
-    groups = batch_to_groups(message_to_batch(lease.batch))
+    groups = lease.rows.groups()
     assert all((group.completions[0].token_ids == group.prompt.ordinal).all() for group in groups)
     return [group.prompt.ordinal for group in groups]
 
