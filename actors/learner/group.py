@@ -7,8 +7,9 @@ group, failures); a mailbox actor carries our commands to all of them and rank 0
                ◀── rank 0's result ── mailbox ◀── done(index, rank, answer)
 
 Who waits for whom: a rank waits in `next` until the loop calls; the loop waits in `call` until every rank is done,
-the deadline passes, or the worker group ends, whichever is first. After an error the group is of no use: `failure` says
-why, and the run starts another (`jobs/run/recovery.py`).
+the deadline passes, or the worker group ends, whichever is first. A loop that waits for others meanwhile waits for
+`lost` beside them: Ray Train looks after the ranks every two seconds, and ends those that are silent. After an error
+the group is of no use: `failure` says why, and the run starts another (`jobs/run/recovery.py`).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, cast
 
 from raylign.actors.learner.daemon_thread import in_daemon_thread
+from raylign.actors.learner.last_words import last_words
 from raylign.actors.learner.mailbox import POLL_S, STOP, WHERE, Command, LearnerError, Mailbox, MailboxHandle
 from raylign.actors.learner.serve import RankArguments, serve_rank
 from raylign.actors.learner.spec import LearnerSpec
@@ -64,8 +66,10 @@ class LearnerGroup:
         self._mailbox: MailboxHandle | None = None
         self._is_placed = False
         self._fit: asyncio.Future[None] | None = None
+        self._verb_ended = asyncio.Event()
+        self._verb_ended.set()
         self.failure: LearnerError | None = None
-        """Set by the first verb that failed: none will be answered any more."""
+        """Set by the first verb that failed, or by `lost`: none will be answered any more."""
 
     async def start(self, placement_deadline_s: float) -> None:
         """`place` and `load`."""
@@ -150,6 +154,7 @@ class LearnerGroup:
     async def _send(self, name: str, arguments: Any, deadline_s: float) -> Any:
         assert self._fit is not None and self._mailbox is not None, "place() comes first"
         call = asyncio.ensure_future(self._mailbox.call.remote(Command(name, arguments), deadline_s))
+        self._verb_ended.clear()
         try:
             finished, _ = await asyncio.wait(
                 {call, self._fit}, timeout=deadline_s + POLL_S, return_when=asyncio.FIRST_COMPLETED
@@ -160,14 +165,30 @@ class LearnerGroup:
             if call.done():
                 return answer_of(call)
             if self._fit in finished:
-                error = self._fit.exception()
-                raise LearnerError(f"the learner group ended during `{name}`: {last_words(error)}") from error
+                raise self._end_of_it(f"during `{name}`")
             raise LearnerError(f"`{name}` got no answer from the learner group within {deadline_s:.0f} s")
         except LearnerError as error:
             self.failure = self.failure or error
             raise
         finally:
             call.cancel()  # no effect where it is done: else the mailbox lives, and would be waited for
+            self._verb_ended.set()
+
+    def _end_of_it(self, when: str) -> LearnerError:
+        assert self._fit is not None
+        cause = self._fit.exception()
+        error = LearnerError(f"the learner group ended {when}: {last_words(cause)}")
+        error.__cause__ = cause
+        return error
+
+    async def lost(self) -> LearnerError:
+        """Returns once the group has ended by itself, be it that nobody asks it for anything: a rank that died, or one
+        that Ray Train has ended for its silence (`learner.silence_deadline_s`)."""
+        assert self._fit is not None, "place() comes first"
+        await asyncio.wait({self._fit})
+        await self._verb_ended.wait()  # one that is under way says more: the traceback of the rank
+        self.failure = self.failure or self._end_of_it("while nothing was asked of it")
+        return self.failure
 
     # ---- `RankVerbs`, which says what each does ---------------------------------------------------------
 
@@ -214,20 +235,6 @@ class LearnerGroup:
             self._fit.exception()  # whoever called a verb has seen it
         ray.kill(cast("ActorHandle[Mailbox]", self._mailbox))
         self._storage.remove()
-
-
-def last_words(error: BaseException | None) -> str:
-    """Of each rank that failed, where Ray Train tells them apart: a line, without its account of the process."""
-    failures: Mapping[int, BaseException] = getattr(error, "worker_failures", {})
-    return "; ".join(f"rank {rank}: {_words_of(why)}" for rank, why in sorted(failures.items())) or str(error)
-
-
-def _words_of(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines()]
-    pid = next((f"process {line[4:-1]}" for line in lines if line.startswith("pid=")), "its process")
-    told = next((line for line in lines if "Worker exit detail: " in line), None) or lines[0]
-    detail = told.split("Worker exit detail: ")[-1].split(" Some common causes")[0]
-    return f"{pid}: {detail}"
 
 
 def answer_of(call: asyncio.Future[Any]) -> Any:
