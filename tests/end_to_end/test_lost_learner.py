@@ -1,5 +1,5 @@
-"""A rank dies, or stops, while the loop waits for groups: it is noticed then, and another group starts meanwhile. Engines
-are scripted and hold their groups back until the test has seen it; all else is real."""
+"""A rank dies, or stops, while the loop waits for groups: it is noticed then, and another group starts meanwhile.
+Engines are scripted and hold their groups back until the test has seen it; all else is real."""
 
 from __future__ import annotations
 
