@@ -78,6 +78,26 @@ def test_an_expiring_lease_wakes_who_waits_for_its_groups(tmp_path: Path) -> Non
     asyncio.run(scene())
 
 
+def test_a_lease_larger_than_the_budget_has_room_for_all_that_it_lacks_as_soon_as_it_waits(tmp_path: Path) -> None:
+    """Else the rest of the step would be generated a group at a time."""
+    config = ExperienceConfig(max_unread_mib=2.5 * message(0).nbytes / 2**20)
+
+    async def scene() -> None:
+        host = ExperienceHost(tmp_path, config)
+        await host.start(START)
+        await host.append(message(0, 1, 2))
+        assert (await host.arrivals(HANGS_S)).num_room == 0
+        news = asyncio.create_task(host.arrivals(HANGS_S))
+        asking = asyncio.create_task(host.lease(8, HANGS_S, 0, HANGS_S))
+        assert (await asyncio.wait_for(news, HANGS_S)).num_room == 5
+        await host.append(message(*range(3, 8)))
+        assert ordinals_of(await asyncio.wait_for(asking, HANGS_S)) == [*range(8)]
+        assert (await host.arrivals(HANGS_S)).num_room == 2
+        await host.close()
+
+    asyncio.run(scene())
+
+
 @pytest.mark.parametrize(
     ("to_producer", "to_learner"), [(0.0, 0.002), (0.002, 0.0)], ids=["slow learner", "slow rollouts"]
 )
