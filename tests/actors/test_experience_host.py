@@ -85,12 +85,14 @@ def test_a_lease_larger_than_the_budget_has_room_for_all_that_it_lacks_as_soon_a
     async def scene() -> None:
         host = ExperienceHost(tmp_path, config)
         await host.start(START)
-        await host.append(message(0, 1, 2))
+        for ordinal in range(3):
+            await host.append(message(ordinal))
         assert (await host.arrivals(HANGS_S)).num_room == 0
         news = asyncio.create_task(host.arrivals(HANGS_S))
         asking = asyncio.create_task(host.lease(8, HANGS_S, 0, HANGS_S))
         assert (await asyncio.wait_for(news, HANGS_S)).num_room == 5
-        await host.append(message(*range(3, 8)))
+        for ordinal in range(3, 8):
+            await host.append(message(ordinal))
         assert ordinals_of(await asyncio.wait_for(asking, HANGS_S)) == [*range(8)]
         assert (await host.arrivals(HANGS_S)).num_room == 2
         await host.close()
