@@ -21,6 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, cast
 
+from raylign.actors.learner.by_place import by_place
 from raylign.actors.learner.daemon_thread import in_daemon_thread
 from raylign.actors.learner.last_words import last_words
 from raylign.actors.learner.mailbox import POLL_S, STOP, WHERE, Command, LearnerError, Mailbox, MailboxHandle
@@ -57,12 +58,15 @@ class LearnerGroup:
         cpus_per_rank: float,
         gpus_per_rank: float,
         labels: Mapping[str, str] | None = None,
+        reads_files: bool = False,
     ) -> None:
-        """`gpus_per_rank`: 0 on CPU, a half where a rank shares the only GPU with an engine. `labels`: of its nodes."""
+        """`gpus_per_rank`: 0 on CPU, a half where a rank shares the only GPU with an engine. `labels`: of its nodes.
+        `reads_files`: all ranks are on this node, and read the log themselves."""
         self._spec = spec
         self._cpus_per_rank = cpus_per_rank
         self._gpus_per_rank = gpus_per_rank
         self._labels = dict(labels or {})
+        self._sent = by_place if reads_files else list
         self._mailbox: MailboxHandle | None = None
         self._is_placed = False
         self._fit: asyncio.Future[None] | None = None
@@ -193,7 +197,7 @@ class LearnerGroup:
     # ---- `RankVerbs`, which says what each does ---------------------------------------------------------
 
     async def update(self, examples: Sequence[Example], version: int | None = None) -> dict[str, float]:
-        return await self._call(RankVerbs.update, examples, version)
+        return await self._call(RankVerbs.update, self._sent(examples), version)
 
     async def evaluate(self, examples: Sequence[Example]) -> dict[str, float]:
         return await self._call(RankVerbs.evaluate, examples)

@@ -15,8 +15,9 @@ from pathlib import Path
 import pyarrow as pa
 import xxhash
 
+from raylign.rollout.experience.mapped_files import map_file
 from raylign.rollout.experience.schema import SCHEMA, batch_to_groups
-from raylign.rollout.experience.segments import Place, damaged, map_segment
+from raylign.rollout.experience.segments import Place, damaged, segment_path
 from raylign.rollout.sample import Group
 
 CHECKED_BYTES = 16 << 20
@@ -54,12 +55,19 @@ class LoggedRows:
         for each in self.ranges:
             segment = each.place.segment
             ends[segment] = max(ends.get(segment, 0), each.place.start + each.place.length)
-        maps = {segment: map_segment(self.folder, segment, end) for segment, end in ends.items()}
+        maps = {segment: self._mapped(segment, end) for segment, end in ends.items()}
         records: dict[Place, pa.RecordBatch] = {}
         for each in self.ranges:
             if each.place not in records:
                 records[each.place] = self._record(maps[each.place.segment], each.place)
             yield records[each.place].slice(each.first, each.count)
+
+    def _mapped(self, segment: int, end: int) -> mmap.mmap | None:
+        """None where the file is gone, or too short."""
+        try:
+            return map_file(segment_path(self.folder, segment), end)
+        except (FileNotFoundError, ValueError):
+            return None
 
     def _record(self, mapping: mmap.mmap | None, place: Place) -> pa.RecordBatch:
         if mapping is None or _checksum(mapping, place) != place.checksum:

@@ -141,17 +141,6 @@ def why_damaged(folder: Path, place: Place) -> str | None:
     return None if found == place.checksum else f"checksum {found} instead of {place.checksum}"
 
 
-def map_segment(folder: Path, segment: int, end: int) -> mmap.mmap | None:
-    """A segment up to byte `end`, to be read; None where it is shorter."""
-    try:
-        with segment_path(folder, segment).open("rb") as file:
-            if os.fstat(file.fileno()).st_size < end:
-                return None
-            return mmap.mmap(file.fileno(), end, access=mmap.ACCESS_READ)
-    except FileNotFoundError:
-        return None
-
-
 def _mapped(path: Path, start: int, length: int) -> memoryview | None:
     """Bytes of a file; None where the file is shorter."""
     try:

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
-from raylign.rollout.sample import FloatArray, Group
+from raylign.rollout.sample import FloatArray
 
 FOLDER_NAME = "experience"
 """Of the log, inside the run folder."""
@@ -70,16 +70,6 @@ class Appended:
     refused: tuple[int, ...] = ()
 
 
-class Rows(Protocol):
-    """`logged_rows.LoggedRows`: where they lie, for a reader on the log's node."""
-
-    def groups(self) -> list[Group]:
-        """Read them; an `ExperienceDamageError` where they are damaged."""
-
-    def batch(self) -> Any:
-        """A pyarrow.RecordBatch of them."""
-
-
 @dataclass(frozen=True)
 class Lease:
     """Groups handed out until `settle`, or until the lease expires and they wait in their old places again."""
@@ -87,8 +77,8 @@ class Lease:
     lease_id: str
     step: int
     offsets: tuple[int, ...]
-    rows: Rows
-    """In the order of `offsets`."""
+    rows: Any
+    """`logged_rows.LoggedRows`, in the order of `offsets`: where they lie, for a reader on the log's node."""
     weights: FloatArray
     """(len(offsets),) importance weights; all 1 unless sampling is prioritised."""
 
