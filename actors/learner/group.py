@@ -70,8 +70,8 @@ class LearnerGroup:
         self._mailbox: MailboxHandle | None = None
         self._is_placed = False
         self._fit: asyncio.Future[None] | None = None
-        self._verb_ended = asyncio.Event()
-        self._verb_ended.set()
+        self._under_way: set[asyncio.Event] = set()
+        """One for each verb, which is set when it has ended."""
         self.failure: LearnerError | None = None
         """Set by the first verb that failed, or by `lost`: none will be answered any more."""
 
@@ -158,7 +158,7 @@ class LearnerGroup:
     async def _send(self, name: str, arguments: Any, deadline_s: float) -> Any:
         assert self._fit is not None and self._mailbox is not None, "place() comes first"
         call = asyncio.ensure_future(self._mailbox.call.remote(Command(name, arguments), deadline_s))
-        self._verb_ended.clear()
+        self._under_way.add(has_ended := asyncio.Event())
         try:
             finished, _ = await asyncio.wait(
                 {call, self._fit}, timeout=deadline_s + POLL_S, return_when=asyncio.FIRST_COMPLETED
@@ -176,7 +176,8 @@ class LearnerGroup:
             raise
         finally:
             call.cancel()  # no effect where it is done: else the mailbox lives, and would be waited for
-            self._verb_ended.set()
+            self._under_way.discard(has_ended)
+            has_ended.set()
 
     def _end_of_it(self, when: str) -> LearnerError:
         assert self._fit is not None
@@ -190,7 +191,8 @@ class LearnerGroup:
         that Ray Train has ended for its silence (`learner.silence_deadline_s`)."""
         assert self._fit is not None, "place() comes first"
         await asyncio.wait({self._fit})
-        await self._verb_ended.wait()  # one that is under way says more: the traceback of the rank
+        for verb in [*self._under_way]:  # one that is under way says more: the traceback of the rank
+            await verb.wait()
         self.failure = self.failure or self._end_of_it("while nothing was asked of it")
         return self.failure
 

@@ -15,7 +15,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raylign.rollout.weights.buckets import BucketFile, BucketInfo, map_bucket, remove_orphans, shared_memory_folder
+from raylign.rollout.weights.buckets import BucketFile, BucketInfo, BucketMaps, remove_orphans, shared_memory_folder
 from raylign.rollout.weights.group import Backend, TransferGroup
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ class Courier:
         self._host = host
         self._folder = folder or shared_memory_folder()
         self._files: list[BucketFile] = []
+        self._maps = BucketMaps()
+        self._of_this_version: set[str] = set()
         self._group: TransferGroup | None = None
         self._store: Any = None
         remove_orphans(self._folder)
@@ -83,10 +85,15 @@ class Courier:
 
         assert self._group is not None, "join comes first"
         self._group.broadcast(
-            torch.frombuffer(map_bucket(info), dtype=torch.uint8, count=info.num_bytes)
+            torch.frombuffer(self._maps.of(info), dtype=torch.uint8, count=info.num_bytes)
             for info in buckets
             if info.num_bytes
         )
+        if buckets[0].index == 0:
+            self._of_this_version = set()
+        self._of_this_version |= {info.path for info in buckets}
+        if buckets[-1].index == buckets[-1].num_buckets - 1:
+            self._maps.keep_only(self._of_this_version)
 
     async def receive(self, buckets: Sequence[BucketInfo]) -> list[BucketInfo]:
         """The others: the same buckets in this node's memory, written over those of the version before."""
@@ -117,5 +124,6 @@ class Courier:
     async def stop(self) -> None:
         """Give back group and memory."""
         await self.leave()
+        self._maps.keep_only(set())
         while self._files:
             self._files.pop().close()
