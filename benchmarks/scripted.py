@@ -116,7 +116,7 @@ class ScriptedPool:
 
         await asyncio.gather(*(handle.start.remote() for handle in self.handles))
         self.reward_server = await start_reward_server(rewards)
-        pool = RolloutPool(Fleet(self.handles), self.reward_server, deadline_s=120.0)
+        pool: Any = RolloutPool(Fleet(self.handles), self.reward_server, deadline_s=120.0)
         pool.stop = self.stop
         return pool
 

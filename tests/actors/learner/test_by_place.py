@@ -35,7 +35,7 @@ def logged(folder: Path, *lengths: int) -> list[Example]:
         log.append(groups_to_batch([group]))
         lease = log.lease(1, 60)
         assert lease is not None
-        return examples_of(lease.rows.groups(), [rewards], [np.ones(len(lengths))], mask_truncated=False)
+        return examples_of(lease.rows.groups(), [rewards], [np.ones(len(lengths), np.float32)], mask_truncated=False)
 
 
 def test_long_answers_of_the_log_arrive_whole_though_only_their_places_are_sent(tmp_path: Path) -> None:
