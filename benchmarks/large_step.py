@@ -37,6 +37,8 @@ from raylign.rollout.sampling import SamplingConfig
 NUM_ENGINES, NUM_GROUPS, NUM_COMPLETIONS, SHORT_TOKENS = 4, 64, 8, 16
 BYTES_PER_TOKEN, CHARACTERS_PER_TOKEN = 12, 4
 """Token, log-prob and text."""
+APART_S = 0.1
+"""Between two groups: nothing that decodes ends 64 at once."""
 LOOK_EVERY_S = 0.02
 MIB = 2**20
 ROLES = {"driver": "", "log": "ray::ExperienceHost"}
@@ -61,6 +63,7 @@ class LongAnswers(ScriptedEngine):
         group = await super().generate(prompt, sampling, seed)
         if prompt.ordinal < NUM_GROUPS:
             return group
+        await asyncio.sleep(prompt.ordinal % NUM_GROUPS * APART_S)
         completions = [group.completions[0]]
         for number in range(1, sampling.num_completions):
             tokens, logps, text = self._long[(prompt.ordinal + number) % len(self._long)]
