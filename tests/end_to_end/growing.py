@@ -61,7 +61,11 @@ def autoscaling(gcs_address: str) -> dict[str, Any]:
         "disable_launch_config_check": True,
     }
     kept = {key: config[key] for key in ("cluster_name", "max_workers", "upscaling_speed")}
+    commands = ("initialization", "setup", "head_setup", "worker_setup", "head_start_ray", "worker_start_ray")
     return kept | {
+        **{f"{name}_commands": [] for name in commands},
+        "cluster_synced_files": [],
+        "file_mounts": {},
         "idle_timeout_minutes": IDLE_MINUTES,
         "provider": provider,
         "available_node_types": types,

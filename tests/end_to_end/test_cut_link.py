@@ -13,8 +13,7 @@ import pytest
 
 from raylign.jobs.run.folder import read_metrics
 from tests.end_to_end.namespaces import FAR, NEAR, Link, link, why_not
-from tests.end_to_end.nodes import nodes
-from tests.end_to_end.processes import WatchedProcess
+from tests.end_to_end.nodes import Nodes, nodes
 from tests.end_to_end.test_lost_node import NUM_STEPS, ROLES, node_of_role, start_run
 from tests.end_to_end.trained import check_trained_once
 
@@ -30,36 +29,59 @@ def cable() -> Iterator[Link]:
         yield cable
 
 
+class BeyondTheLink:
+    """The node there, which is started again where it ends: Ray takes a node for dead that misses five health checks,
+    and such a node ends as soon as it hears of that; a cluster's autoscaler or operator then starts another."""
+
+    def __init__(self, cluster: Nodes, cable: Link, role: str) -> None:
+        self._cluster, self._cable, self._role = cluster, cable, role
+        self.num_starts = 0
+        self._start()
+
+    def _start(self) -> None:
+        self._node = self._cluster.join(*node_of_role(self._role), host=FAR, within=self._cable.far)
+        self.num_starts += 1
+
+    def look(self) -> None:
+        """Now and then."""
+        if self._node.has_ended:
+            self._start()
+
+
 @pytest.mark.parametrize("far_role", ROLES)
 def test_a_link_that_is_cut_and_healed_costs_no_prompt(
     cable: Link, start_model: Path, tmp_path: Path, far_role: str
 ) -> None:
     (near_role,) = set(ROLES) - {far_role}
+
+    def steps() -> int:
+        return len(read_metrics(tmp_path / "run"))
+
     with nodes(tmp_path, [["--num-cpus=0"]], host=NEAR, within=cable.near) as cluster:
         cluster.join(*node_of_role(near_role))
-        cluster.join(*node_of_role(far_role), host=FAR, within=cable.far)
+        beyond = BeyondTheLink(cluster, cable, far_role)
+
+        def is_past(step: int) -> bool:
+            beyond.look()
+            return steps() > step
+
         process = start_run(cluster, start_model, tmp_path)
         try:
-            process.wait_for(lambda: steps(tmp_path) >= 30, "step 30")
-            back_s = cut_and_heal(cable, process, tmp_path)
+            process.wait_for(lambda: steps() >= 30, "step 30")
+            cable.cut()
+            time.sleep(CUT_S)
+            before = steps()
+            cable.heal()
+            healed_at = time.monotonic()
+            process.wait_for(lambda: is_past(before), "a step after the cut")
+            back_s = time.monotonic() - healed_at
+            process.wait_for(lambda: is_past(NUM_STEPS - 1), "the last step")
             assert process.wait() == 0, process.output()
         finally:
             process.end()
             print(f"\n{process.output()}")
-    print(f"\n{far_role} beyond the link: cut for {CUT_S:g} s; the next step {back_s:.0f} s after it was healed")
+    print(
+        f"\n{far_role} beyond the link: cut for {CUT_S:g} s at step {before}; further {back_s:.0f} s after "
+        f"it was healed; the node there was started {beyond.num_starts} times"
+    )
     check_trained_once(tmp_path / "run", NUM_STEPS)
-
-
-def cut_and_heal(cable: Link, process: WatchedProcess, folder: Path) -> float:
-    """Seconds from then until the first step that needed the link."""
-    cable.cut()
-    time.sleep(CUT_S)
-    before = steps(folder)
-    cable.heal()
-    healed_at = time.monotonic()
-    process.wait_for(lambda: steps(folder) > before, "a step after the cut")
-    return time.monotonic() - healed_at
-
-
-def steps(folder: Path) -> int:
-    return len(read_metrics(folder / "run"))
