@@ -28,6 +28,8 @@ from typing import Any
 import psutil
 import yaml
 
+from benchmarks.chaos_predicted import Shape, predicted
+
 ROLES = {
     "learner rank": "RayTrainWorker",
     "experience log": "ExperienceHost",
@@ -48,7 +50,7 @@ SUMS = {
     "prompt": "{metadata.expression} =",
     "template": "{prompt}",
 }
-GROUPS_PER_STEP, MAX_STALENESS = 8, 2
+GROUPS_PER_STEP, NUM_COMPLETIONS, MAX_TOKENS, MAX_STALENESS = 8, 4, 8, 2
 
 
 @dataclass
@@ -62,6 +64,21 @@ class Disturbance:
     was_recovered: bool
     standstill_s: float
     """From the signal to the end of the longest pause between two further steps; 0 where none was longer than usual."""
+
+
+@dataclass
+class Outcome:
+    """All of them."""
+
+    disturbances: list[Disturbance]
+    undisturbed_steps_per_s: float
+    wall_s: float
+    effective_share: float
+    """Steps trained ÷ those that an undisturbed run would have trained in the same time."""
+
+    @property
+    def all_recovered(self) -> bool:
+        return all(each.was_recovered for each in self.disturbances)
 
 
 @dataclass
@@ -115,7 +132,7 @@ def recipe(folder: Path, num_engines: int) -> dict[str, Any]:
         "num_steps": 1_000_000,
         "model": {"path": str(model)},
         "data": SUMS,
-        "sampling": {"max_tokens": 8, "num_completions": 4},
+        "sampling": {"max_tokens": MAX_TOKENS, "num_completions": NUM_COMPLETIONS},
         "rollout": {
             "prompts_per_step": GROUPS_PER_STEP,
             "num_engines": num_engines,
@@ -196,7 +213,7 @@ def measure(minutes: float, every_s: float, num_engines: int, seed: int, roles: 
         with (folder / "log").open("wb") as log:
             run = subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
         try:
-            done = chaos(run, watched, minutes, every_s, roles)
+            outcome = chaos(run, watched, minutes, every_s, roles)
         except BaseException:
             print((folder / "log").read_text()[-5000:])
             raise
@@ -210,17 +227,16 @@ def measure(minutes: float, every_s: float, num_engines: int, seed: int, roles: 
             for process in processes_of(run.pid, "") if run.poll() is None else []:
                 process.kill()
         print(f"the run ended with {run.returncode} (130: asked to stop)\n")
-        if not all(each.was_recovered for each in done):
+        if not outcome.all_recovered:
             print((folder / "log").read_text()[-5000:])
         num_lost, num_twice = accounts(
             folder / "run", last_step(watched.metrics), (MAX_STALENESS + 2) * GROUPS_PER_STEP
         )
-    tell(done, num_lost, num_twice)
+    tell(outcome.disturbances, num_lost, num_twice)
+    tell_predicted(outcome, num_engines)
 
 
-def chaos(
-    run: subprocess.Popen[bytes], watched: Watched, minutes: float, every_s: float, roles: list[str]
-) -> list[Disturbance]:
+def chaos(run: subprocess.Popen[bytes], watched: Watched, minutes: float, every_s: float, roles: list[str]) -> Outcome:
     """All signals; stops with one that the run did not survive."""
     while watched.furthest < 20:
         if run.poll() is not None:
@@ -242,7 +258,7 @@ def chaos(
     wall_s = time.monotonic() - began
     share = (watched.furthest - first_step) / (rate * wall_s)
     print(f"effective training time: {share:.2f} over {wall_s / 60:.1f} minutes, {len(done)} signals", flush=True)
-    return done
+    return Outcome(done, rate, wall_s, share)
 
 
 def tell(done: list[Disturbance], num_lost: int, num_twice: int) -> None:
@@ -255,6 +271,15 @@ def tell(done: list[Disturbance], num_lost: int, num_twice: int) -> None:
         found = f"{recovered} of {len(rows)} | {statistics.median(seconds):.1f} | {max(seconds):.1f}"
         print(f"| {key[0]} | {key[1]} | {found} |")
     print(f"\nprompts lost: {num_lost}; trained twice: {num_twice}")
+
+
+def tell_predicted(outcome: Outcome, num_engines: int) -> None:
+    """Beside what the simulator makes of the times that were measured."""
+    standstills_s = [(each.role, each.standstill_s) for each in outcome.disturbances]
+    shape = Shape(GROUPS_PER_STEP, NUM_COMPLETIONS, MAX_TOKENS, MAX_STALENESS, num_engines)
+    expected = predicted(standstills_s, outcome.undisturbed_steps_per_s, outcome.wall_s, shape)
+    ratio = outcome.effective_share / expected
+    print(f"`plan --simulate` predicts {expected:.3f} from these times: measured ÷ predicted {ratio:.3f}")
 
 
 def main() -> None:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import multiprocessing
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from raylign.actors.warm.copies import WarmContext
+from raylign.actors.warm.process import cool_down, warm_up
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what it puts in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)  # tests interrupt what they start, which inherits this
@@ -77,3 +81,21 @@ def runner() -> Iterator[asyncio.Runner]:
     """One event loop for all tests of a module: an engine lives in the loop that it was started in."""
     with asyncio.Runner() as runner:
         yield runner
+
+
+@pytest.fixture(scope="session")
+def warm_engines() -> Iterator[None]:
+    """Engines of this process start as those of a run: their processes are copies of a warm one."""
+    was_begun = warm_up()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_WAIT_POLICY", "PASSIVE")  # which a copy needs
+        patch.setitem(multiprocessing.context._concrete_contexts, "spawn", WarmContext())  # type: ignore[attr-defined]
+        yield
+    if was_begun:
+        cool_down()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that start processes come first: two at a time, the short ones fill the end."""
+    files = {item.path for item in items if item.get_closest_marker("ray")}
+    items.sort(key=lambda item: item.path not in files)

@@ -27,7 +27,12 @@ class WatchedProcess:
     """A process in a session of its own; descendants are looked up while it runs, since later they have no parent."""
 
     def __init__(
-        self, words: list[str], log: Path, environment: dict[str, str] | None = None, others: Sequence[int] = ()
+        self,
+        words: list[str],
+        log: Path,
+        environment: dict[str, str] | None = None,
+        others: Sequence[int] = (),
+        cwd: Path | None = None,
     ) -> None:
         """`others`: ids of processes that work for it, with all below them."""
         self.log, self._others = log, others
@@ -38,6 +43,7 @@ class WatchedProcess:
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
                 env=environment,
+                cwd=cwd,
                 start_new_session=True,
             )
         self.pid = self._process.pid

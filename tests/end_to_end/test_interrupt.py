@@ -84,17 +84,19 @@ def recipe(start_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def interrupted(recipe: Path) -> Stopped:
-    """SIGINT to raylign alone, as `kill -INT` does."""
-    return stop_after_a_step(
-        recipe, recipe.parent / "run", lambda process: os.kill(process.pid, signal.SIGINT), recipe.parent / "1.log"
-    )
+    """SIGINT to its whole group, as a terminal does."""
+    return stop_after_a_step(recipe, recipe.parent / "run", interrupt_group, recipe.parent / "1.log")
 
 
 @pytest.fixture(scope="module")
 def interrupted_again(recipe: Path, interrupted: Stopped) -> tuple[int, Stopped]:
-    """Resumed, then SIGINT to its whole group, as a terminal does. With the step it was resumed from."""
+    """Resumed, then SIGINT to raylign alone, as `kill -INT` does. With the step it was resumed from."""
+
+    def interrupt(process: WatchedProcess) -> None:
+        os.kill(process.pid, signal.SIGINT)
+
     before = interrupted.checkpoint_step
-    return before, stop_after_a_step(recipe, interrupted.folder, interrupt_group, recipe.parent / "2.log")
+    return before, stop_after_a_step(recipe, interrupted.folder, interrupt, recipe.parent / "2.log")
 
 
 def test_an_interrupted_run_saves_and_leaves_no_process(interrupted: Stopped) -> None:
@@ -115,18 +117,26 @@ def test_a_run_listens_on_loopback_alone_and_its_folders_are_its_users(interrupt
     assert set(interrupted.modes.values()) == {0o700}, interrupted.modes
 
 
-def test_a_terminals_interrupt_reaches_all_and_still_ends_cleanly(interrupted_again: tuple[int, Stopped]) -> None:
+def test_engine_and_learner_agree_until_the_end(interrupted: Stopped) -> None:
+    agree(interrupted)
+
+
+def agree(stopped: Stopped) -> None:
+    lines = read_metrics(stopped.folder)
+    assert [line["weights/version"] for line in lines] == [line["step"] for line in lines]
+    assert all(line["mismatch/mean_abs_logp_difference"] <= 1e-4 for line in lines)
+
+
+@pytest.mark.slow
+def test_a_resumed_run_that_is_interrupted_goes_on_where_it_was_and_still_ends_cleanly(
+    interrupted_again: tuple[int, Stopped],
+) -> None:
     before, stopped = interrupted_again
     assert stopped.exit_code == 130, stopped.output
     assert stopped.checkpoint_step == stopped.steps[-1] > before
     assert stopped.steps == list(range(1, stopped.steps[-1] + 1))  # resumed: none twice, none left out
     assert "Traceback" not in stopped.own_output
-
-
-def test_engine_and_learner_agree_before_and_after_resuming(interrupted_again: tuple[int, Stopped]) -> None:
-    lines = read_metrics(interrupted_again[1].folder)
-    assert [line["weights/version"] for line in lines] == [line["step"] for line in lines]
-    assert all(line["mismatch/mean_abs_logp_difference"] <= 1e-4 for line in lines)
+    agree(stopped)
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ import pytest
 from tests.end_to_end.conftest import small_config, write_recipe
 from tests.end_to_end.nodes import Nodes, free_ports, nodes
 from tests.end_to_end.processes import WatchedProcess
-from tests.patience import finished, wait_until
+from tests.patience import finished
 
 pytestmark = pytest.mark.ray
 
@@ -42,8 +42,9 @@ def job_id(done: CompletedProcess[str]) -> str:
     return next(line.split()[1] for line in done.stdout.splitlines() if line.startswith("job "))
 
 
-def test_a_submitted_job_trains_with_the_uploaded_code(head: Nodes, start_model: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
+def test_a_job_is_left_stopped_and_submitted_again_and_trains_with_the_uploaded_code(
+    head: Nodes, start_model: Path, tmp_path: Path
+) -> None:
     (tmp_path / "reward.py").write_text(
         "import raylign\n"
         f"with open({str(tmp_path / 'imported')!r}, 'a') as file:\n"
@@ -51,33 +52,45 @@ def test_a_submitted_job_trains_with_the_uploaded_code(head: Nodes, start_model:
         "def reward(completions, **_):\n"
         "    return [float(len(text)) for text in completions]\n"
     )
-    values = small_config(start_model, run, num_steps=1)
+    run = tmp_path / "run"
+    values = small_config(start_model, run, num_steps=1, cluster={"gpus": "always"})  # there is none: it waits
     values["rewards"] = [{"name": "function", "path": "reward.py:reward"}]  # of the user's folder: it travels too
-    recipe = write_recipe(values, tmp_path / "recipe.yaml")
+    recipe = str(write_recipe(values, tmp_path / "recipe.yaml"))
 
-    done = submit(head, str(recipe), "--follow", cwd=tmp_path)
+    job = left_alone_by_ctrl_c(head, recipe, tmp_path)
+    (state,) = [line for line in submit(head, "status").stdout.splitlines() if job in line]
+    assert state.endswith("RUNNING") and str(run) in state
+    second = submit(head, recipe, cwd=tmp_path)
+    assert (second.returncode, job_id(second)) == (0, job) and "nothing was submitted" in second.stdout
+    assert "starting the learner" in submit(head, "logs", job).stdout
+    stopped = submit(head, "stop")  # the newest
+    assert stopped.returncode == 0 and f"job {job}: STOPPED" in stopped.stdout, stopped.stdout + stopped.stderr
 
+    # goes on in the folder, which a new run would be refused
+    done = submit(head, recipe, "--cluster.gpus", "never", "--follow", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert job_id(done) != job and f"submitted; run folder {run}" in done.stdout
     assert done.stdout.rstrip().endswith(f"job {job_id(done)}: SUCCEEDED")
+    assert len((run / "starts.jsonl").read_text().splitlines()) == 2
     summary = json.loads((run / "summary.json").read_text())
     assert summary["finished"]
     assert (run / summary["checkpoint"] / "model.safetensors").is_file()
     # every process imported what was uploaded, not the editable install, and no links
     packages = head.temporary.glob("session_2*/runtime_resources/working_dir_files/_ray_pkg_*")
-    (uploaded,) = (path for path in packages if (path / "reward.py").is_file())
-    assert not (uploaded / "raylign" / "jobs").is_symlink()
-    assert not list(uploaded.rglob("__pycache__/test_*"))
-    assert sum(file.stat().st_size for file in uploaded.rglob("*") if file.is_file()) < 8 << 20
+    uploads = [path for path in packages if (path / "reward.py").is_file()]
+    for uploaded in uploads:
+        assert not (uploaded / "raylign" / "jobs").is_symlink()
+        assert not list(uploaded.rglob("__pycache__/test_*"))
+        assert sum(file.stat().st_size for file in uploaded.rglob("*") if file.is_file()) < 8 << 20
     imported = (tmp_path / "imported").read_text().splitlines()
     assert len(imported) >= 2  # of the check before the start, and of the reward server
-    assert set(imported) == {str(uploaded / "raylign" / "__init__.py")}
+    assert set(imported) <= {str(uploaded / "raylign" / "__init__.py") for uploaded in uploads}
 
 
-def test_ctrl_c_leaves_the_job_alone_and_stop_ends_it(head: Nodes, start_model: Path, tmp_path: Path) -> None:
-    values = small_config(start_model, tmp_path / "run", cluster={"gpus": "always"})  # there is none: it waits
-    recipe = str(write_recipe(values, tmp_path / "recipe.yaml"))
+def left_alone_by_ctrl_c(head: Nodes, recipe: str, folder: Path) -> str:
+    """A job that was followed until it ran, and what was said then; gives its id."""
     words = [*SUBMIT, recipe, "--follow", "--address", head.dashboard]
-    following = WatchedProcess(words, tmp_path / "log", head.environment, head.pids)
+    following = WatchedProcess(words, folder / "log", head.environment, head.pids, cwd=folder)
     try:
         following.wait_for(lambda: "starting the learner" in following.output(), "a job that runs")
         (job,) = {line.split()[1] for line in following.output().splitlines() if line.startswith("job ")}
@@ -85,23 +98,10 @@ def test_ctrl_c_leaves_the_job_alone_and_stop_ends_it(head: Nodes, start_model: 
         assert following.wait() == 130
     finally:
         following.end()
-    left = following.output().splitlines()
-    (line,) = [line for line in left if line.startswith("left; ")]
+    (line,) = [line for line in following.output().splitlines() if line.startswith("left; ")]
     assert f"raylign submit logs {job} --follow --address {head.dashboard}" in line
     assert f"raylign submit stop {job} --address {head.dashboard}" in line
-
-    (state,) = [line for line in submit(head, "status").stdout.splitlines() if job in line]
-    assert state.endswith("RUNNING") and str(tmp_path / "run") in state
-    second = submit(head, recipe)
-    assert (second.returncode, job_id(second)) == (0, job) and "nothing was submitted" in second.stdout
-    assert "starting the learner" in submit(head, "logs", job).stdout
-    stopped = submit(head, "stop", job)
-    assert stopped.returncode == 0 and f"job {job}: STOPPED" in stopped.stdout, stopped.stdout + stopped.stderr
-    again = submit(head, recipe)  # goes on in the folder, which a new run would be refused
-    assert job_id(again) != job and "submitted; run folder" in again.stdout
-    starts = tmp_path / "run" / "starts.jsonl"
-    wait_until(lambda: len(starts.read_text().splitlines()) == 2, "the second start", others=head.pids)
-    assert submit(head, "stop").returncode == 0  # the newest
+    return job
 
 
 def test_who_cannot_be_let_in_or_is_not_there_is_one_line(head: Nodes, tmp_path: Path) -> None:

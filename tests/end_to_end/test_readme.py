@@ -27,6 +27,7 @@ FEW_ROWS = "--data.num_generated 500"
 FEW_OF_BOTH = f"{FEW_ROWS} --evaluation.data.num_generated 500"
 
 ON_A_HEAD = "tests/end_to_end/test_job_submit.py::"
+SUBMITTED = f"{ON_A_HEAD}test_a_job_is_left_stopped_and_submitted_again_and_trains_with_the_uploaded_code"
 
 RUN_HERE = {
     f"{RAYLIGN} doctor": "",
@@ -51,10 +52,10 @@ TESTED_ELSEWHERE = {
     f"{RAYLIGN} doctor --cluster http://127.0.0.1:8265 --folder /mnt/shared/runs": f"{ON_A_HEAD}"
     "test_doctor_looks_at_every_node_of_a_cluster",
     f"{RAYLIGN} submit grpo_arithmetic --model.path Qwen/Qwen3-0.6B --folder /mnt/shared/runs/mine "
-    "--cluster.gpus always --follow": f"{ON_A_HEAD}test_a_submitted_job_trains_with_the_uploaded_code",
-    f"{RAYLIGN} submit status": f"{ON_A_HEAD}test_ctrl_c_leaves_the_job_alone_and_stop_ends_it",
-    f"{RAYLIGN} submit logs --follow": f"{ON_A_HEAD}test_ctrl_c_leaves_the_job_alone_and_stop_ends_it",
-    f"{RAYLIGN} submit stop": f"{ON_A_HEAD}test_ctrl_c_leaves_the_job_alone_and_stop_ends_it",
+    "--cluster.gpus always --follow": SUBMITTED,
+    f"{RAYLIGN} submit status": SUBMITTED,
+    f"{RAYLIGN} submit logs --follow": SUBMITTED,
+    f"{RAYLIGN} submit stop": SUBMITTED,
 }
 
 

@@ -51,9 +51,9 @@ def train_killed_after(
         assert process.wait() == -signal.SIGKILL
 
 
-def resume(recipe: Path, log: Path) -> None:
-    with raylign("train", "--config", str(recipe), "--resume", log=log) as process:
-        assert process.wait() == 0, process.output()
+def resume(values: dict[str, Any]) -> None:
+    """To its end, by this process."""
+    train(configured(values | {"resume": True}))
 
 
 def views(folder: Path) -> Lines:
@@ -68,14 +68,17 @@ def trained_ordinals(folder: Path) -> list[list[int]]:
 
 
 @pytest.fixture(scope="module")
-def killed_and_resumed(start_model: Path, reward: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def killed_and_resumed(
+    ray_session: None, start_model: Path, reward: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """A deterministic run, killed after its third step (the last checkpoint is of the second), then resumed. Before,
     its log and its rank were killed alone, after the first and the second step, and it went on by itself."""
     folder = tmp_path_factory.mktemp("killed")
-    recipe = write_recipe(deterministic(start_model, folder / "run", reward), folder / "recipe.yaml")
+    values = deterministic(start_model, folder / "run", reward)
+    recipe = write_recipe(values, folder / "recipe.yaml")
     before = {1: "ExperienceHost", 2: "RayTrainWorker"}
     train_killed_after(3, recipe, folder / "run", folder / "1.log", before)
-    resume(recipe, folder / "2.log")
+    resume(values)
     return folder / "run"
 
 
@@ -159,14 +162,14 @@ def test_a_replay_trains_the_recorded_experience_bit_for_bit_without_an_engine(
 
 
 def test_an_asynchronous_run_killed_trains_every_prompt_once(
-    start_model: Path, reward: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+    ray_session: None, start_model: Path, reward: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder = tmp_path_factory.mktemp("async-killed")
     values = small_config(start_model, folder / "run", num_steps=NUM_STEPS, checkpoints={"every_steps": 2})
     values |= {"async": {"max_staleness": 2}, "rewards": [reward]}
     recipe = write_recipe(values, folder / "recipe.yaml")
     train_killed_after(3, recipe, folder / "run", folder / "1.log")
-    resume(recipe, folder / "2.log")
+    resume(values)
     lines = read_metrics(folder / "run")
     assert [line["step"] for line in lines] == list(range(1, NUM_STEPS + 1))
     assert max(line["staleness/max"] for line in lines) <= 2

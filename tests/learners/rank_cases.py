@@ -1,13 +1,14 @@
 """Learner cases that one or several ranks run; a script, since DeepSpeed ranks are processes of their own.
 
 Given a model folder, an output folder and RANK/WORLD_SIZE in the environment; rank 0 writes one .npz for each case:
-    python -m tests.learners.rank_cases MODEL OUT gradients,steps
+    python -m tests.learners.rank_cases MODEL OUT gradients,steps,written:zero2+zero3
 """
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,10 @@ PAIR_ALGORITHMS: dict[str, AnyAlgorithmConfig] = {
 }
 SPLITS: list[tuple[str, int]] = [("padded", 10_000), ("padded", 60), ("packed", 10_000), ("packed", 45)]
 """(layout, token budget)."""
+
+
+def num_ranks() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def splits(world_size: int) -> list[tuple[str, int]]:
@@ -150,7 +155,7 @@ def gradients(model: str, out: Path) -> None:
 
     from raylign.learners.learner import Learner
 
-    for layout, budget in splits(int(os.environ["WORLD_SIZE"])):
+    for layout, budget in splits(num_ranks()):
         for name, config in (ALGORITHMS | PAIR_ALGORITHMS).items():
             settings = LearnerConfig(layout=layout, micro_batch_tokens=budget, threads_per_rank=1)  # type: ignore[arg-type]
             learner = Learner(settings, model, config.build_objective(), 0.7, 1, 0, out)
@@ -174,7 +179,7 @@ def updates(model: str, out: Path) -> None:
     """Two asynchronous updates of every algorithm that reads more than its examples; the weights after them."""
     from raylign.learners.learner import Learner
 
-    for layout, budget in splits(int(os.environ["WORLD_SIZE"])):
+    for layout, budget in splits(num_ranks()):
         for name, config in UPDATES.items():
             settings = LearnerConfig(
                 learning_rate=0.3,
@@ -207,7 +212,7 @@ def levels(model: str, out: Path) -> None:
 
     from raylign.learners.learner import Learner
 
-    for layout, budget in splits(int(os.environ["WORLD_SIZE"])):
+    for layout, budget in splits(num_ranks()):
         for name, config in LEVEL_ALGORITHMS.items():
 
             def learner_of(config: Any = config, layout: Any = layout, budget: int = budget) -> Learner:
@@ -305,9 +310,9 @@ def resizing(name: str, model: str, out: Path) -> Any:
     return Learner(config, model, SftConfig().build_objective(), 1.0, 10, 0, out)
 
 
-def written(model: str, out: Path) -> None:
+def written(model: str, out: Path, names: Iterable[str]) -> None:
     """States after two steps, and the losses of the next three."""
-    for name in RESIZED:
+    for name in names:
         learner = resizing(name, model, out)
         for _ in range(2):
             learner.update(examples())
@@ -315,9 +320,9 @@ def written(model: str, out: Path) -> None:
         next_losses(learner, out / f"resized-{name}-losses")
 
 
-def resized(model: str, out: Path) -> None:
+def resized(model: str, out: Path, names: Iterable[str]) -> None:
     """The same of groups that take up `whole-NAME`, which others wrote."""
-    for name in RESIZED:
+    for name in names:
         learner = resizing(name, model, out)
         learner.load_state(out / f"whole-{name}")
         next_losses(learner, out / f"whole-{name}-losses")
@@ -337,14 +342,22 @@ def save(path: Path, values: dict[str, Any]) -> None:
         np.savez(path.with_suffix(".npz"), **{key.replace("/", "|"): value for key, value in values.items()})
 
 
-if __name__ == "__main__":
-    model_path, out_folder, parts = sys.argv[1:]
+CASES: dict[str, Callable[..., None]] = {
+    "gradients": gradients,
+    "updates": updates,
+    "steps": steps,
+    "levels": levels,
+    "written": written,
+    "resized": resized,
+}
+
+
+def run(model: str, out: Path, parts: str) -> None:
+    """Cases by name, some of them of some settings alone: `steps,written:zero2+zero3`."""
     for part in parts.split(","):
-        {
-            "gradients": gradients,
-            "updates": updates,
-            "steps": steps,
-            "levels": levels,
-            "written": written,
-            "resized": resized,
-        }[part](model_path, Path(out_folder))
+        case, _, names = part.partition(":")
+        CASES[case](model, out, *([names.split("+")] if names else []))
+
+
+if __name__ == "__main__":
+    run(sys.argv[1], Path(sys.argv[2]), sys.argv[3])

@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 import torch
 
 from raylign.learners.engines.universal_state import for_any_ranks, num_ranks_of
+from tests.learners import rank_cases
 from tests.learners.algorithms.level_cases import LEVEL_ALGORITHMS
 from tests.learners.rank_cases import (
     ALGORITHMS,
@@ -52,24 +54,30 @@ def run_ranks(model: Path, out: Path, parts: str, world_size: int, module: str =
                 process.kill()
 
 
+EVERY_SPLIT = "gradients,updates,steps,levels"
+RESIZED_HERE = ("zero2", "zero3_rmsprop")
+"""The others by a slow test."""
+
+
 @pytest.fixture(scope="module")
 def one_rank(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """In this process."""
     out = tmp_path_factory.mktemp("one_rank")
-    run_ranks(tiny_model, out, "gradients,updates,steps,levels,written", 1)
+    rank_cases.run(str(tiny_model), out, f"{EVERY_SPLIT},written:{'+'.join(RESIZED_HERE)}")
     return out
 
 
 @pytest.fixture(scope="module")
 def two_ranks(tiny_model: Path, one_rank: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("two_ranks")
-    make_whole(one_rank, out)
-    run_ranks(tiny_model, out, "gradients,updates,steps,levels,written,resized", 2)
+    out, names = tmp_path_factory.mktemp("two_ranks"), "+".join(RESIZED_HERE)
+    make_whole(one_rank, out, RESIZED_HERE)
+    run_ranks(tiny_model, out, f"{EVERY_SPLIT},written:{names},resized:{names}", 2)
     return out
 
 
-def make_whole(source: Path, target: Path) -> None:
+def make_whole(source: Path, target: Path, names: Iterable[str]) -> None:
     """What the ranks of `source` wrote, for those that write to `target`; at stage 0 it is so already."""
-    for name in RESIZED:
+    for name in names:
         state = source / f"resized-{name}"
         if num_ranks_of(state) is None:
             shutil.copytree(state, target / f"whole-{name}")
@@ -77,11 +85,10 @@ def make_whole(source: Path, target: Path) -> None:
             for_any_ranks(state, target / f"whole-{name}")
 
 
-@pytest.fixture(scope="module")
-def two_ranks_then_one(tiny_model: Path, two_ranks: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("two_ranks_then_one")
-    make_whole(two_ranks, out)
-    run_ranks(tiny_model, out, "resized", 1)
+def back_to_one(model: Path, two_ranks: Path, names: Iterable[str], out: Path) -> Path:
+    """Two ranks' states, taken up in this process."""
+    make_whole(two_ranks, out, names)
+    rank_cases.run(str(model), out, f"resized:{'+'.join(names)}")
     return out
 
 
@@ -149,19 +156,42 @@ def test_every_zero_stage_takes_the_same_steps(stage: str, one_rank: Path, two_r
                 np.testing.assert_allclose(value, expected[key], rtol=2e-4, atol=2e-5, err_msg=key)
 
 
-@pytest.mark.parametrize("name", RESIZED)
 def test_a_resized_group_goes_on_as_the_one_that_wrote_its_state(
-    name: str, one_rank: Path, two_ranks: Path, two_ranks_then_one: Path
+    tiny_model: Path, one_rank: Path, two_ranks: Path, tmp_path: Path
 ) -> None:
-    """1 → 2 and 2 → 1 ranks: the very weights, and the losses of the next three steps (bfloat16: to its rounding, since
-    ranks share the sequences out otherwise)."""
-    for wrote, took_up in ((one_rank, two_ranks), (two_ranks, two_ranks_then_one)):
-        expected, found = load(wrote, f"resized-{name}-losses"), load(took_up, f"whole-{name}-losses")
-        losses = expected.pop("losses"), found.pop("losses")
-        assert all(np.array_equal(found[key], value) for key, value in expected.items()) and len(found) == len(expected)
-        print(f"{name}: {np.abs(losses[1] - losses[0]).max():.1e}")
-        np.testing.assert_allclose(losses[1], losses[0], rtol=0, atol=5e-3 if "bf16" in name else 1e-5)
-        assert losses[0][2] < losses[0][1] < losses[0][0]
+    """1 → 2 and 2 → 1 ranks."""
+    again_one = back_to_one(tiny_model, two_ranks, RESIZED_HERE, tmp_path)
+    for name in RESIZED_HERE:
+        goes_on_alike(name, one_rank, two_ranks)
+        goes_on_alike(name, two_ranks, again_one)
+
+
+@pytest.mark.slow
+def test_a_resized_group_of_every_kind_goes_on_as_the_one_that_wrote_its_state(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    one, two, again_one = (tmp_path / name for name in ("one", "two", "again_one"))
+    for folder in (one, two, again_one):
+        folder.mkdir()
+    names = "+".join(RESIZED)
+    rank_cases.run(str(tiny_model), one, f"written:{names}")
+    make_whole(one, two, RESIZED)
+    run_ranks(tiny_model, two, f"written:{names},resized:{names}", 2)
+    back_to_one(tiny_model, two, RESIZED, again_one)
+    for name in RESIZED:
+        goes_on_alike(name, one, two)
+        goes_on_alike(name, two, again_one)
+
+
+def goes_on_alike(name: str, wrote: Path, took_up: Path) -> None:
+    """The very weights, and the losses of the next three steps (bfloat16: to its rounding, since ranks share the
+    sequences out otherwise)."""
+    expected, found = load(wrote, f"resized-{name}-losses"), load(took_up, f"whole-{name}-losses")
+    losses = expected.pop("losses"), found.pop("losses")
+    assert all(np.array_equal(found[key], value) for key, value in expected.items()) and len(found) == len(expected)
+    print(f"{name}: {np.abs(losses[1] - losses[0]).max():.1e}")
+    np.testing.assert_allclose(losses[1], losses[0], rtol=0, atol=5e-3 if "bf16" in name else 1e-5)
+    assert losses[0][2] < losses[0][1] < losses[0][0]
 
 
 def test_a_state_of_other_ranks_is_not_taken_up_in_silence(tiny_model: Path, two_ranks: Path) -> None:

@@ -73,6 +73,7 @@ def worst_gap(models: dict[int, Any], group: Group) -> float:
 
 
 @pytest.mark.ray
+@pytest.mark.usefixtures("warm_engines")
 def test_adapters_alone_bring_engines_to_the_learners_policy_also_in_flight(
     make_tiny_model, runner, tmp_path: Path
 ) -> None:

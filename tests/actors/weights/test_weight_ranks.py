@@ -27,7 +27,7 @@ from raylign.rollout.weights.buckets import BucketInfo
 from raylign.rollout.weights.courier import Courier
 from tests.patience import HANGS_S, wait_for_end, wait_until
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("warm_engines")]
 
 
 @contextmanager

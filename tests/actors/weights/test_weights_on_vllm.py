@@ -25,7 +25,7 @@ from tests.patience import HANGS_S
 
 
 @pytest.fixture(scope="module")
-def real(make_tiny_model, runner: asyncio.Runner):
+def real(warm_engines: None, make_tiny_model, runner: asyncio.Runner):
     engine = VllmEngine(
         str(make_tiny_model("qwen3", tied=False)),
         EngineConfig(max_model_len=512, kv_cache_gib=0.2),

@@ -23,7 +23,7 @@ from raylign.rollout.sampling import SamplingConfig
 from raylign.rollout.weights.buckets import SharedMemorySender
 from tests.patience import HANGS_S, is_gone, wait_until
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("warm_engines")]
 
 
 @pytest.fixture(scope="module")
