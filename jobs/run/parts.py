@@ -100,6 +100,7 @@ class RunParts:
             cpus_per_rank=cpus,
             gpus_per_rank=SHARED_GPU if share_gpu else float(uses_gpus),
             labels=config.cluster.labels.learner,
+            reads_files=is_private(config.cluster),
         )
         self._learner_started.push_async_callback(self.learner.stop)
         copies, deadline_s = None, config.cluster.placement_deadline_s

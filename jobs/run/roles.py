@@ -8,6 +8,7 @@ but for the only GPU of a machine, which one engine and one rank share.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
@@ -35,10 +36,11 @@ SHARED_GPU_ENGINE_MEMORY = 0.4
 
 
 def cpus_for_each_role(num_roles: int) -> float:
-    """CPUs that one role asks Ray for: a whole one where there are enough, else an equal share with some left over."""
+    """CPUs that one role asks Ray for: a whole one where there are enough or all are still to come, else an equal
+    share with some left over."""
     import ray
 
-    return min(1.0, ray.cluster_resources().get("CPU", 1.0) / (num_roles + 1))
+    return min(1.0, ray.cluster_resources().get("CPU", math.inf) / (num_roles + 1))
 
 
 def num_cluster_gpus() -> int:

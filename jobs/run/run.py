@@ -101,6 +101,7 @@ class Run:
             step=self.step,
             position=self._log_position,
             takes_turns=self.parts.takes_turns,
+            lost=self.parts.learner.lost,
         )
 
     async def rows(self, step: int) -> tuple[list[Example], dict[str, float]]:
@@ -171,7 +172,7 @@ class Run:
         groups: list[Group] = []
         if self._held_out.prompts is not None:
             await self._bring_weights()
-            answered, groups = await self._held_out.answer_prompts(self.parts.evaluation_pool)
+            answered, groups = await self._held_out.answer_prompts(self.parts.evaluation_pool, self.parts.learner)
         self.recorder.evaluated(self.step, metrics | answered, groups, time.perf_counter() - clock)
 
     async def _bring_weights(self) -> None:
