@@ -65,14 +65,14 @@ class Nodes:
 
     def join(self, *words: str, host: str | None = None, within: Sequence[str] = ()) -> WatchedProcess:
         """Another node, as soon as it has registered; `host` and `within`: where, if not beside the head."""
-        while True:
-            process = self._start(f"--address={self.address}", *words, host=host, within=within)
-            try:
-                process.wait_for(lambda: "Ray runtime started" in process.output(), "another node")
-                return process
-            except AssertionError:
-                if RAYS_PATIENCE not in process.output() or len(self.processes) > MOST_STARTS:
-                    raise
+        process = self._start(f"--address={self.address}", *words, host=host, within=within)
+        try:
+            process.wait_for(lambda: "Ray runtime started" in process.output(), "another node")
+        except AssertionError:
+            if RAYS_PATIENCE not in process.output() or len(self.processes) > MOST_STARTS:
+                raise
+            return self.join(*words, host=host, within=within)
+        return process
 
     def _start(self, *words: str, host: str | None = None, within: Sequence[str] = ()) -> WatchedProcess:
         ports = [f"--{name}={port}" for name, port in zip(NODE_PORTS, free_ports(len(NODE_PORTS)), strict=True)]
