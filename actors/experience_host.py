@@ -1,11 +1,12 @@
 """The experience host: the Ray host of a run's experience log.
 
-Given groups by `append` from any number of producers, gives them to the learner by `lease`; all verbs take a batch a
-call. `lease` waits for enough groups (`append`, and leases that expire, unblock it) and never longer than its deadline.
+Given groups by `append` from any number of producers, gives them to the learner by `lease`: where they lie, and no
+bytes of them. `lease` waits for enough groups (`append`, and leases that expire, unblock it) and never longer than its
+deadline.
 
     await host.append.remote(batch_to_message(groups_to_batch(groups)))
     lease = await host.lease.remote(64, 600.0, step, 30.0)
-    groups = batch_to_groups(message_to_batch(lease.batch))
+    groups = lease.rows.groups()
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -101,23 +101,21 @@ class ExperienceHost:
             return None
         free_bytes = self._config.max_unread_mib * MIB - counters.unread_bytes
         fitting = int(free_bytes // (self._num_bytes / self._num_groups))
-        return max(fitting, int(self._log.has_room))  # a lease that waits for more makes room for one
+        return max(fitting, int(self._log.has_room), self._log.num_lacking)  # a lease that waits makes room
 
     async def lease(
         self, count: int, lease_s: float, step: int, deadline_s: float, held: Sequence[Held] = ()
     ) -> Lease | None:
-        """The next `count` groups; None if there were not enough within the deadline. The lease's batch is a message:
-        `experience_schema.message_to_batch`. `held`: all leases that the caller has."""
-        from raylign.rollout.experience.schema import batch_to_message
-
+        """The next `count` groups; None if there were not enough within the deadline. `held`: all leases that the
+        caller has."""
         deadline = time.monotonic() + deadline_s
         self._log.hold(held, lease_s)
         while True:
             self._changed.clear()
             lease: Lease | None = self._log.lease(count, lease_s, step)
+            self._news.set()  # there may be room now, be it for what this lease lacks
             if lease is not None:
-                self._news.set()  # a lease that waited for more may have made room
-                return replace(lease, batch=batch_to_message(lease.batch))
+                return lease
             left_s = deadline - time.monotonic()
             expiry_s = self._log.expire()
             if left_s <= 0:

@@ -53,8 +53,8 @@ class ScriptedEngine(FakeEngine):
 class EngineHost:
     """Several workers, each around a scripted engine, in one process."""
 
-    def __init__(self, num_engines: int, answer_tokens: int, group_s: float) -> None:
-        self._workers = [RolloutWorker.around(ScriptedEngine(answer_tokens, group_s)) for _ in range(num_engines)]
+    def __init__(self, num_engines: int, answer_tokens: int, group_s: float, engine: type[ScriptedEngine]) -> None:
+        self._workers = [RolloutWorker.around(engine(answer_tokens, group_s)) for _ in range(num_engines)]
 
     async def call(self, engine: int, verb: str, *arguments: Any) -> Any:
         """`await worker.verb(*arguments)`."""
@@ -84,12 +84,21 @@ class _Verb:
 class ScriptedPool:
     """Makes a `RolloutPool` of scripted engines, and ends it: its handles are no actors that the pool could kill."""
 
-    def __init__(self, num_engines: int, num_hosts: int, answer_tokens: int, group_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        num_engines: int,
+        num_hosts: int,
+        answer_tokens: int,
+        group_s: float = 0.0,
+        engine: type[ScriptedEngine] = ScriptedEngine,
+    ) -> None:
         import ray
 
         shares = [len(range(host, num_engines, num_hosts)) for host in range(min(num_hosts, num_engines))]
         self.hosts = [
-            ray.remote(EngineHost).options(num_cpus=0, max_concurrency=1000).remote(share, answer_tokens, group_s)
+            ray.remote(EngineHost)
+            .options(num_cpus=0, max_concurrency=1000)
+            .remote(share, answer_tokens, group_s, engine)
             for share in shares
         ]
         self.handles = [
@@ -107,7 +116,7 @@ class ScriptedPool:
 
         await asyncio.gather(*(handle.start.remote() for handle in self.handles))
         self.reward_server = await start_reward_server(rewards)
-        pool = RolloutPool(Fleet(self.handles), self.reward_server, deadline_s=120.0)
+        pool: Any = RolloutPool(Fleet(self.handles), self.reward_server, deadline_s=120.0)
         pool.stop = self.stop
         return pool
 

@@ -42,7 +42,7 @@ class MeasuredCourier(Courier):
         assert self._group is not None
         if not hasattr(self, "_plain"):
             self._plain = torch.ones(num_bytes, dtype=torch.uint8)
-        self._group._send(self._plain)
+        self._group._finish(self._group._start(self._plain))
 
 
 def serve(pipe: Any) -> None:

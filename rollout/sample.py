@@ -13,10 +13,12 @@ Axis suffixes: G completions of one prompt, T tokens of one completion.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
+
+from raylign.rollout.late_text import KEY, LateText
 
 IntArray = NDArray[np.int32]
 FloatArray = NDArray[np.float32]
@@ -67,11 +69,14 @@ class Completion:
     """(T,) log-probabilities of the sampled tokens under the distribution that was sampled from."""
     version_spans: tuple[VersionSpan, ...]
     stop_reason: StopReason
-    text: str
+    text: str = cast(str, LateText())
 
     def __post_init__(self) -> None:
         if len(self.token_ids) != len(self.logps):
             raise ValueError(f"{len(self.token_ids)} token ids but {len(self.logps)} log-probabilities")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {KEY: self.text}  # it travels decoded
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,8 @@ def token_versions(spans: Sequence[VersionSpan]) -> IntArray:
     """(T,) the version that each token was sampled from."""
     if not spans:
         return np.zeros(0, np.int32)
+    if len(spans) == 1:  # as most are: takes no memory
+        return np.broadcast_to(np.int32(spans[0].version), spans[0].end - spans[0].start)
     versions = np.array([span.version for span in spans], np.int32)
     return np.repeat(versions, [span.end - span.start for span in spans])
 

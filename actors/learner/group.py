@@ -7,8 +7,9 @@ group, failures); a mailbox actor carries our commands to all of them and rank 0
                ◀── rank 0's result ── mailbox ◀── done(index, rank, answer)
 
 Who waits for whom: a rank waits in `next` until the loop calls; the loop waits in `call` until every rank is done,
-the deadline passes, or the worker group ends, whichever is first. After an error the group is of no use: `failure` says
-why, and the run starts another (`jobs/run/recovery.py`).
+the deadline passes, or the worker group ends, whichever is first. A loop that waits for others meanwhile waits for
+`lost` beside them: Ray Train looks after the ranks every two seconds, and ends those that are silent. After an error
+the group is of no use: `failure` says why, and the run starts another (`jobs/run/recovery.py`).
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, cast
 
+from raylign.actors.learner.by_place import by_place
 from raylign.actors.learner.daemon_thread import in_daemon_thread
+from raylign.actors.learner.last_words import last_words
 from raylign.actors.learner.mailbox import POLL_S, STOP, WHERE, Command, LearnerError, Mailbox, MailboxHandle
 from raylign.actors.learner.serve import RankArguments, serve_rank
 from raylign.actors.learner.spec import LearnerSpec
@@ -55,17 +58,22 @@ class LearnerGroup:
         cpus_per_rank: float,
         gpus_per_rank: float,
         labels: Mapping[str, str] | None = None,
+        reads_files: bool = False,
     ) -> None:
-        """`gpus_per_rank`: 0 on CPU, a half where a rank shares the only GPU with an engine. `labels`: of its nodes."""
+        """`gpus_per_rank`: 0 on CPU, a half where a rank shares the only GPU with an engine. `labels`: of its nodes.
+        `reads_files`: all ranks are on this node, and read the log themselves."""
         self._spec = spec
         self._cpus_per_rank = cpus_per_rank
         self._gpus_per_rank = gpus_per_rank
         self._labels = dict(labels or {})
+        self._sent = by_place if reads_files else list
         self._mailbox: MailboxHandle | None = None
         self._is_placed = False
         self._fit: asyncio.Future[None] | None = None
+        self._under_way: set[asyncio.Event] = set()
+        """One for each verb, which is set when it has ended."""
         self.failure: LearnerError | None = None
-        """Set by the first verb that failed: none will be answered any more."""
+        """Set by the first verb that failed, or by `lost`: none will be answered any more."""
 
     async def start(self, placement_deadline_s: float) -> None:
         """`place` and `load`."""
@@ -150,6 +158,7 @@ class LearnerGroup:
     async def _send(self, name: str, arguments: Any, deadline_s: float) -> Any:
         assert self._fit is not None and self._mailbox is not None, "place() comes first"
         call = asyncio.ensure_future(self._mailbox.call.remote(Command(name, arguments), deadline_s))
+        self._under_way.add(has_ended := asyncio.Event())
         try:
             finished, _ = await asyncio.wait(
                 {call, self._fit}, timeout=deadline_s + POLL_S, return_when=asyncio.FIRST_COMPLETED
@@ -160,19 +169,37 @@ class LearnerGroup:
             if call.done():
                 return answer_of(call)
             if self._fit in finished:
-                error = self._fit.exception()
-                raise LearnerError(f"the learner group ended during `{name}`: {last_words(error)}") from error
+                raise self._end_of_it(f"during `{name}`")
             raise LearnerError(f"`{name}` got no answer from the learner group within {deadline_s:.0f} s")
         except LearnerError as error:
             self.failure = self.failure or error
             raise
         finally:
             call.cancel()  # no effect where it is done: else the mailbox lives, and would be waited for
+            self._under_way.discard(has_ended)
+            has_ended.set()
+
+    def _end_of_it(self, when: str) -> LearnerError:
+        assert self._fit is not None
+        cause = self._fit.exception()
+        error = LearnerError(f"the learner group ended {when}: {last_words(cause)}")
+        error.__cause__ = cause
+        return error
+
+    async def lost(self) -> LearnerError:
+        """Returns once the group has ended by itself, be it that nobody asks it for anything: a rank that died, or one
+        that Ray Train has ended for its silence (`learner.silence_deadline_s`)."""
+        assert self._fit is not None, "place() comes first"
+        await asyncio.wait({self._fit})
+        for verb in [*self._under_way]:  # one that is under way says more: the traceback of the rank
+            await verb.wait()
+        self.failure = self.failure or self._end_of_it("while nothing was asked of it")
+        return self.failure
 
     # ---- `RankVerbs`, which says what each does ---------------------------------------------------------
 
     async def update(self, examples: Sequence[Example], version: int | None = None) -> dict[str, float]:
-        return await self._call(RankVerbs.update, examples, version)
+        return await self._call(RankVerbs.update, self._sent(examples), version)
 
     async def evaluate(self, examples: Sequence[Example]) -> dict[str, float]:
         return await self._call(RankVerbs.evaluate, examples)
@@ -214,20 +241,6 @@ class LearnerGroup:
             self._fit.exception()  # whoever called a verb has seen it
         ray.kill(cast("ActorHandle[Mailbox]", self._mailbox))
         self._storage.remove()
-
-
-def last_words(error: BaseException | None) -> str:
-    """Of each rank that failed, where Ray Train tells them apart: a line, without its account of the process."""
-    failures: Mapping[int, BaseException] = getattr(error, "worker_failures", {})
-    return "; ".join(f"rank {rank}: {_words_of(why)}" for rank, why in sorted(failures.items())) or str(error)
-
-
-def _words_of(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines()]
-    pid = next((f"process {line[4:-1]}" for line in lines if line.startswith("pid=")), "its process")
-    told = next((line for line in lines if "Worker exit detail: " in line), None) or lines[0]
-    detail = told.split("Worker exit detail: ")[-1].split(" Some common causes")[0]
-    return f"{pid}: {detail}"
 
 
 def answer_of(call: asyncio.Future[Any]) -> Any:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from raylign.actors.learner.liveness import while_it_lives
 from raylign.jobs.config.train import TrainConfig
 from raylign.jobs.curricula.base import Curriculum, Services
 from raylign.jobs.curricula.refresh import Refresh
@@ -79,8 +80,8 @@ class TwoLevelCurriculum(Curriculum):
         if self._refresh is None:
             return {}
         engines = RefreshEngines(self.config, self.rows, services)
-        first = await self._refresh.begin(engines)
-        return first | await self._refresh.at_step(step + 1, engines)
+        first = await while_it_lives(services.learner, self._refresh.begin(engines))
+        return first | await while_it_lives(services.learner, self._refresh.at_step(step + 1, engines))
 
     @property
     def evaluates(self) -> bool:

@@ -6,6 +6,7 @@ Given a run's config, prompts and workers; gives a `StepBatch` for each step, an
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -77,9 +78,11 @@ class LiveFlow:
         step: int,
         position: dict[str, Any] | None,
         takes_turns: bool,
+        lost: Callable[[], Awaitable[Exception]] | None = None,
     ) -> LiveFlow:
         """Open the log, and feed the engines from where the ledger says that things stand. `takes_turns`: engine and
-        learner share a GPU, so nothing may run ahead (the bound η then holds with 0)."""
+        learner share a GPU, so nothing may run ahead (the bound η then holds with 0). `lost`: returns, with its error,
+        when there is no learner any more that a batch could be for; None where none can be lost."""
         rollout = config.rollout
         runs_ahead = 0 if takes_turns else config.asynchrony.max_staleness
         log = start_experience_host(folder, config.experience, config.seed)
@@ -109,7 +112,12 @@ class LiveFlow:
         flow._watch("the reward server", pool.reward_server, pool.reward_server.ready, REWARD_SERVER_START_S)
         watching = watch_engines(pool.fleet, rollout.engine.silence_deadline_s)
         flow._watches.append(asyncio.create_task(watching))
+        if lost is not None:
+            flow._watches.append(asyncio.create_task(flow._fail_with(lost())))
         return flow
+
+    async def _fail_with(self, lost: Awaitable[Exception]) -> None:
+        self.fail(await lost)
 
     def _watch(self, what: str, actor: Any, verb: Any, start_s: float) -> None:
         watching = keep_answering(what, verb.remote, partial(start_again, actor), start_s)

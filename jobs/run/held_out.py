@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from raylign.actors.learner.liveness import Mortal, while_it_lives
 from raylign.actors.rollout_pool import RolloutPool
 from raylign.jobs.config.references import compare_with_references
 from raylign.jobs.config.train import TrainConfig
@@ -36,8 +37,8 @@ class HeldOut:
             compares = compare_with_references(settings.rewards or config.rewards)
             self.prompts = PromptSource.open(settings.data, tokenizer, config.seed, room, needs_references=compares)
 
-    async def answer_prompts(self, pool: RolloutPool) -> tuple[dict[str, float], list[Group]]:
-        """Accuracy and mean reward of answers to the prompts, and the answers."""
+    async def answer_prompts(self, pool: RolloutPool, learner: Mortal) -> tuple[dict[str, float], list[Group]]:
+        """Accuracy and mean reward of answers to the prompts, and the answers; they are of no use without `learner`."""
         assert self.prompts is not None
         config, settings = self._config, self._config.evaluation
         count = min(settings.num_prompts, len(self.prompts))
@@ -50,5 +51,6 @@ class HeldOut:
             max_tokens=config.sampling.max_tokens,
             stop=config.sampling.stop,
         )
-        groups = await pool.collect_all(prompts, sampling, ordered=config.rollout.deterministic)
+        answers = pool.collect_all(prompts, sampling, ordered=config.rollout.deterministic)
+        groups = await while_it_lives(learner, answers)
         return evaluation_metrics(groups, settings.correct_from, sorted({1, settings.num_completions})), groups

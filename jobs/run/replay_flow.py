@@ -13,7 +13,6 @@ from raylign.jobs.config.train import TrainConfig
 from raylign.jobs.curricula.base import Curriculum
 from raylign.jobs.run.step_batches import StepBatch, make_batch, with_importance
 from raylign.rollout.experience.replay import ReplayLog
-from raylign.rollout.experience.schema import batch_to_groups
 
 
 class ReplayBatches:
@@ -26,7 +25,7 @@ class ReplayBatches:
 
     async def next(self, step: int) -> StepBatch:
         lease = self._log.lease(step)
-        groups = with_importance(batch_to_groups(lease.batch), lease.weights)
+        groups = with_importance(lease.rows.groups(), lease.weights)
         return make_batch(step, groups, self._curriculum, self._config, lease_ids=[])
 
 

@@ -75,9 +75,9 @@ async def way_between_nodes(config: WeightsConfig, learner_node: str, placements
 
 
 def leaves_the_gpu(learner: LearnerConfig) -> LearnerConfig:
-    """The learner's config on a GPU that it leaves to an engine by turns: DeepSpeed moves nothing to the host at
-    stage 0, nor in bfloat16 at stage 1; with one rank stage 2 computes the same."""
-    return learner.model_copy(update={"zero_stage": max(2, learner.zero_stage)})
+    """The learner's config on a GPU that it leaves to an engine by turns: ZeRO stage 2, the only one at which DeepSpeed
+    moves any optimizer to the host in both precisions; with its one rank all stages compute the same."""
+    return learner.model_copy(update={"zero_stage": 2})
 
 
 def beside_a_learner(engine: EngineConfig) -> EngineConfig:

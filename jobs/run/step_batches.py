@@ -27,7 +27,6 @@ from raylign.jobs.run.log_calls import LOG_DEADLINE_S, answer, outcome
 from raylign.jobs.run.metrics import rollout_metrics
 from raylign.jobs.run.reward_failures import RewardFailures
 from raylign.learners.examples.example import Example
-from raylign.rollout.experience.schema import batch_to_groups, message_to_batch
 from raylign.rollout.experience.types import Held, Lease
 from raylign.rollout.sample import FloatArray, Group
 from raylign.rollout.staleness import too_old
@@ -137,7 +136,7 @@ class StepBatches:
                 self._failures.check_step(came, step)
             lease = await self._lease(missing, step)
             lease_ids.append(lease.lease_id)
-            groups = with_importance(batch_to_groups(message_to_batch(lease.batch)), lease.weights)
+            groups = with_importance(await asyncio.to_thread(lease.rows.groups), lease.weights)
             came += groups
             for group in groups:
                 self._failures.add(group, step)

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
 
 from raylign.rollout.sample import FloatArray, IntArray
 
@@ -42,6 +45,36 @@ class Example:
 
     def __post_init__(self) -> None:
         assert self.weight > 0, f"weight is {self.weight}: a sequence that counts nothing has a zero loss_mask"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """To the ranks: an array of one value goes as that value and its length."""
+        return {name: _Constant.folded(value) for name, value in vars(self).items()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update({name: _Constant.unfolded(value) for name, value in state.items()})
+
+
+def constant(value: float, num_tokens: int) -> FloatArray:
+    """(T,) one value for every token, which takes no memory; not to be written to."""
+    return np.broadcast_to(np.float32(value), num_tokens)
+
+
+@dataclass(frozen=True)
+class _Constant:
+    """An array of one value, on its way."""
+
+    value: np.generic
+    length: int
+
+    @staticmethod
+    def folded(value: Any) -> Any:
+        if isinstance(value, np.ndarray) and value.strides == (0,) and len(value):
+            return _Constant(value[0], len(value))
+        return value
+
+    @staticmethod
+    def unfolded(value: Any) -> Any:
+        return np.broadcast_to(value.value, value.length) if isinstance(value, _Constant) else value
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Self
 import numpy as np
 from pydantic import BaseModel, Field, model_validator
 
-from raylign.learners.examples.example import Example
+from raylign.learners.examples.example import Example, constant
 from raylign.rollout.sample import Completion, FloatArray, Group
 from raylign.rollout.staleness import token_versions
 
@@ -70,8 +70,8 @@ def examples_of(
                 Example(
                     prompt_ids=group.prompt.token_ids,
                     completion_ids=completion.token_ids,
-                    loss_mask=np.full(num_tokens, float(counts), np.float32),
-                    advantages=np.full(num_tokens, advantage, np.float32),
+                    loss_mask=constant(counts, num_tokens),
+                    advantages=constant(advantage, num_tokens),
                     rollout_logps=completion.logps,
                     token_versions=_versions(completion),
                     weight=group.importance_weight,

@@ -30,9 +30,10 @@ import pyarrow as pa
 from raylign.rollout.experience.draws import Draws
 from raylign.rollout.experience.journal import Entry, Journal, write_error
 from raylign.rollout.experience.ledger import Ledger
+from raylign.rollout.experience.logged_rows import RecordIndex
 from raylign.rollout.experience.recovery import JOURNAL, Record, Recovered, recover
 from raylign.rollout.experience.schema import SCHEMA, has_completions, reward_spreads
-from raylign.rollout.experience.segments import Place, RecordIndex, SegmentWriter, read_record, sync_files
+from raylign.rollout.experience.segments import Place, SegmentWriter, sync_files
 from raylign.rollout.experience.types import (
     Appended,
     ExperienceConfig,
@@ -197,7 +198,12 @@ class ExperienceLog:
     def has_room(self) -> bool:
         """Whether new groups may be started: false while too many bytes wait. A lease that waits for more groups
         than there are makes room, or nobody could move."""
-        return self.ledger.counters().unread_bytes < self._max_unread_bytes or len(self.ledger.waiting) < self._wanted
+        return self.ledger.counters().unread_bytes < self._max_unread_bytes or self.num_lacking > 0
+
+    @property
+    def num_lacking(self) -> int:
+        """Groups that the lease asked for last still waits for."""
+        return max(0, self._wanted - len(self.ledger.waiting))
 
     # the learner
 
@@ -211,7 +217,6 @@ class ExperienceLog:
             self._wanted = count
             return None
         offsets, weights = self._draws.take(self.ledger, count, step)
-        batch = self._records.read(offsets)
         lease_id = f"{self._session}-{self._num_leases}"
         if self._draws.is_prioritised:
             entry = {"kind": "leased", "lease_id": lease_id, "step": step, "offsets": offsets}
@@ -221,7 +226,7 @@ class ExperienceLog:
         self.ledger.lease(offsets)
         by_offset = dict(zip(offsets, weights.tolist(), strict=True))
         self._leases[lease_id] = _OpenLease(offsets, by_offset, self._clock() + lease_s)
-        return Lease(lease_id, step, tuple(offsets), batch, weights)
+        return Lease(lease_id, step, tuple(offsets), self._records.rows(offsets), weights)
 
     def hold(self, held: Iterable[Held], lease_s: float) -> None:
         """Leases of a process before this one, which its learner still has, go on; what was decided about stays so."""
@@ -346,9 +351,9 @@ class ExperienceLog:
         self.num_torn_bytes = recovered.num_torn_bytes
         self.damage = [self._narrowed(damage) for damage in recovered.damage]
         if self._draws.is_prioritised:
-            for first, place, offsets in self._records.holding(self.ledger.waiting):
-                spreads = reward_spreads(read_record(self.folder, place))
-                self._draws.add(offsets, spreads[np.array(offsets) - first])
+            waiting = [*self.ledger.waiting]
+            spreads = [reward_spreads(batch) for batch in self._records.rows(waiting).batches()]
+            self._draws.add(waiting, np.concatenate([np.zeros(0), *spreads]))
         self._draws.end_of_journal()
         self._prune()
         return assumed

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from raylign.rollout.experience.logged_rows import LoggedRows, RecordIndex
 from raylign.rollout.experience.recovery import recover
-from raylign.rollout.experience.segments import RecordIndex
 from raylign.rollout.experience.types import (
     FOLDER_NAME,
     ExperienceError,
@@ -88,8 +87,8 @@ class ReplayLog:
         """The groups that the step trained. There is nothing to settle."""
         recorded = self.recorded(step)
         weights = np.array(recorded.weights, np.float32)
-        return Lease(f"replay-{step}", step, tuple(recorded.trained), self.read(recorded.trained), weights)
+        return Lease(f"replay-{step}", step, tuple(recorded.trained), self.rows(recorded.trained), weights)
 
-    def read(self, offsets: list[int]) -> Any:
-        """A record batch of the groups at the offsets, in their order."""
-        return self._records.read(offsets)
+    def rows(self, offsets: list[int]) -> LoggedRows:
+        """The groups at the offsets, in their order."""
+        return self._records.rows(offsets)

@@ -11,12 +11,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate, chain, pairwise
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from raylign.rollout.late_text import Decode
 from raylign.rollout.sample import Completion, Failure, Group, Prompt, VersionSpan
 
 VERSION = 1
@@ -166,7 +167,7 @@ def _completions(batch: pa.RecordBatch) -> list[tuple[Completion, ...]]:
         return batch.column(name).flatten()
 
     token_ids, logps = _views(inner("completion_token_ids")), _views(inner("completion_logps"))
-    texts, stop_reasons = inner("completion_texts").to_pylist(), inner("completion_stop_reasons").to_pylist()
+    texts, stop_reasons = inner("completion_texts"), inner("completion_stop_reasons").to_pylist()
     spans = inner("completion_version_spans").to_pylist()
     return [
         tuple(
@@ -175,7 +176,7 @@ def _completions(batch: pa.RecordBatch) -> list[tuple[Completion, ...]]:
                 logps=logps[i],
                 version_spans=tuple(VersionSpan(**span) for span in spans[i]),
                 stop_reason=stop_reasons[i],
-                text=texts[i],
+                text=cast(str, Decode(texts, i)),
             )
             for i in range(start - first, end - first)
         )

@@ -1,8 +1,8 @@
 """The segment files of the experience log: Arrow IPC streams, a record batch an append.
 
-Given serialised batches, writes them behind each other; given a place, gives the batch back as a view of the mapped
-file once its checksum holds. A record that is damaged is kept aside, and a record without rows is put in its place, so
-that the file stays a valid stream and all other records stay where they are.
+Given serialised batches, writes them behind each other, and says where each lies (`logged_rows.py` reads them). A
+record that is damaged is kept aside, and a record without rows is put in its place, so that the file stays a valid
+stream and all other records stay where they are.
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ from __future__ import annotations
 import mmap
 import os
 import struct
-from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -125,57 +124,12 @@ def sync_files(paths: list[Path]) -> None:
             raise write_error(path, 0, error) from error
 
 
-def read_record(folder: Path, place: Place, schema: pa.Schema = SCHEMA) -> pa.RecordBatch:
-    """The batch at a place, as a view of the file, which stays mapped as long as the batch lives."""
-    path = segment_path(folder, place.segment)
-    message = _mapped(path, place.start, place.length)
-    if message is None or xxhash.xxh3_128_hexdigest(message) != place.checksum:
-        raise ExperienceDamageError(
-            f"{path}: the record at byte {place.start} ({place.length} bytes) is damaged; "
-            "go on by --resume, which keeps the damaged bytes aside and issues its prompts again"
-        )
-    return pa.ipc.read_record_batch(pa.py_buffer(message), schema)
-
-
-class RecordIndex:
-    """Which record holds which offset."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._firsts: list[int] = []
-        self._places: list[Place] = []
-
-    def add(self, first_offset: int, place: Place) -> None:
-        self._firsts.append(first_offset)
-        self._places.append(place)
-
-    def read(self, offsets: Sequence[int]) -> pa.RecordBatch:
-        """The rows at the offsets, in their order; not copied where they lie in one record behind each other."""
-        batches = {first: read_record(self._folder, place) for first, place, _ in self.holding(offsets)}
-        pieces = []
-        start = 0
-        for end in range(1, len(offsets) + 1):
-            first = self._firsts[self._number(offsets[start])]
-            batch = batches[first]
-            if end == len(offsets) or offsets[end] != offsets[end - 1] + 1 or offsets[end] >= first + batch.num_rows:
-                pieces.append(batch.slice(offsets[start] - first, end - start))
-                start = end
-        return pieces[0] if len(pieces) == 1 else pa.concat_batches(pieces)
-
-    def holding(self, offsets: Iterable[int]) -> list[tuple[int, Place, list[int]]]:
-        """First offset and place of each record needed, and which of the offsets it holds."""
-        found: dict[int, list[int]] = {}
-        for offset in offsets:
-            found.setdefault(self._number(offset), []).append(offset)
-        return [(self._firsts[n], self._places[n], held) for n, held in found.items()]
-
-    def prune(self, floor: int) -> None:
-        """Records that end below the offset are not asked for any more."""
-        num_done = max(0, self._number(floor))
-        del self._firsts[:num_done], self._places[:num_done]
-
-    def _number(self, offset: int) -> int:
-        return bisect_right(self._firsts, offset) - 1
+def damaged(folder: Path, place: Place) -> ExperienceDamageError:
+    """The error of whoever finds a record so."""
+    return ExperienceDamageError(
+        f"{segment_path(folder, place.segment)}: the record at byte {place.start} ({place.length} bytes) is damaged; "
+        "go on by --resume, which keeps the damaged bytes aside and issues its prompts again"
+    )
 
 
 def why_damaged(folder: Path, place: Place) -> str | None:

@@ -77,8 +77,8 @@ class Lease:
     lease_id: str
     step: int
     offsets: tuple[int, ...]
-    batch: Any
-    """pyarrow.RecordBatch in the order of `offsets`; `experience_schema.batch_to_groups` makes groups of it."""
+    rows: Any
+    """`logged_rows.LoggedRows`, in the order of `offsets`: where they lie, for a reader on the log's node."""
     weights: FloatArray
     """(len(offsets),) importance weights; all 1 unless sampling is prioritised."""
 

@@ -13,10 +13,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from raylign.rollout.weights.buckets import BucketFile, BucketInfo, map_bucket, remove_orphans, shared_memory_folder
+from raylign.rollout.weights.buckets import BucketFile, BucketInfo, BucketMaps, remove_orphans, shared_memory_folder
 from raylign.rollout.weights.group import Backend, TransferGroup
+
+if TYPE_CHECKING:
+    import torch
 
 PROBE_BYTES = 1 << 20
 """Moved once, when a group is formed."""
@@ -30,6 +33,8 @@ class Courier:
         self._host = host
         self._folder = folder or shared_memory_folder()
         self._files: list[BucketFile] = []
+        self._maps = BucketMaps()
+        self._of_this_version: set[str] = set()
         self._group: TransferGroup | None = None
         self._store: Any = None
         remove_orphans(self._folder)
@@ -67,7 +72,7 @@ class Courier:
         self._group = TransferGroup(backend, self._store, member, num_members, self._host, deadline_s)
         expected = (torch.arange(PROBE_BYTES) % 251).to(torch.uint8)
         found = expected if member == 0 else torch.zeros_like(expected)
-        self._group.broadcast(found)
+        self._group.broadcast([found])
         if not torch.equal(found, expected):
             raise ValueError(f"the group of {num_members} nodes does not deliver what was sent ({backend})")
 
@@ -79,9 +84,16 @@ class Courier:
         import torch
 
         assert self._group is not None, "join comes first"
-        for info in buckets:
-            if info.num_bytes:
-                self._group.broadcast(torch.frombuffer(map_bucket(info), dtype=torch.uint8, count=info.num_bytes))
+        self._group.broadcast(
+            torch.frombuffer(self._maps.of(info), dtype=torch.uint8, count=info.num_bytes)
+            for info in buckets
+            if info.num_bytes
+        )
+        if buckets[0].index == 0:
+            self._of_this_version = set()
+        self._of_this_version |= {info.path for info in buckets}
+        if buckets[-1].index == buckets[-1].num_buckets - 1:
+            self._maps.keep_only(self._of_this_version)
 
     async def receive(self, buckets: Sequence[BucketInfo]) -> list[BucketInfo]:
         """The others: the same buckets in this node's memory, written over those of the version before."""
@@ -89,18 +101,19 @@ class Courier:
 
     def _receive(self, buckets: Sequence[BucketInfo]) -> list[BucketInfo]:
         assert self._group is not None, "join comes first"
-        copies = []
-        for info in buckets:
-            while len(self._files) <= info.index:
-                self._files.append(BucketFile(self._folder, 0))
-            file = self._files[info.index]
-            memory = file.room_for(info.num_bytes)
-            if info.num_bytes:
-                self._group.broadcast(memory)
-            copies.append(replace(info, path=str(file.path)))
+        self._group.broadcast(self._room_for(info) for info in buckets if info.num_bytes)
+        copies = [replace(info, path=str(self._file(info.index).path)) for info in buckets]
         while self._files and len(self._files) > buckets[-1].num_buckets:
             self._files.pop().close()
         return copies
+
+    def _room_for(self, info: BucketInfo) -> torch.Tensor:
+        return self._file(info.index).room_for(info.num_bytes)
+
+    def _file(self, index: int) -> BucketFile:
+        while len(self._files) <= index:
+            self._files.append(BucketFile(self._folder, 0))
+        return self._files[index]
 
     async def leave(self) -> None:
         """Give up the group; what was received stays."""
@@ -111,5 +124,6 @@ class Courier:
     async def stop(self) -> None:
         """Give back group and memory."""
         await self.leave()
+        self._maps.keep_only(set())
         while self._files:
             self._files.pop().close()

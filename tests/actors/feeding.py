@@ -80,7 +80,7 @@ class Fed:
     async def lease(self, count: int, step: int) -> str:
         lease = await self.host.lease(count, HANGS_S, step, HANGS_S)
         assert lease is not None, self.feeder.state()
-        self.read += batch_to_groups(message_to_batch(lease.batch))
+        self.read += lease.rows.groups()
         return lease.lease_id
 
     async def train(self, count: int, step: int) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from raylign.actors.experience_host import ExperienceHost
-from raylign.rollout.experience.schema import batch_to_groups, batch_to_message, groups_to_batch, message_to_batch
+from raylign.rollout.experience.schema import batch_to_message, groups_to_batch
 from raylign.rollout.experience.types import (
     START,
     ExperienceConfig,
@@ -39,7 +39,7 @@ def message(*ordinals: int, num_tokens: int = 3) -> Any:
 
 def ordinals_of(lease: Lease | None) -> list[int]:
     assert lease is not None
-    groups = batch_to_groups(message_to_batch(lease.batch))
+    groups = lease.rows.groups()
     assert all((group.completions[0].token_ids == group.prompt.ordinal).all() for group in groups)
     return [group.prompt.ordinal for group in groups]
 
@@ -73,6 +73,28 @@ def test_an_expiring_lease_wakes_who_waits_for_its_groups(tmp_path: Path) -> Non
         assert first is not None
         with pytest.raises(LeaseExpiredError):
             await host.settle([first.lease_id], 0)
+        await host.close()
+
+    asyncio.run(scene())
+
+
+def test_a_lease_larger_than_the_budget_has_room_for_all_that_it_lacks_as_soon_as_it_waits(tmp_path: Path) -> None:
+    """Else the rest of the step would be generated a group at a time."""
+    config = ExperienceConfig(max_unread_mib=2.5 * message(0).nbytes / 2**20)
+
+    async def scene() -> None:
+        host = ExperienceHost(tmp_path, config)
+        await host.start(START)
+        for ordinal in range(3):
+            await host.append(message(ordinal))
+        assert (await host.arrivals(HANGS_S)).num_room == 0
+        news = asyncio.create_task(host.arrivals(HANGS_S))
+        asking = asyncio.create_task(host.lease(8, HANGS_S, 0, HANGS_S))
+        assert (await asyncio.wait_for(news, HANGS_S)).num_room == 5
+        for ordinal in range(3, 8):
+            await host.append(message(ordinal))
+        assert ordinals_of(await asyncio.wait_for(asking, HANGS_S)) == [*range(8)]
+        assert (await host.arrivals(HANGS_S)).num_room == 2
         await host.close()
 
     asyncio.run(scene())

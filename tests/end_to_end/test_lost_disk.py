@@ -54,7 +54,9 @@ def test_a_run_whose_disk_is_lost_goes_on_from_its_copy_and_answers_again_what_c
         assert re.search(r"^\d+ prompts are answered again, and all from number \d+ on$", said, re.MULTILINE)
         assert [line["step"] for line in read_metrics(folder)] == list(range(1, NUM_STEPS + 1))
         log = ReplayLog.open(folder)
-        trained = [ordinal for step in range(NUM_STEPS) for ordinal in log.lease(step).batch["ordinal"].to_pylist()]
+        trained = [
+            ordinal for step in range(NUM_STEPS) for ordinal in log.lease(step).rows.batch()["ordinal"].to_pylist()
+        ]
         assert sorted(trained) == list(range(NUM_STEPS * GROUPS_PER_STEP))
         assert copy.steps() == [NUM_STEPS]
 

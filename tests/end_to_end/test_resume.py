@@ -64,7 +64,7 @@ def views(folder: Path) -> Lines:
 def trained_ordinals(folder: Path) -> list[list[int]]:
     """By step."""
     log = ReplayLog.open(folder)
-    return [log.lease(step).batch.column("ordinal").to_pylist() for step in range(NUM_STEPS)]
+    return [log.lease(step).rows.batch().column("ordinal").to_pylist() for step in range(NUM_STEPS)]
 
 
 @pytest.fixture(scope="module")

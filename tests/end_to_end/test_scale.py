@@ -63,7 +63,9 @@ def test_one_engine_then_two_then_one_in_a_run(start_model: Path, tmp_path: Path
     assert engines[:10] == [None] * 10 and engines[joined_at + 5] == 2 and engines[-1] == 1
     assert sum(line["rollout/reissued_prompts"] + line["rollout/aborted_groups"] for line in lines) == 0
     log = ReplayLog.open(folder)
-    trained = [ordinal for step in range(len(lines)) for ordinal in log.lease(step).batch.column("ordinal").to_pylist()]
+    trained = [
+        ordinal for step in range(len(lines)) for ordinal in log.lease(step).rows.batch().column("ordinal").to_pylist()
+    ]
     assert len(set(trained)) == len(trained) == len(lines) * GROUPS_PER_STEP
     ahead = {number for number in range(max(trained)) if number not in set(trained)}
     assert len(ahead) <= 3 * GROUPS_PER_STEP  # finished later than others, and waiting in the log

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from raylign.actors.learner.group import last_words
+from raylign.actors.learner.last_words import last_words
 from raylign.actors.learner.mailbox import LearnerError
 from raylign.actors.weights.update import Phase, WeightUpdateError
 from raylign.jobs.run.recovery import LearnerLosses

@@ -16,7 +16,7 @@ from raylign.jobs.config.train import TrainConfig
 from raylign.jobs.curricula.prompts import PromptCurriculum
 from raylign.jobs.run.step_batches import ExhaustedError, StepBatch, StepBatches, StuckError, mask_too_old
 from raylign.learners.examples.example import Example
-from raylign.rollout.experience.schema import batch_to_message, groups_to_batch
+from raylign.rollout.experience.schema import groups_to_batch
 from raylign.rollout.experience.types import Held, Lease
 from raylign.rollout.sample import Completion, Group, Prompt, VersionSpan
 
@@ -37,6 +37,19 @@ def group(ordinal: int, versions: Sequence[int] = (0, 0), rewards: Sequence[floa
 
 
 @dataclass
+class GivenRows:
+    """Of no log."""
+
+    given: list[Group]
+
+    def groups(self) -> list[Group]:
+        return self.given
+
+    def batch(self) -> Any:
+        return groups_to_batch(self.given)
+
+
+@dataclass
 class Recorded:
     """A log that serves a list, and remembers what it was told."""
 
@@ -50,8 +63,8 @@ class Recorded:
             return None
         offsets = tuple(range(self._next, self._next + count))
         self._next += count
-        message = batch_to_message(groups_to_batch([self.groups[offset] for offset in offsets]))
-        return Lease(str(self._next), step, offsets, message, np.ones(count, np.float32))
+        rows = GivenRows([self.groups[offset] for offset in offsets])
+        return Lease(str(self._next), step, offsets, rows, np.ones(count, np.float32))
 
     async def mark_filtered(self, offsets: Sequence[int], step: int) -> None:
         self.filtered += offsets

@@ -22,7 +22,7 @@ import pytest
 from raylign.rollout.experience.log import ExperienceLog
 from raylign.rollout.experience.recovery import recover
 from raylign.rollout.experience.replay import ReplayLog
-from raylign.rollout.experience.schema import batch_to_groups, groups_to_batch
+from raylign.rollout.experience.schema import groups_to_batch
 from raylign.rollout.experience.types import (
     START,
     ExperienceConfig,
@@ -52,7 +52,7 @@ def train(log: ExperienceLog, count: int, step: int) -> list[int]:
     lease = log.lease(count, 60, step)
     assert lease is not None
     log.settle(lease.lease_id, step)
-    return [one.prompt.ordinal for one in batch_to_groups(lease.batch)]
+    return [one.prompt.ordinal for one in lease.rows.groups()]
 
 
 def a_log(folder: Path, segment_mib: float = 256.0) -> LogPosition:
@@ -223,9 +223,10 @@ def test_damage_after_opening_is_an_error_when_it_is_read(tmp_path: Path) -> Non
     position = a_log(tmp_path)
     with ExperienceLog.open(tmp_path, FIFO, position) as log:
         flip(tmp_path / SEGMENT, record_places(tmp_path)[2][0] + 50)
+        lease = log.lease(4, 60, 1)
+        assert lease is not None
         with pytest.raises(ExperienceDamageError, match=r"the record at byte .* is damaged; go on by --resume"):
-            log.lease(4, 60, 1)
-        assert log.counters.leased_groups == 0 and log.counters.unread_groups == 8
+            lease.rows.groups()
 
 
 def test_replay_refuses_what_it_cannot_know(tmp_path: Path) -> None:
@@ -233,7 +234,7 @@ def test_replay_refuses_what_it_cannot_know(tmp_path: Path) -> None:
     a_log(folder)
     flip(folder / SEGMENT, record_places(folder)[0][0] + 50)
     with pytest.raises(ExperienceDamageError, match="the record at byte"):
-        ReplayLog.open(tmp_path).lease(0)
+        ReplayLog.open(tmp_path).lease(0).rows.groups()
     flip(folder / "journal.log", 10)
     for _ in range(2):
         with pytest.raises(ExperienceError, match=r"1 lines of the journal .* cannot be told any more"):

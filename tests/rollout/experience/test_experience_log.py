@@ -14,7 +14,7 @@ import pytest
 from raylign.rollout.experience.draws import draw_prioritised
 from raylign.rollout.experience.log import ExperienceLog
 from raylign.rollout.experience.replay import ReplayLog
-from raylign.rollout.experience.schema import batch_to_groups, batch_to_message, groups_to_batch
+from raylign.rollout.experience.schema import batch_to_message, groups_to_batch
 from raylign.rollout.experience.types import (
     START,
     ExperienceConfig,
@@ -48,7 +48,7 @@ def append(log: ExperienceLog, ordinals: Sequence[int]) -> range:
 
 def ordinals_of(lease: Lease | None) -> list[int]:
     assert lease is not None
-    groups = batch_to_groups(lease.batch)
+    groups = lease.rows.groups()
     assert all((one.prompt.token_ids == one.prompt.ordinal).all() for one in groups)  # the arrays, not only the keys
     return [one.prompt.ordinal for one in groups]
 
@@ -88,7 +88,7 @@ def test_a_serialised_batch_is_logged_as_it_is(tmp_path: Path) -> None:
         append(log, [0])
         log.append(batch_to_message(groups_to_batch([group(1), group(2)])))
         lease = log.lease(3, 60)
-        assert lease is not None and lease.batch.column("offset").to_pylist() == [0, 1, 2]
+        assert lease is not None and lease.rows.batch().column("offset").to_pylist() == [0, 1, 2]
         assert ordinals_of(lease) == [0, 1, 2]
 
 
