@@ -7,6 +7,7 @@ Given the cluster's address and the label that tells its nodes apart; prints a l
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import time
 from collections import Counter
@@ -19,7 +20,7 @@ def main(address: str, label: str) -> None:
     import ray
     from ray.util import placement_group_table
 
-    ray.init(address, log_to_driver=False, logging_level="ERROR")
+    ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
     before = None
     while True:
         here = Counter(each["Labels"].get(label, "head") for each in ray.nodes() if each["Alive"])

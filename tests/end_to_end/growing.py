@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil
 import yaml
 
 from tests.end_to_end.nodes import Nodes, free_ports, nodes
@@ -105,14 +104,3 @@ class Arrivals:
                 asked_at = None
             before = now
         return found
-
-
-def raylet_of(cluster: Nodes, role: str) -> psutil.Process:
-    """Of the latest node of a role that the autoscaler started."""
-    label = json.dumps({LABEL: role})[1:-1]
-    found = [
-        each
-        for each in cluster.processes[0].alive()
-        if each.name() == "raylet" and any(word.startswith("--labels=") and label in word for word in each.cmdline())
-    ]
-    return max(found, key=lambda each: each.create_time())

@@ -38,6 +38,10 @@ NODE_PORTS = (
     "node-manager-port",
     "object-manager-port",
 )
+RAYS_PATIENCE = "Timed out waiting for file"
+"""Said by a raylet whose agent took more than 15 s to listen, as on a busy machine it may: a limit in Ray's source."""
+MOST_STARTS = 20
+"""Of nodes in one cluster: then it is no accident."""
 
 
 @dataclass
@@ -62,7 +66,12 @@ class Nodes:
     def join(self, *words: str, host: str | None = None, within: Sequence[str] = ()) -> WatchedProcess:
         """Another node, as soon as it has registered; `host` and `within`: where, if not beside the head."""
         process = self._start(f"--address={self.address}", *words, host=host, within=within)
-        process.wait_for(lambda: "Ray runtime started" in process.output(), "another node")
+        try:
+            process.wait_for(lambda: "Ray runtime started" in process.output(), "another node")
+        except AssertionError:
+            if RAYS_PATIENCE not in process.output() or len(self.processes) > MOST_STARTS:
+                raise
+            return self.join(*words, host=host, within=within)
         return process
 
     def _start(self, *words: str, host: str | None = None, within: Sequence[str] = ()) -> WatchedProcess:

@@ -17,10 +17,10 @@ import psutil
 import pytest
 
 from raylign.jobs.run.folder import read_metrics
-from tests.end_to_end.growing import LABEL, ROLES, Arrivals, growing_cluster, raylet_of
+from tests.end_to_end.growing import LABEL, ROLES, Arrivals, growing_cluster
 from tests.end_to_end.nodes import Nodes
 from tests.end_to_end.processes import WatchedProcess
-from tests.end_to_end.test_lost_node import NUM_STEPS, kill_with_all_below, start_run
+from tests.end_to_end.test_lost_node import start_run
 from tests.end_to_end.trained import check_trained_once
 from tests.patience import HANGS_S
 
@@ -53,23 +53,6 @@ def running(cluster: Nodes, model: Path, num_steps: int) -> Iterator[tuple[Watch
         arrivals.process.end()
 
 
-def test_nodes_come_for_a_run_one_is_taken_away_and_all_are_gone_after_it(
-    cluster: Nodes, start_model: Path, tmp_path: Path
-) -> None:
-    with running(cluster, start_model, NUM_STEPS) as (process, arrivals):
-        process.wait_for(lambda: len(read_metrics(tmp_path / "run")) >= 30, "step 30")
-        kill_with_all_below(raylet_of(cluster, "rollout"))
-        assert process.wait() == 0, process.output()
-        ended_at = arrivals.seen[-1]["at"]
-        arrivals.process.wait_for(lambda: not any(map(arrivals.num_nodes, ROLES)), "no node but the head")
-        grew_in_s = {role: arrivals.grew_in_s(role) for role in ROLES}
-        shrank_in_s = arrivals.seen[-1]["at"] - ended_at
-    print(f"\ndemand to node: {grew_in_s}; all gone {shrank_in_s:.1f} s after the last change of the run")
-    check_trained_once(tmp_path / "run", NUM_STEPS)
-    assert [len(grew_in_s[role]) for role in ROLES] == [1, 2]  # the second in the place of the one that was taken
-    assert max(seconds for each in grew_in_s.values() for seconds in each) <= 30
-
-
 def test_an_engine_that_joins_brings_a_node_and_takes_it_along_when_it_leaves(
     cluster: Nodes, start_model: Path, tmp_path: Path
 ) -> None:
@@ -95,4 +78,8 @@ def test_an_engine_that_joins_brings_a_node_and_takes_it_along_when_it_leaves(
         process.wait_for(lambda: steps() >= left_at + 10, "ten steps of one engine")
         os.kill(process.pid, signal.SIGINT)
         assert process.wait() == 130, process.output()
+        grew_in_s = {role: arrivals.grew_in_s(role) for role in ROLES}
+    print(f"\ndemand to node, in seconds: {grew_in_s}")
     check_trained_once(folder, steps())
+    assert [len(grew_in_s[role]) for role in ROLES] == [1, 2]
+    assert max(seconds for each in grew_in_s.values() for seconds in each) <= 30

@@ -18,7 +18,7 @@ def check_trained_once(folder: Path, num_steps: int, max_staleness: int = 2) -> 
     assert [line["step"] for line in lines] == list(range(1, num_steps + 1))
     assert max(line["staleness/max"] for line in lines) <= max_staleness
     log = ReplayLog.open(folder)
-    by_step = [log.lease(step).batch.column("ordinal").to_pylist() for step in range(num_steps)]
+    by_step = [log.lease(step).rows.batch().column("ordinal").to_pylist() for step in range(num_steps)]
     trained = [ordinal for step in by_step for ordinal in step]
     assert len(set(trained)) == len(trained), "a prompt was trained twice"
     ahead = set(range(max(trained))) - set(trained)
