@@ -42,6 +42,7 @@ BENCHMARKS = {
     "experience_log": 900.0,
     "control_plane": 900.0,
     "memory": 2400.0,
+    "learner_memory": 2400.0,
     "large_step": 900.0,
     "mismatch": 600.0,
     "bleu": 300.0,

@@ -172,6 +172,16 @@ class Learner:
         self.num_batches = state["num_batches"]
         self.objective.load_state(state["algorithm"])
 
+    def offload(self) -> None:
+        """Everything that this rank holds on its GPU goes to the host, frozen models too: an engine takes its turn."""
+        self._reference.offload()
+        self.engine.offload()  # last: it gives the memory that was freed back to the driver
+
+    def reload(self) -> None:
+        """Take the GPU's memory back."""
+        self.engine.reload()
+        self._reference.reload()
+
     def _mini_batches(self, examples: list[Example]) -> list[list[Example]]:
         num_parts = min(self.objective.num_updates, len(examples))
         if num_parts == 1:

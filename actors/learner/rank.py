@@ -49,14 +49,6 @@ class LearnerRank(Learner):
         """What the objective learned beside the model."""
         return self.objective.state()
 
-    def offload(self) -> None:
-        """See `LearnerEngine.offload`."""
-        self.engine.offload()
-
-    def reload(self) -> None:
-        """See `LearnerEngine.reload`."""
-        self.engine.reload()
-
     def export_weights(self, version: int) -> list[BucketInfo]:
         """Of the current weights, on rank 0; the others only take part in gathering."""
         weights: Iterable[tuple[str, torch.Tensor]]

@@ -94,14 +94,28 @@ class NodeCopies:
         if (node := self._nodes.get(engine)) is not None:
             self._copies.pop(node, None)
 
+    async def keep_to(self, engines: Sequence[Engine]) -> None:
+        """End the couriers of nodes that all engines have left: a node with a process on it is never idle, and a
+        cluster that shrinks would keep it. Nothing is done while it is not known where one of these will be."""
+        if all(engine in self._nodes for engine in engines):
+            needed = {self._learner_node, *(self._nodes[engine] for engine in engines)}
+            if left := [node for node in self._couriers if node not in needed]:
+                await self._dissolve([])
+                await self._end(left)
+
     async def close(self) -> None:
         """End all couriers, and with them their memory."""
-        couriers, self._couriers = list(self._couriers.values()), {}
+        self._members = []
+        await self._end([*self._couriers])
+
+    async def _end(self, nodes: Sequence[str]) -> None:
+        couriers = [self._couriers.pop(node) for node in nodes]
+        for node in nodes:
+            self._copies.pop(node, None)
         stops = [wait_for(courier.stop.remote(), "a courier to stop", SIGN_OF_LIFE_S) for courier in couriers]
         await asyncio.gather(*stops, return_exceptions=True)
         for courier in couriers:
             kill(courier)
-        self._members, self._copies = [], {}
 
     async def _nodes_of(
         self, engines: Sequence[Engine], version: int

@@ -107,6 +107,8 @@ class WeightPublisher(FleetObserver):
             self.version, self.digest = exported.version, update.digest
             self.last = dataclasses.replace(update, num_replaced=len(failures))
             self.fleet.weights_published(exported.version)
+            if self._copies is not None:
+                await self._copies.keep_to(self.fleet.members)
             return self.last.metrics()
 
     async def set_aside(self) -> None:

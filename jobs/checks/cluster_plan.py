@@ -11,14 +11,13 @@ from collections.abc import Iterator, Sequence
 from raylign.jobs.checks.cluster_file import NodeType, read_cluster_file
 from raylign.jobs.checks.cluster_layout import Device, lay_out, roles_of
 from raylign.jobs.checks.findings import Findings, print_findings
+from raylign.jobs.checks.learner_memory import ACTIVATIONS, learner_bytes, sure_bytes
 from raylign.jobs.checks.machine import GIB
 from raylign.jobs.checks.memory_estimate import (
-    ACTIVATIONS,
     ModelSize,
     engine_bytes_on_host,
     engine_parts_on_gpu,
     kv_cache_tokens_in,
-    learner_bytes,
     model_size_of,
 )
 from raylign.jobs.config.train import TrainConfig
@@ -63,8 +62,7 @@ def _parts_of(
 ) -> Iterator[tuple[str, int]]:
     on_gpu = device.gpu is not None
     if name.startswith("learner rank"):
-        learner = leaves_the_gpu(config.learner) if shared else config.learner
-        held = learner_bytes(size, config.model_copy(update={"learner": learner}), on_gpu)
+        held = learner_bytes(size, _as_it_learns(config, shared), on_gpu)
         yield from ((column_of(part), num_bytes) for part, num_bytes in held.items())
     elif name.startswith("engine"):
         engine = beside_a_learner(config.rollout.engine) if shared else config.rollout.engine
@@ -73,6 +71,18 @@ def _parts_of(
         else:
             held = engine_bytes_on_host(size, engine)
             yield from ((column_of(part), num_bytes) for part, num_bytes in held.items())
+
+
+def _as_it_learns(config: TrainConfig, shared: bool) -> TrainConfig:
+    learner = leaves_the_gpu(config.learner) if shared and config.algorithm.needs_rollouts else config.learner
+    return config.model_copy(update={"learner": learner})
+
+
+def _guessed(device: Device, size: ModelSize, config: TrainConfig, shared: bool) -> int:
+    """Of what lies there, bytes that are a rule of thumb."""
+    config, on_gpu = _as_it_learns(config, shared), device.gpu is not None
+    ranks = sum(name.startswith("learner rank") for name in device.roles)
+    return ranks * (sum(learner_bytes(size, config, on_gpu).values()) - sure_bytes(size, config, on_gpu))
 
 
 def column_of(part: str) -> str:
@@ -101,9 +111,8 @@ def examine_cluster(
             note = f"{kind.name}: how much memory its GPUs have is not known; give it by --gpu_gib"
             findings.warnings += [] if note in findings.warnings else [note]
         elif sum(parts.values()) > kind.gpu_bytes:
-            over = (
-                findings.warnings if sum(parts.values()) - parts["activations"] <= kind.gpu_bytes else findings.problems
-            )
+            sure = sum(parts.values()) - _guessed(device, size, config, shared)
+            over = findings.warnings if sure <= kind.gpu_bytes else findings.problems
             over.append(_too_much(device, place, sum(parts.values()), kind.gpu_bytes))
         elif any(name.startswith("engine") for name in device.roles):
             engine = config.rollout.engine

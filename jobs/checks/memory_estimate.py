@@ -1,7 +1,6 @@
-"""How much memory a run will take, from the headers of the weight files.
+"""How large a model is, from the headers of its weight files, and what an engine and a checkpoint take.
 
-Given a model folder and a `TrainConfig`; gives bytes by part, for one learner rank and one engine. Exact for weights,
-gradients, optimizer and cache; activations are a rule of thumb.
+Given a model folder and a `TrainConfig`; gives bytes by part. What a learner rank takes is in `learner_memory.py`.
 """
 
 from __future__ import annotations
@@ -14,14 +13,10 @@ from typing import Any
 
 from raylign.jobs.checks.machine import GIB, Machine
 from raylign.jobs.config.train import TrainConfig
-from raylign.learners.engines.config import resolve_micro_batch_tokens
 from raylign.rollout.engine.config import EngineConfig
 from raylign.rollout.model_folder import find_model_folder
 
-ACTIVATIONS = "activations (about)"
 BYTES = {"float32": 4, "bfloat16": 2}
-LEARNER_LIBRARIES_BYTES = 4 * GIB // 10
-"""Measured: a process with torch, DeepSpeed and transformers imported, with its loaded kernels."""
 ENGINE_LIBRARIES_BYTES = 11 * GIB // 10
 """Measured: vLLM's front process and engine core."""
 
@@ -44,6 +39,10 @@ class ModelSize:
     num_kv_heads: int
     head_width: int
     max_positions: int | None
+    query_width: int
+    """Of all heads together."""
+    normalizes_heads: bool
+    """Queries and keys go through norms of their own."""
 
     def kv_bytes_per_token(self, dtype_bytes: int) -> int:
         """Keys and values of one token in all layers."""
@@ -74,8 +73,10 @@ def read_model_size(folder: Path) -> ModelSize | None:
         mlp_width=config.get("intermediate_size", 4 * config["hidden_size"]),
         vocabulary_size=config["vocab_size"],
         num_kv_heads=config.get("num_key_value_heads") or heads,
-        head_width=config.get("head_dim") or config["hidden_size"] // heads,
+        head_width=(head_width := config.get("head_dim") or config["hidden_size"] // heads),
         max_positions=config.get("max_position_embeddings"),
+        query_width=heads * head_width,
+        normalizes_heads=any("q_norm" in name for name in shapes),
     )
 
 
@@ -114,51 +115,16 @@ def _header(file: Path) -> dict[str, list[int]]:
 def checkpoint_bytes(size: ModelSize, config: TrainConfig, on_gpu: bool) -> int:
     """Disk of one checkpoint: the model to load, and beside it the state to resume, of all ranks together."""
     learner = config.learner
-    dtype_bytes = BYTES[_dtype(learner.dtype, on_gpu)]
-    moments = (12 if dtype_bytes == 2 else 8) * _trained_parameters(size, config)
+    dtype_bytes = BYTES[resolved_dtype(learner.dtype, on_gpu)]
+    moments = (12 if dtype_bytes == 2 else 8) * trained_parameters(size, config)
     return 2 * size.num_parameters * dtype_bytes + moments
 
 
-def _trained_parameters(size: ModelSize, config: TrainConfig) -> int:
+def trained_parameters(size: ModelSize, config: TrainConfig) -> int:
     lora = config.learner.lora
     if lora is None:
         return size.num_parameters
     return lora.rank * sum(rows + columns for rows, columns in size.matrix_shapes)
-
-
-def learner_bytes(size: ModelSize, config: TrainConfig, on_gpu: bool) -> dict[str, int]:
-    """Memory of one rank, by part. P parameters over N ranks."""
-    learner = config.learner
-    dtype_bytes = BYTES[_dtype(learner.dtype, on_gpu)]
-    mixed = dtype_bytes == 2
-    stage = max(1, learner.zero_stage) if mixed else learner.zero_stage
-    trained = _trained_parameters(size, config)
-
-    def sharded(num_bytes: int, from_stage: int) -> int:
-        return num_bytes // learner.num_ranks if stage >= from_stage else num_bytes
-
-    extra = trained if learner.lora is not None else 0
-    parts = {
-        "weights": sharded((size.num_parameters + extra) * dtype_bytes, 3),
-        "gradients": sharded(trained * 4, 2),
-        "optimizer (Adam's moments" + (", float32 masters)" if mixed else ")"): sharded(
-            trained * (12 if mixed else 8), 1
-        ),
-    }
-    if config.algorithm.needs_reference and learner.lora is None:
-        parts["reference model"] = sharded(size.num_parameters * dtype_bytes, 3)
-    # logits, their log-softmax and its gradient, in float32
-    pass_tokens = max(resolve_micro_batch_tokens(learner, on_gpu), config.rollout.engine.max_model_len)
-    parts["logits chunk"] = 3 * 4 * min(learner.logit_chunk_tokens, pass_tokens) * size.vocabulary_size
-    num_completions = config.sampling.num_completions if config.algorithm.needs_rollouts else 1
-    step_tokens = config.rollout.prompts_per_step * num_completions * config.rollout.engine.max_model_len
-    num_tokens = min(pass_tokens, step_tokens)
-    per_layer = num_tokens * (9 * size.width + 4 * size.mlp_width) * dtype_bytes
-    kept = num_tokens * size.width * dtype_bytes * size.num_layers
-    parts[ACTIVATIONS] = kept + per_layer if learner.gradient_checkpointing else per_layer * size.num_layers
-    if not on_gpu:
-        parts["libraries"] = LEARNER_LIBRARIES_BYTES
-    return parts
 
 
 def engine_bytes(size: ModelSize, engine: EngineConfig, machine: Machine) -> dict[str, int]:
@@ -172,7 +138,7 @@ def engine_bytes(size: ModelSize, engine: EngineConfig, machine: Machine) -> dic
 def engine_bytes_on_host(size: ModelSize, engine: EngineConfig) -> dict[str, int]:
     """Of one engine without GPU."""
     return {
-        "weights": size.num_parameters * BYTES[_dtype(engine.dtype, on_gpu=False)],
+        "weights": size.num_parameters * BYTES[resolved_dtype(engine.dtype, on_gpu=False)],
         "KV cache": int(engine.kv_cache_gib * GIB),
         "libraries": ENGINE_LIBRARIES_BYTES,
     }
@@ -180,7 +146,7 @@ def engine_bytes_on_host(size: ModelSize, engine: EngineConfig) -> dict[str, int
 
 def engine_parts_on_gpu(size: ModelSize, engine: EngineConfig, gpu_bytes: int | None) -> dict[str, int]:
     """On each GPU of one engine: what vLLM takes of it, whose cache is what weights and the rest leave."""
-    weights = size.num_parameters * BYTES[_dtype(engine.dtype, on_gpu=True)] // engine.tensor_parallel_size
+    weights = size.num_parameters * BYTES[resolved_dtype(engine.dtype, on_gpu=True)] // engine.tensor_parallel_size
     if gpu_bytes is None:
         return {"weights": weights}
     left = int(engine.gpu_memory_utilization * gpu_bytes) - weights - ENGINE_GPU_REST_BYTES
@@ -189,14 +155,14 @@ def engine_parts_on_gpu(size: ModelSize, engine: EngineConfig, gpu_bytes: int | 
 
 def kv_cache_tokens(size: ModelSize, engine: EngineConfig) -> int:
     """Tokens that fit in the KV cache of a CPU engine."""
-    return int(engine.kv_cache_gib * GIB) // size.kv_bytes_per_token(BYTES[_dtype(engine.dtype, on_gpu=False)])
+    return int(engine.kv_cache_gib * GIB) // size.kv_bytes_per_token(BYTES[resolved_dtype(engine.dtype, on_gpu=False)])
 
 
 def kv_cache_tokens_in(num_bytes: int, size: ModelSize, engine: EngineConfig) -> int:
     """Tokens that fit in so many bytes of each GPU of an engine, over which its heads are spread."""
     spread = min(engine.tensor_parallel_size, size.num_kv_heads)
-    return num_bytes * spread // size.kv_bytes_per_token(BYTES[_dtype(engine.dtype, on_gpu=True)])
+    return num_bytes * spread // size.kv_bytes_per_token(BYTES[resolved_dtype(engine.dtype, on_gpu=True)])
 
 
-def _dtype(dtype: str, on_gpu: bool) -> str:
+def resolved_dtype(dtype: str, on_gpu: bool) -> str:
     return dtype if dtype != "auto" else "bfloat16" if on_gpu else "float32"

@@ -20,17 +20,16 @@ from raylign.actors.cluster import ClusterConfig, check_address
 from raylign.jobs.checks.data import Samples, check_data, may_share_rows
 from raylign.jobs.checks.findings import Findings, print_findings
 from raylign.jobs.checks.idle_settings import idle_settings
+from raylign.jobs.checks.learner_memory import learner_bytes, sure_bytes
 from raylign.jobs.checks.levels import check_levels
 from raylign.jobs.checks.lora_targets import check_lora_targets
 from raylign.jobs.checks.machine import GIB, Machine, disk_space, this_machine
 from raylign.jobs.checks.memory_estimate import (
-    ACTIVATIONS,
     ModelSize,
     cached_snapshot,
     checkpoint_bytes,
     engine_bytes,
     kv_cache_tokens,
-    learner_bytes,
     model_size_of,
 )
 from raylign.jobs.checks.more_data import check_held_out_pairs, check_more_data
@@ -47,7 +46,7 @@ from raylign.jobs.config.train import (
 from raylign.jobs.run.copying import check_copy
 from raylign.jobs.run.folder import check_run_folder
 from raylign.jobs.run.output_folder import check_can_write
-from raylign.jobs.run.roles import beside_a_learner, gpus_of_rewards, shares_gpu
+from raylign.jobs.run.roles import beside_a_learner, gpus_of_rewards, leaves_the_gpu, shares_gpu
 from raylign.jobs.simulation.config import PlanConfig
 from raylign.rollout.data.text_checks import tokens_without_embedding
 from raylign.rollout.engine.config import EngineConfig
@@ -330,16 +329,19 @@ def _runs_here(address: str) -> bool:
 
 
 def _check_memory(config: TrainConfig, size: ModelSize, num_engines: int, machine: Machine, findings: Findings) -> None:
-    rank = learner_bytes(size, config, on_gpu=bool(machine.gpus))
+    on_gpu = bool(machine.gpus)
     gpus_per_engine = config.rollout.engine.tensor_parallel_size
     share_gpu = shares_gpu(len(machine.gpus), config.learner.num_ranks, num_engines, gpus_per_engine)
+    if share_gpu and config.algorithm.needs_rollouts:
+        config = config.model_copy(update={"learner": leaves_the_gpu(config.learner)})
+    rank = learner_bytes(size, config, on_gpu)
     engine_config = beside_a_learner(config.rollout.engine) if share_gpu else config.rollout.engine
     engine = engine_bytes(size, engine_config, machine) if num_engines else {}
     findings.memory += [("one learner rank", part, num_bytes) for part, num_bytes in rank.items()]
     findings.memory += [("one engine", part, num_bytes) for part, num_bytes in engine.items()]
     if not _runs_here(config.cluster.address):
         return
-    rough = rank[ACTIVATIONS]
+    rough = sum(rank.values()) - sure_bytes(size, config, on_gpu)
     if machine.gpus:
         needed = sum(rank.values()) + (sum(engine.values()) if share_gpu else 0)
         _check_fits(needed, rough, min(gpu.memory_bytes for gpu in machine.gpus), "a GPU", findings)

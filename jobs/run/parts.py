@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Coroutine
-from contextlib import AsyncExitStack, suppress
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,9 @@ class RunParts:
     publisher: WeightPublisher
     """Brings weights to the engines; only where there are engines."""
     takes_turns = False
-    """Colocated mode: the only GPU belongs to the engine or to the learner, never to both."""
+    """Colocated mode: the only GPU belongs to the engine or to the learner by turns."""
+    shares_gpu = False
+    """The same, or side by side on it, where the engine only evaluates."""
 
     def __init__(self, config: TrainConfig) -> None:
         self._config = config
@@ -88,7 +90,7 @@ class RunParts:
         cpus = cpus_for_each_role(config.learner.num_ranks + self.num_engines)
         gpus_per_engine = config.rollout.engine.tensor_parallel_size
         share_gpu = shares_gpu(num_gpus, config.learner.num_ranks, self.num_engines, gpus_per_engine)
-        self.takes_turns = share_gpu and self._generates
+        self.shares_gpu, self.takes_turns = share_gpu, share_gpu and self._generates
         engine_cores: list[int] | None = None
         learner_cores: list[int] = []
         if not uses_gpus and (self._generates or answers_rows(config)) and config.asynchrony.max_staleness > 0:
@@ -124,6 +126,15 @@ class RunParts:
         engines_start = partial(self._start_engines, checkpoint, cpus, share_gpu, engine_cores, copies)
         await self._start_roles(learner_starts, engines_start)
 
+    @asynccontextmanager
+    async def learner_on_its_gpu(self) -> AsyncIterator[None]:
+        """For what the learner does between its turns: engine and learner hold memory there meanwhile."""
+        if self.takes_turns:
+            await self.learner.reload()
+        yield
+        if self.takes_turns:
+            await self.learner.offload()
+
     async def _start_roles(self, learner_starts: Start, engines_start: Start) -> None:
         """Side by side; on one GPU the engine first: it would count what a learner allocates meanwhile as its own."""
         if self.takes_turns:
@@ -135,7 +146,11 @@ class RunParts:
             await self.rollouts.wake()
             await self.publisher.catch_up()
             return
-        await asyncio.gather(learner_starts(), *([engines_start()] if self.num_engines else []))
+        if self.shares_gpu:
+            await engines_start()
+            await learner_starts()
+        else:
+            await asyncio.gather(learner_starts(), *([engines_start()] if self.num_engines else []))
         if self.num_engines and self._lora:
             await self.publisher.catch_up()
 

@@ -8,6 +8,7 @@ but for the only GPU of a machine, which one engine and one rank share.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
@@ -35,10 +36,11 @@ SHARED_GPU_ENGINE_MEMORY = 0.4
 
 
 def cpus_for_each_role(num_roles: int) -> float:
-    """CPUs that one role asks Ray for: a whole one where there are enough, else an equal share with some left over."""
+    """CPUs that one role asks Ray for: a whole one where there are enough or all are still to come, else an equal
+    share with some left over."""
     import ray
 
-    return min(1.0, ray.cluster_resources().get("CPU", 1.0) / (num_roles + 1))
+    return min(1.0, ray.cluster_resources().get("CPU", math.inf) / (num_roles + 1))
 
 
 def num_cluster_gpus() -> int:
@@ -73,9 +75,9 @@ async def way_between_nodes(config: WeightsConfig, learner_node: str, placements
 
 
 def leaves_the_gpu(learner: LearnerConfig) -> LearnerConfig:
-    """The learner's config on a GPU that it leaves to an engine by turns: DeepSpeed moves nothing to the host at
-    stage 0, nor in bfloat16 at stage 1; with one rank stage 2 computes the same."""
-    return learner.model_copy(update={"zero_stage": max(2, learner.zero_stage)})
+    """The learner's config on a GPU that it leaves to an engine by turns: ZeRO stage 2, the only one at which DeepSpeed
+    moves any optimizer to the host in both precisions; with its one rank all stages compute the same."""
+    return learner.model_copy(update={"zero_stage": 2})
 
 
 def beside_a_learner(engine: EngineConfig) -> EngineConfig:

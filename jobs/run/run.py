@@ -164,7 +164,10 @@ class Run:
         if not evaluates or self.step == self.recorder.evaluated_step:
             return
         clock = time.perf_counter()
-        metrics = await self.curriculum.evaluate(self.parts)
+        metrics: dict[str, float] = {}
+        if self.curriculum.evaluates:
+            async with self.parts.learner_on_its_gpu():
+                metrics = await self.curriculum.evaluate(self.parts)
         answered: dict[str, float] = {}
         groups: list[Group] = []
         if self._held_out.prompts is not None:
@@ -198,8 +201,6 @@ class Run:
 
     async def checkpoint(self) -> None:
         """Model and resumable state, complete or not there."""
-        if self.parts.takes_turns:
-            await self.parts.learner.reload()
         loop = asyncio.get_running_loop()
 
         def write(folder: Path) -> None:
@@ -207,10 +208,9 @@ class Run:
             self.curriculum.save(folder)
             check_model_is_there(folder)
 
-        await asyncio.to_thread(self.checkpoints.save, self._record(), write)
-        await self.curriculum.write_results(self.folder.path, self.step, self.parts)
-        if self.parts.takes_turns:
-            await self.parts.learner.offload()
+        async with self.parts.learner_on_its_gpu():
+            await asyncio.to_thread(self.checkpoints.save, self._record(), write)
+            await self.curriculum.write_results(self.folder.path, self.step, self.parts)
         if self._flow is not None:
             await self._flow.commit()
         self._saved_step = self.step

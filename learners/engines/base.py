@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from raylign.learners.model.scorer import ScorerModel
 
     LearnerModel = PolicyModel | ScorerModel
-    FrozenModel = Callable[[MicroBatch], tuple[torch.Tensor, torch.Tensor]]
-    """(logps (N,), entropies (N,)) of a micro-batch."""
     LossFunction = Callable[[torch.Tensor, torch.Tensor, MicroBatch], tuple[torch.Tensor, PassMetrics]]
     """(logps (N,), entropies (N,), batch) → this micro-batch's share of the loss, and metrics."""
 
@@ -57,7 +55,8 @@ class LearnerEngine(Protocol):
         """Of the whole tensor, however it is sharded; needs no collective."""
 
     def offload(self) -> None:
-        """Give the GPU's memory to the engine that shares it (colocated mode)."""
+        """Give the GPU's memory to the engine that shares it (colocated mode): parameters, gradients, masters and
+        moments are on the host afterwards. A ValueError where they cannot leave."""
 
     def reload(self) -> None:
         """Take it back."""

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from raylign.learners.engines.config import LearnerConfig
 
 if TYPE_CHECKING:
-    from raylign.learners.engines.base import FrozenModel, LearnerEngine, LearnerModel
+    from raylign.learners.engines.base import LearnerEngine, LearnerModel
+    from raylign.learners.engines.frozen import FrozenModel
 
 
 def build_engine(

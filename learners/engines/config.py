@@ -33,7 +33,7 @@ class LearnerConfig(BaseModel, extra="forbid", use_attribute_docstrings=True):
     """Data-parallel processes; one per GPU on GPU machines."""
     zero_stage: int = Field(0, ge=0, le=3)
     """DeepSpeed ZeRO stage: what is sharded over the ranks. bfloat16 at stage 0 runs as stage 1, which keeps
-    its masters.
+    its masters; on a GPU that an engine has by turns all run as stage 2, which can leave it.
     """
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Computation; masters stay float32. auto: float32 on CPU, bfloat16 on GPU."""

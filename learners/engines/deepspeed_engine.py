@@ -15,6 +15,7 @@ import numpy as np
 
 from raylign.learners.engines.config import LearnerConfig, resolve_dtype
 from raylign.learners.engines.distributed import local_device, reduce_metrics, world_size
+from raylign.learners.engines.frozen import FrozenModel, move
 from raylign.learners.engines.non_finite import NonFiniteError, non_finite_error
 from raylign.learners.engines.schedule import learning_rate
 from raylign.learners.engines.state_files import load_as_data
@@ -24,10 +25,12 @@ from raylign.learners.meters.metric import Metric, PassMetrics, StepMetrics, add
 if TYPE_CHECKING:
     import torch
 
-    from raylign.learners.engines.base import FrozenModel, LearnerModel, LossFunction
+    from raylign.learners.engines.base import LearnerModel, LossFunction
     from raylign.learners.examples.micro_batch import MicroBatch
 
 NUM_NON_FINITE = "num_non_finite"
+MOST_REDUCED_AT_ONCE = 500_000_000
+"""Gradients: DeepSpeed's default."""
 
 
 class DeepSpeedEngine:
@@ -47,8 +50,9 @@ class DeepSpeedEngine:
         self._plain_grad_norm = 0.0
         bf16 = resolve_dtype(config) == "bfloat16"
         self.zero_stage = max(1, config.zero_stage) if bf16 else config.zero_stage
-        # Stage 0 has torch's own optimizer, and bfloat16 at stage 1 DeepSpeed's BF16_Optimizer: neither can be moved.
-        self.moves_states = self.zero_stage > (1 if bf16 else 0)
+        # Stage 0 has torch's own optimizer, bfloat16 at stage 1 DeepSpeed's BF16_Optimizer, which cannot be moved;
+        # stage 3 moves DeepSpeed's own fused Adam only.
+        self.moves_states = self.zero_stage == 2 or (self.zero_stage == 1 and not bf16)
         self.trainable = [parameter for parameter in policy.parameters() if parameter.requires_grad]
         shared = {"lr": config.learning_rate, "eps": config.adam_epsilon, "weight_decay": config.weight_decay}
         optimizer: torch.optim.Optimizer
@@ -58,10 +62,13 @@ class DeepSpeedEngine:
             optimizer = torch.optim.RMSprop(self.trainable, **shared)
         if self.zero_stage == 0:
             optimizer.register_step_pre_hook(lambda *_: self._check_and_clip())
-        self._engine = _initialize(policy, self._deepspeed_config(bf16), optimizer)
+        num_trained = sum(parameter.numel() for parameter in self.trainable)
+        self._engine = _initialize(policy, self._deepspeed_config(bf16, num_trained), optimizer)
         self.policy = policy
+        frozen = (parameter for parameter in policy.parameters() if not parameter.requires_grad)
+        self._frozen = (*frozen, *policy.buffers())
 
-    def _deepspeed_config(self, bf16: bool) -> dict[str, Any]:
+    def _deepspeed_config(self, bf16: bool, num_trained: int) -> dict[str, Any]:
         return {
             "train_micro_batch_size_per_gpu": 1,
             "gradient_accumulation_steps": 1,
@@ -74,6 +81,8 @@ class DeepSpeedEngine:
                 "stage": self.zero_stage,
                 "overlap_comm": False,
                 "reduce_scatter": self.device.type == "cuda",
+                # DeepSpeed lays out the whole bucket on a GPU, 2 GB of float32 by default, however small the model
+                "reduce_bucket_size": min(num_trained, MOST_REDUCED_AT_ONCE),
                 "stage3_param_persistence_threshold": 1000,
             },
             "bf16": {"enabled": bf16, **({"check_grad_overflow": True} if bf16 else {})},
@@ -164,13 +173,19 @@ class DeepSpeedEngine:
     def offload(self) -> None:
         import torch
 
-        if self.moves_states:
-            self._engine.offload_states()
+        if not self.moves_states:
+            raise ValueError(
+                f"learner.zero_stage is {self.config.zero_stage} and learner.dtype {resolve_dtype(self.config)}: "
+                "DeepSpeed cannot move their optimizer to the host, and an engine shares this GPU; set "
+                "learner.zero_stage to 2"
+            )
+        self._engine.offload_states()
+        move(self._frozen, "cpu")  # DeepSpeed moves what it trains, and the model under adapters is most of it
         torch.cuda.empty_cache()
 
     def reload(self) -> None:
-        if self.moves_states:
-            self._engine.reload_states()
+        self._engine.reload_states()
+        move(self._frozen, self.device)
 
     def save(self, folder: Path, extra: Mapping[str, Any]) -> None:
         import torch
@@ -210,26 +225,43 @@ def shard_frozen(model: LearnerModel, config: LearnerConfig) -> FrozenModel:
     if config.zero_stage < 3:
         for parameter in model.parameters():  # buffers stay float32, as DeepSpeed leaves them: rotary angles need it
             parameter.data = parameter.data.to(torch.bfloat16 if bf16 else torch.float32)
-        frozen: FrozenModel = model.to(local_device())
-        return frozen
+        whole = model.to(local_device())
+        return FrozenModel(whole, (*whole.parameters(), *whole.buffers()), local_device())
     settings = {
         "train_micro_batch_size_per_gpu": 1,
         "zero_optimization": {"stage": 3},
         "bf16": {"enabled": bf16},
         "steps_per_print": None,
     }
-    sharded: FrozenModel = _initialize(model, settings, None)
-    return sharded
+    return FrozenModel(_initialize(model, settings, None), None, local_device())
 
 
 def _initialize(model: LearnerModel, settings: dict[str, Any], optimizer: torch.optim.Optimizer | None) -> Any:
     """`deepspeed.initialize`, quiet, and without compiling its shared-memory op (25 s; of use to inference only)."""
     import deepspeed
+    import torch
     from deepspeed.utils import logger
 
     logger.setLevel("ERROR")
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    if settings["zero_optimization"]["stage"] == 3:
+        _cut(model, settings, torch.bfloat16 if settings["bf16"]["enabled"] else torch.float32)
     engine = deepspeed.initialize(model=model, optimizer=optimizer, config=settings, dist_init_required=False)[0]
     if optimizer is not None:  # what is frozen has no checkpoints
         engine.checkpoint_engine.load = load_as_data
     return engine
+
+
+def _cut(model: LearnerModel, settings: dict[str, Any], dtype: torch.dtype) -> None:
+    """One parameter after the other, so that no rank ever holds the whole model: `initialize` casts all of it, and
+    moves it to the GPU, before it cuts the first."""
+    import deepspeed
+    import torch
+
+    for parameter in list(model.parameters()):
+        # a copy: DeepSpeed writes rank 0's values over it, and a page of the mapped file that is written to stays
+        parameter.data = parameter.data.to(dtype, copy=True)
+        alone = torch.nn.Module()
+        alone.register_parameter("parameter", parameter)
+        deepspeed.zero.Init(module=alone, config_dict_or_path=settings)
+    move(model.buffers(), local_device())

@@ -37,7 +37,7 @@ def answer_logps(
     found: dict[int, FloatArray] = {}
     with torch.no_grad():
         for batch in micro_batches(examples, resolve_micro_batch_tokens(config, device.type == "cuda"), layout):
-            logps_N = model(batch.to(device))[0].float().cpu().numpy()
+            logps_N = model.logps_of(batch.to(device))[0].float().cpu().numpy()
             lengths = [len(answers[index]) for index in batch.example_indices]
             found |= zip(batch.example_indices, np.split(logps_N, np.cumsum(lengths)[:-1]), strict=True)
     return [found[index] for index in range(len(answers))]

@@ -57,8 +57,11 @@ class TokenLogps(nn.Module):
         if self.temperature != 1.0:
             logits = logits / self.temperature
         all_logps = torch.log_softmax(logits, dim=-1)
+        del logits  # as large as everything that follows
         with torch.set_grad_enabled(self.entropy_has_gradient and torch.is_grad_enabled()):
-            entropies = -(all_logps.exp() * all_logps).sum(-1)
+            probabilities = all_logps.exp()
+            terms = probabilities * all_logps if probabilities.requires_grad else probabilities.mul_(all_logps)
+            entropies = -terms.sum(-1)
         return all_logps.gather(-1, targets[:, None]).squeeze(-1), entropies
 
 

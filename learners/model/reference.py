@@ -17,7 +17,8 @@ from raylign.learners.examples.micro_batch import Layout, MicroBatch
 from raylign.learners.model.policy_model import load_reference
 
 if TYPE_CHECKING:
-    from raylign.learners.engines.base import FrozenModel, LearnerEngine
+    from raylign.learners.engines.base import LearnerEngine
+    from raylign.learners.engines.frozen import FrozenModel
 
 
 class Reference:
@@ -47,4 +48,14 @@ class Reference:
             with engine.policy.without_adapter():
                 return engine.logprobs(batches)
         with torch.no_grad():
-            return [self._model(batch.to(engine.device))[0].cpu() for batch in batches]
+            return [self._model.logps_of(batch.to(engine.device))[0].cpu() for batch in batches]
+
+    def offload(self) -> None:
+        """See `LearnerEngine.offload`; nothing where no copy was loaded."""
+        if self._model is not None:
+            self._model.offload()
+
+    def reload(self) -> None:
+        """See `LearnerEngine.reload`."""
+        if self._model is not None:
+            self._model.reload()

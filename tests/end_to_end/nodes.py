@@ -45,10 +45,13 @@ class Nodes:
     """A running cluster."""
 
     folder: Path
+    host: str
     address: str
     environment: dict[str, str]
     temporary: Path
     """Ray's own folder."""
+    within: Sequence[str] = ()
+    """Words before each command: where the head runs."""
     dashboard: str = ""
     """Address of the head's dashboard, where it has one."""
     processes: list[WatchedProcess] = field(default_factory=list)
@@ -56,17 +59,19 @@ class Nodes:
     pids: list[int] = field(default_factory=list)
     """Of these; grows with them."""
 
-    def join(self, *words: str) -> WatchedProcess:
-        """Another node, as soon as it has registered."""
-        process = self._start(f"--address={self.address}", *words)
+    def join(self, *words: str, host: str | None = None, within: Sequence[str] = ()) -> WatchedProcess:
+        """Another node, as soon as it has registered; `host` and `within`: where, if not beside the head."""
+        process = self._start(f"--address={self.address}", *words, host=host, within=within)
         process.wait_for(lambda: "Ray runtime started" in process.output(), "another node")
         return process
 
-    def _start(self, *words: str) -> WatchedProcess:
+    def _start(self, *words: str, host: str | None = None, within: Sequence[str] = ()) -> WatchedProcess:
         ports = [f"--{name}={port}" for name, port in zip(NODE_PORTS, free_ports(len(NODE_PORTS)), strict=True)]
-        words = ("start", "--block", "--node-ip-address=127.0.0.1", "--object-store-memory=100000000", *ports, *words)
+        where = f"--node-ip-address={host or self.host}"
+        words = ("start", "--block", where, "--object-store-memory=100000000", *ports, *words)
         log = self.folder / f"node{len(self.processes)}.log"
-        process = WatchedProcess([sys.executable, "-c", RAY, *words], log, self.environment)
+        prefix = within or self.within
+        process = WatchedProcess([*prefix, sys.executable, "-c", RAY, *words], log, self.environment)
         self.processes.append(process)
         self.pids.append(process.pid)
         return process
@@ -74,11 +79,21 @@ class Nodes:
 
 @contextmanager
 def nodes(
-    folder: Path, each: Sequence[Sequence[str]], extra: Mapping[str, str] | None = None, dashboard: bool = False
+    folder: Path,
+    each: Sequence[Sequence[str]],
+    extra: Mapping[str, str] | None = None,
+    dashboard: bool = False,
+    *,
+    port: int | None = None,
+    host: str = "127.0.0.1",
+    within: Sequence[str] = (),
 ) -> Iterator[Nodes]:
-    """`each`: words of `ray start` for the head and for the nodes that join it at once."""
+    """`each`: words of `ray start` for the head and for the nodes that join it at once. `port`: the head's, if it must
+    be known before. `within`: words before each command, such as those that enter a network namespace, with the `host`
+    that it has there."""
     temporary = Path(tempfile.mkdtemp(prefix="rl-", dir="/tmp"))  # short: Ray's sockets live below it
-    port, *others = free_ports(len(HEAD_PORTS))
+    free, *others = free_ports(len(HEAD_PORTS))
+    port = port or free
     environment = {key: value for key, value in os.environ.items() if key not in ("RAY_ADDRESS", "RAY_AUTH_TOKEN")}
     token = folder / "token"
     token.write_text(secrets.token_hex(32))
@@ -90,7 +105,7 @@ def nodes(
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",  # a job says `python`
         **(extra or {}),
     }
-    cluster = Nodes(folder, f"127.0.0.1:{port}", environment, temporary)
+    cluster = Nodes(folder, host, f"{host}:{port}", environment, temporary, within)
     head_ports = [f"--{name}={number}" for name, number in zip(HEAD_PORTS, (port, *others), strict=True)]
     shown = "--dashboard-host=127.0.0.1" if dashboard else "--include-dashboard=false"
     try:

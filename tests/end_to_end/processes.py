@@ -59,6 +59,11 @@ class WatchedProcess:
             except psutil.NoSuchProcess:
                 return
 
+    @property
+    def has_ended(self) -> bool:
+        """By itself, or ended by somebody."""
+        return self._process.poll() is not None
+
     def titles(self) -> set[str]:
         """Command lines of the descendants that run, `ray::` and `VLLM::` titles included."""
         return {title for process in self.alive() if (title := _title(process))}

@@ -18,6 +18,7 @@ from raylign.jobs.run.folder import read_metrics
 from tests.end_to_end.conftest import small_config, write_recipe
 from tests.end_to_end.nodes import Nodes, nodes
 from tests.end_to_end.processes import WatchedProcess
+from tests.end_to_end.trained import check_trained_once
 from tests.patience import finished
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -36,29 +37,24 @@ def three_nodes(tmp_path: Path) -> Iterator[tuple[Nodes, dict[str, WatchedProces
         yield cluster, {role: cluster.join(*node_of_role(role)) for role in ROLES}
 
 
-def kill_node(node: WatchedProcess) -> None:
-    """SIGKILL to the raylet and to all below it, as a machine that loses its power."""
-    for process in [psutil.Process(node.pid), *node.alive()]:
+def kill_with_all_below(node: psutil.Process) -> None:
+    """As a machine that loses its power."""
+    for process in [node, *node.children(recursive=True)]:
         with suppress(psutil.NoSuchProcess):
             process.kill()
 
 
-def start_run(cluster: Nodes, model: Path, folder: Path, num_steps: int = NUM_STEPS) -> WatchedProcess:
-    """One rank and one engine, η = 2, on the nodes of their roles."""
+def start_run(
+    cluster: Nodes, model: Path, folder: Path, num_steps: int = NUM_STEPS, label: str = "role"
+) -> WatchedProcess:
+    """One rank and one engine, η = 2, on the nodes of their roles by this label."""
     values = small_config(model, folder / "run", num_steps=num_steps, checkpoints={"every_steps": 20})
     values["async"] = {"max_staleness": 2}
     values["weights"] = {"deadline_s": 30}
-    values["cluster"] = {"labels": {each: {"role": each} for each in ROLES}}
+    values["cluster"] = {"labels": {each: {label: each} for each in ROLES}}
     recipe = write_recipe(values, folder / "recipe.yaml")
-    words = [sys.executable, "-m", "raylign.jobs", "train", "--config", str(recipe)]
+    words = [*cluster.within, sys.executable, "-m", "raylign.jobs", "train", "--config", str(recipe)]
     return WatchedProcess(words, folder / "log", cluster.environment | {"RAY_ADDRESS": cluster.address}, cluster.pids)
-
-
-def check_steps(folder: Path, num_steps: int = NUM_STEPS) -> None:
-    """All of them, within the bound."""
-    lines = read_metrics(folder)
-    assert [line["step"] for line in lines] == list(range(1, num_steps + 1))
-    assert max(line["staleness/max"] for line in lines) <= 2
 
 
 @pytest.mark.parametrize(("role", "waited_for"), [("learner", "1 learner ranks"), ("rollout", "rollout worker 0")])
@@ -69,7 +65,7 @@ def test_a_run_outlives_a_node(
     process = start_run(cluster, start_model, tmp_path)
     try:
         process.wait_for(lambda: len(read_metrics(tmp_path / "run")) >= 30, "step 30")
-        kill_node(by_role[role])
+        kill_with_all_below(psutil.Process(by_role[role].pid))
         process.wait_for(
             lambda: f"waiting for room for {waited_for}" in process.output(), "the word of what is missing"
         )
@@ -77,7 +73,7 @@ def test_a_run_outlives_a_node(
         assert process.wait() == 0, process.output()
     finally:
         process.end()
-    check_steps(tmp_path / "run")
+    check_trained_once(tmp_path / "run", NUM_STEPS)
 
 
 def test_an_engine_leaves_a_node_that_is_drained_before_it_is_taken_away(
@@ -95,10 +91,10 @@ def test_an_engine_leaves_a_node_that_is_drained_before_it_is_taken_away(
         left = "rollout worker 0 hands back what it has, before its node is taken away"
         process.wait_for(lambda: left in process.output(), "the engine to leave")
         assert "it gets no more prompts" in process.output()
-        kill_node(by_role["rollout"])
+        kill_with_all_below(psutil.Process(by_role["rollout"].pid))
         cluster.join(*node_of_role("rollout"))
         assert process.wait() == 0, process.output()
     finally:
         process.end()
-    check_steps(tmp_path / "run", num_steps)
+    check_trained_once(tmp_path / "run", num_steps)
     assert "groups outstanding" not in process.output()  # none was lost with the node

@@ -24,6 +24,7 @@ from raylign.rollout.sample import Completion, Group
 from tests.end_to_end.conftest import small_config, write_recipe
 from tests.end_to_end.nodes import Nodes, nodes
 from tests.end_to_end.processes import WatchedProcess
+from tests.end_to_end.trained import check_trained_once
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 MAX_STALENESS = 2
@@ -126,9 +127,7 @@ def test_a_run_outlives_its_engines_and_couriers(
         assert process.wait() == 0, process.output()
     finally:
         process.end()
-    lines = read_metrics(tmp_path / "run")
-    assert [line["step"] for line in lines] == list(range(1, num_steps + 1))
-    assert max(line["staleness/max"] for line in lines) <= MAX_STALENESS
+    check_trained_once(tmp_path / "run", num_steps, MAX_STALENESS)
     print(f"\n{sign.name} of {', '.join(said)}: all {num_steps} steps")
 
 

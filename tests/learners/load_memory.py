@@ -11,56 +11,42 @@ import json
 import math
 import os
 import sys
-import threading
 from pathlib import Path
+from typing import Literal
+
+from benchmarks.learner_memory import LIBRARIES
+from benchmarks.own_memory import Watch, own_mib
 
 
-def own_mib() -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return sum(int(line.split()[1]) for line in lines if line.startswith(("RssAnon", "RssShmem"))) / 1024
-
-
-class Watch:
-    """The most that was held, looked at every few milliseconds."""
-
-    def __init__(self) -> None:
-        self.most_mib = own_mib()
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._look)
-        self._thread.start()
-
-    def _look(self) -> None:
-        while not self._over.wait(0.003):
-            self.most_mib = max(self.most_mib, own_mib())
-
-    def stop(self) -> float:
-        self._over.set()
-        self._thread.join()
-        return self.most_mib
-
-
-def main(model: str, out: str) -> None:
-    for library in (
-        "deepspeed",
-        "transformers.models.auto.modeling_auto",
-    ):  # before the first look: it is the library's memory
-        importlib.import_module(library)
-    from raylign.learners.engines.build import build_engine
+def main(model: str, out: str, dtype: Literal["float32", "bfloat16"]) -> None:
+    for library in LIBRARIES:
+        importlib.import_module(library)  # before the first look: it is the library's memory
+    from raylign.learners.engines.build import build_engine, shard_frozen
     from raylign.learners.engines.config import LearnerConfig
     from raylign.learners.engines.distributed import ensure_process_group
-    from raylign.learners.model.policy_model import load_policy
+    from raylign.learners.model.policy_model import load_policy, load_reference
 
-    config = LearnerConfig(zero_stage=3, num_ranks=int(os.environ["WORLD_SIZE"]), dtype="float32")
+    config = LearnerConfig(zero_stage=3, num_ranks=int(os.environ["WORLD_SIZE"]), dtype=dtype)
     ensure_process_group(600)
+    found = {}
+    before, watch = own_mib(), Watch()
+    reference = load_reference(model, config, 1.0, "padded")
+    num_parameters = sum(parameter.numel() for parameter in reference.parameters())
+    frozen = shard_frozen(reference, config)
+    found["frozen_most"] = watch.stop() - before
+    found["frozen_end"] = own_mib() - before
+
     before, watch = own_mib(), Watch()
     policy = load_policy(model, config, 1.0, "padded", 0)
-    loaded = own_mib()
+    found["loaded"] = own_mib() - before
     engine = build_engine(policy, config, 10, Path(out))
-    most, end = watch.stop(), own_mib()
-    num_parameters = sum(math.prod(engine.full_shape(each)) for each in engine.trainable)
-    found = {"loaded": loaded - before, "most": most - before, "end": end - before, "model": num_parameters * 4 / 2**20}
+    found["most"], found["end"] = watch.stop() - before, own_mib() - before
+    assert sum(math.prod(engine.full_shape(each)) for each in engine.trainable) == num_parameters
+    assert frozen.tensors is None
+    found["model"] = num_parameters * {"float32": 4, "bfloat16": 2}[dtype] / 2**20
+    found["masters"] = 4 * num_parameters / config.num_ranks / 2**20
     (Path(out) / f"memory{os.environ['RANK']}.json").write_text(json.dumps(found))
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(*sys.argv[1:])  # type: ignore[arg-type]

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from raylign.actors.elastic_fleet import ElasticFleet
 from raylign.actors.fleet import EngineState, Fleet
 from raylign.actors.handles import LocalHandle
 from raylign.actors.weights.config import WeightsConfig
@@ -131,6 +132,28 @@ def test_a_courier_that_died_is_replaced_and_the_version_arrives_at_the_first_at
             assert publisher.last.num_attempts == 1
         assert nodes.started.count("c") == 1
         await publisher.close()
+
+    run(test())
+
+
+def test_a_node_that_all_engines_have_left_is_given_up(tmp_path: Path) -> None:
+    async def test() -> None:
+        engines = [OnNode(HOME), OnNode("b"), OnNode("c")]
+        for engine in engines:
+            await engine.start()
+        fleet, nodes = ElasticFleet([LocalHandle(engine) for engine in engines]), Nodes(tmp_path)
+        publisher = WeightPublisher(fleet, ALearner(a_model(1), tmp_path), WeightsConfig(), copies=nodes.copies)
+        await publisher.publish(1)
+        fleet.resize(2)
+        await fleet.settled()
+        assert not nodes.handles["c"].is_killed
+        await publisher.publish(2)
+        assert [handle.is_killed for handle in nodes.handles.values()] == [node == "c" for node in nodes.handles]
+        await publisher.publish(3)
+        assert [engine.version for engine in engines] == [3, 3, 1]
+        assert sorted(nodes.started) == ["b", "c", HOME]
+        await publisher.close()
+        assert list(tmp_path.iterdir()) == []
 
     run(test())
 

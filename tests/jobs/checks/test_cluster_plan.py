@@ -18,7 +18,7 @@ from raylign.jobs.cli import run_command_line
 from raylign.jobs.config.train import TrainConfig
 
 ROOT = Path(__file__).parents[3]
-BILLION = ModelSize(1_000_000_000, (), 16, 2048, 8192, 128_000, 8, 64, None)
+BILLION = ModelSize(1_000_000_000, (), 16, 2048, 8192, 128_000, 8, 64, None, 2048, False)
 LABELS = {"learner": {"raylign-node": "learner"}, "rollout": {"raylign-node": "rollout"}}
 
 
@@ -88,13 +88,14 @@ def test_who_has_no_room_is_named_with_the_resource_that_is_short(changes: dict[
 
 
 def test_bytes_of_a_rank_and_an_engine_on_their_gpus() -> None:
-    """bfloat16 at stage 1 over 4 ranks: 2 GB of weights, 4 of gradients, 12 / 4 of masters and moments."""
+    """bfloat16 at stage 1 over 4 ranks: 2 GB of weights, 6 of gradients (float32 sums and bfloat16), 12 / 4 of
+    masters and moments."""
     config = training(learner={"num_ranks": 4, "zero_stage": 1}, rollout={"engine": {"gpu_memory_utilization": 0.5}})
     findings = Findings()
     devices, shared = examine_cluster(config, BILLION, [kind("gpu", 2, 4)], findings)
     rank, engine = parts_on(devices[0], BILLION, config, shared), parts_on(devices[4], BILLION, config, shared)
     assert not shared and not findings.problems
-    assert (rank["weights"], rank["gradients"], rank["optimizer"]) == (2e9, 4e9, 3e9)
+    assert (rank["weights"], rank["gradients"], rank["optimizer"]) == (2e9, 6e9, 3e9)
     assert engine["weights"] == 2e9 and engine["cache"] == 40 * GIB - 2e9 - engine["other"]
 
 

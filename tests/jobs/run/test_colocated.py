@@ -9,6 +9,7 @@ from typing import Any
 from raylign.actors.weights.update import ExportedWeights
 from raylign.jobs.config.loading import load_config
 from raylign.jobs.config.train import TrainConfig
+from raylign.jobs.run.held_out import HeldOut
 from raylign.jobs.run.parts import RunParts
 from raylign.jobs.run.roles import shares_gpu
 from raylign.jobs.run.run import Run
@@ -28,6 +29,15 @@ class NotedDown:
             return ExportedWeights(1, (), 0.0) if verb == "export" else {}
 
         return called
+
+
+class Recorded:
+    """What has been recorded: nothing yet."""
+
+    evaluated_step = -1
+
+    def evaluated(self, *line: Any) -> None:
+        """Told of an evaluation."""
 
 
 def run_noted_down(calls: list[str]) -> Run:
@@ -86,15 +96,43 @@ def test_the_engine_starts_alone_and_the_learner_while_it_sleeps() -> None:
     ]
 
 
+def test_an_engine_that_only_evaluates_starts_before_the_learner_and_stays_awake() -> None:
+    calls: list[str] = []
+
+    async def start() -> None:
+        parts = run_noted_down(calls).parts
+        parts.takes_turns, parts.shares_gpu, parts.num_engines = False, True, 1
+        starts: Any = NotedDown("start of the", calls)
+        await parts._start_roles(starts.learner, starts.engines)
+
+    asyncio.run(start())
+    assert calls == ["start of the engines", "start of the learner"]
+
+
+def test_the_learner_has_its_gpu_when_it_evaluates_between_its_turns() -> None:
+    calls: list[str] = []
+
+    async def evaluate() -> None:
+        run = run_noted_down(calls)
+        pairs: Any = NotedDown("pairs of the learner", calls)
+        run.curriculum, run.recorder, run._held_out = pairs, Recorded(), HeldOut(run.config, None)  # type: ignore[assignment]
+        await run.evaluate()
+
+    asyncio.run(evaluate())
+    assert calls == ["learner reload", "pairs of the learner evaluate", "learner offload"]
+
+
 def test_a_learner_that_takes_turns_runs_at_a_stage_that_can_leave_the_gpu(tmp_path: Path) -> None:
     config = load_config(TrainConfig, [], {"rewards": [{"name": "exact"}]})
     assert config.learner.zero_stage == 0
     parts = RunParts(config)
-    stages = []
-    for parts.takes_turns in (False, True):
-        spec = parts._learner_spec(10, tmp_path, None, RunRows(0, "", 1, 10), [])
-        stages.append(spec.config.zero_stage)
-    assert stages == [0, 2]
+    stages = {}
+    for asked in (0, 1, 2, 3):
+        config.learner.zero_stage = asked
+        for parts.takes_turns in (False, True):
+            spec = parts._learner_spec(10, tmp_path, None, RunRows(0, "", 1, 10), [])
+            stages[asked, parts.takes_turns] = spec.config.zero_stage
+    assert stages == {(asked, turns): 2 if turns else asked for asked in (0, 1, 2, 3) for turns in (False, True)}
 
 
 def test_it_is_chosen_where_one_gpu_has_two_roles() -> None:
