@@ -120,7 +120,10 @@ class Memory:
                 if pids := pids_titled(ROLES["log"]):
                     found["log"] = pids[0]
                 continue
-            held = {role: memory_of(pid) for role, pid in found.items()}
+            try:
+                held = {role: memory_of(pid) for role, pid in found.items()}
+            except (KeyError, OSError):  # the log's process has ended
+                return
             if not WatchedRun.small_step_over.is_set():
                 self.before = held
                 continue
