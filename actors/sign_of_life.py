@@ -1,7 +1,7 @@
 """Actors and engines that hang, be they stopped or stuck, are ended and replaced: a death that nobody sees is made one.
 
 Given an actor that Ray restarts, and a verb of it that answers at once; gives nothing back. It waits for each answer,
-at most `SILENCE_S`; where the process is new, for as long as its start may take. Engines are the fleet's to replace.
+at first `SILENCE_S`; where the process is new, for as long as its start may take. Engines are the fleet's to replace.
 """
 
 from __future__ import annotations
@@ -14,22 +14,24 @@ from raylign.actors.waiting import DeadlineError, wait_for
 
 ASK_EVERY_S = 2.0
 SILENCE_S = 20.0
-"""Without an answer for so long an actor is taken for dead."""
+"""Without an answer for so long an actor is taken for dead; twice as long after each time, so that one that was only
+busy gets done."""
 
 
 async def keep_answering(
     what: str, ask: Callable[[], Awaitable[object]], start_again: Callable[[], None], start_s: float
 ) -> None:
     """Until cancelled, or until the actor is gone for good, which those who use it see by themselves."""
-    patience_s = start_s
+    patience_s, silence_s = start_s, SILENCE_S
     while True:
         try:
             await wait_for(ask(), what, patience_s, report_s=patience_s)
-            patience_s = SILENCE_S
+            patience_s = silence_s
         except DeadlineError:
             print(f"{what} has not answered for {patience_s:.0f} s; starting its process again", flush=True)
             start_again()
             patience_s = start_s
+            silence_s *= 2
         except Exception:  # it may be on its way back, or will never be
             patience_s = start_s
         await asyncio.sleep(ASK_EVERY_S)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from raylign.actors import sign_of_life
 from raylign.actors.fleet import EngineState
 from raylign.actors.sign_of_life import keep_answering, watch_engines
+from raylign.actors.waiting import DeadlineError
 from raylign.rollout.engine.fake_engine import FakeEngine
 from tests.actors.feeding import Fed, answering, feed
 
@@ -42,6 +44,35 @@ def test_a_silent_actor_is_started_again_and_then_given_the_time_of_a_start(
     asyncio.run(test())
     assert asked.count("started again") == 1
     assert capsys.readouterr().out == "the log has not answered for 0 s; starting its process again\n"
+
+
+def test_an_actor_that_is_only_busy_is_given_twice_as_long_each_time(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sign_of_life, "ASK_EVERY_S", 0.0)
+    monkeypatch.setattr(sign_of_life, "SILENCE_S", 1.0)
+    patience: list[float] = []
+
+    async def waits(answer: Any, what: str, patience_s: float, report_s: float) -> None:
+        answer.close()
+        patience.append(patience_s)
+        if patience_s < 8.0:  # what it is busy with takes so long; a start does not
+            raise DeadlineError(what)
+        await asyncio.sleep(0)
+
+    monkeypatch.setattr(sign_of_life, "wait_for", waits)
+
+    async def ask() -> None:
+        pass
+
+    async def test() -> None:
+        watch = asyncio.create_task(keep_answering("the log", ask, lambda: None, start_s=60.0))
+        while len(patience) < 9:
+            await asyncio.sleep(0)
+        watch.cancel()
+
+    asyncio.run(test())
+    assert patience[:9] == [60.0, 1.0, 60.0, 2.0, 60.0, 4.0, 60.0, 8.0, 8.0]
 
 
 def test_an_engine_that_hangs_is_replaced_but_not_while_it_is_updated(
