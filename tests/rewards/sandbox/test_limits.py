@@ -154,7 +154,7 @@ def test_a_child_in_a_session_of_its_own_ends_too(build: Build, tmp_path: Path, 
 
 FIND_CHANNEL = (
     "import socket, stat, struct\n"
-    "(number,) = [n for n in range(3, 64) if os.path.exists(f'/proc/self/fd/{n}')"
+    "(number,) = [n for n in range(3, 10_000) if os.path.exists(f'/proc/self/fd/{n}')"
     " and stat.S_ISSOCK(os.fstat(n).st_mode)]\n"
     "channel = socket.socket(fileno=number)\n"
 )
