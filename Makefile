@@ -25,7 +25,7 @@ quickstart: install ## a tiny model learns by GRPO, with a report at the end (SE
 	$(BIN)/raylign quickstart --seed $(SEED)
 
 test: install ## all tests but the slow and gpu ones, two files at a time (TESTS=tests/rollout for a part)
-	$(BIN)/python -m pytest $(TESTS) -m "not slow and not gpu" -n 2 --dist loadfile --no-loadscope-reorder --durations 15
+	$(BIN)/python -m pytest $(TESTS) -m "not slow and not gpu" -n 2 --dist loadfile --durations 15
 
 chaos: install ## kills and stops processes of runs, nodes of runs, and while weights travel (two hours)
 	$(BIN)/python -m pytest tests/actors/weights/test_courier_chaos.py tests/end_to_end/test_two_nodes.py tests/end_to_end/test_lost_node.py -m slow -s

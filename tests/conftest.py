@@ -93,9 +93,3 @@ def warm_engines() -> Iterator[None]:
         yield
     if was_begun:
         cool_down()
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files that start processes come first: two at a time, the short ones fill the end."""
-    files = {item.path for item in items if item.get_closest_marker("ray")}
-    items.sort(key=lambda item: item.path not in files)
