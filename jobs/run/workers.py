@@ -17,7 +17,7 @@ from raylign.actors.drain_notice import draining_nodes
 from raylign.actors.placement import node_of, release, reserve, until_placed
 from raylign.actors.rollout_errors import RolloutError
 from raylign.actors.rollout_worker import RolloutWorker
-from raylign.actors.waiting import wait_for
+from raylign.actors.waiting import REPORT_S, wait_for
 from raylign.jobs.run.engine_shares import cores_of_engine, engine_seed
 from raylign.rollout.engine.config import EngineConfig
 
@@ -72,7 +72,7 @@ class Workers:
                 self.engine.start_deadline_s + START_GRACE_S,
                 setting="engine.start_deadline_s",
                 error=RolloutError,
-                report_s=math.inf,  # the worker reports its engine's start itself
+                report_s=2 * REPORT_S,  # the worker reports its engine's start itself, if it gets that far
             )
         except BaseException:
             import ray
