@@ -44,7 +44,7 @@ class WatchedProcess:
                 stdin=subprocess.DEVNULL,
                 env=environment,
                 cwd=cwd,
-                start_new_session=True,
+                process_group=0,  # a session may starve on a core that another keeps busy (docs/decisions.md)
             )
         self.pid = self._process.pid
         self.seen: set[psutil.Process] = set()
