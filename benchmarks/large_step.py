@@ -25,7 +25,7 @@ import psutil
 
 from benchmarks.measurement import Measurement, show
 from benchmarks.memory import DATA
-from benchmarks.scripted import ScriptedEngine, ScriptedPool
+from benchmarks.scripted import ScriptedEngine, ScriptedPool, smallest_model
 from raylign.jobs.config.train import TrainConfig
 from raylign.jobs.run.opening import open_run
 from raylign.jobs.run.parts import RunParts
@@ -181,20 +181,8 @@ def measure(num_bytes: int = 2 << 30, num_large_steps: int = 2, max_unread_mib: 
 
 async def _train(folder: Path, num_tokens: int, num_large_steps: int, max_unread_mib: float) -> None:
     from raylign.actors.cluster import ray_cluster
-    from raylign.jobs.init_model import InitModelConfig, init_model
-    from raylign.rollout.data.config import DataConfig
 
-    model = init_model(
-        InitModelConfig(
-            output=folder / "model",
-            data=DataConfig(**DATA),
-            num_layers=1,
-            width=32,
-            num_heads=1,
-            num_kv_heads=1,
-            mlp_width=32,
-        )
-    )
+    model = smallest_model(folder / "model", DATA)
     config = TrainConfig.model_validate(
         {
             "folder": str(folder / "run"),

@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 
 from benchmarks.measurement import Measurement, show
-from benchmarks.scripted import ScriptedPool
+from benchmarks.scripted import ScriptedPool, smallest_model
 from raylign.jobs.config.train import TrainConfig
 from raylign.jobs.run.opening import open_run
 from raylign.jobs.run.parts import RunParts
@@ -104,20 +104,8 @@ def measure(num_steps: int = NUM_STEPS) -> list[dict[str, Any]]:
 
 async def _looks(folder: Path, num_steps: int) -> list[dict[str, float]]:
     from raylign.actors.cluster import ray_cluster
-    from raylign.jobs.init_model import InitModelConfig, init_model
-    from raylign.rollout.data.config import DataConfig
 
-    model = init_model(
-        InitModelConfig(
-            output=folder / "model",
-            data=DataConfig(**DATA),
-            num_layers=1,
-            width=32,
-            num_heads=1,
-            num_kv_heads=1,
-            mlp_width=32,
-        )
-    )
+    model = smallest_model(folder / "model", DATA)
     config = TrainConfig.model_validate(
         {
             "folder": str(folder / "run"),

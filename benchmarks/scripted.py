@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,15 @@ from raylign.rollout.sampling import SamplingConfig
 
 NUM_SCRIPTS = 64
 """Different answers; their arrays are made once."""
+
+
+def smallest_model(folder: Path, data: Mapping[str, Any]) -> Path:
+    """A few thousand parameters, whose tokenizer knows this data: a learner that costs nothing."""
+    from raylign.jobs.init_model import InitModelConfig, init_model
+    from raylign.rollout.data.config import DataConfig
+
+    shape = {"num_layers": 1, "width": 32, "num_heads": 1, "num_kv_heads": 1, "mlp_width": 32}
+    return init_model(InitModelConfig(output=folder, data=DataConfig(**data), **shape))
 
 
 class ScriptedEngine(FakeEngine):

@@ -6,65 +6,25 @@ import json
 import shutil
 import sys
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from raylign.jobs.checks.findings import Findings, PlanError
-from raylign.jobs.checks.learner_memory import learner_bytes
 from raylign.jobs.checks.machine import GIB, Gpu, Machine
-from raylign.jobs.checks.memory_estimate import ModelSize, kv_cache_tokens, read_model_size
+from raylign.jobs.checks.memory_estimate import read_model_size
 from raylign.jobs.checks.plan import check_before_evaluation, check_before_start, examine_evaluation, examine_training
 from raylign.jobs.cli import run_command_line
 from raylign.jobs.config.evaluate import EvaluateConfig
 from raylign.jobs.config.loading import config_yaml
 from raylign.jobs.config.train import TrainConfig
-from raylign.jobs.init_model import InitModelConfig, init_model
 from raylign.learners.algorithms.bilevel.bdr_online import BdrOnlineConfig
 from raylign.learners.algorithms.preference.sail import SailConfig
-from raylign.rollout.data.config import DataConfig
 from tests.patience import HANGS_S
 
 TWO_CORES = Machine(2, 16 * GIB, 8 * GIB, 8 * GIB, ())
 TWO_GPUS = Machine(8, 64 * GIB, 64 * GIB, 8 * GIB, (Gpu("a GPU", 80 * GIB, 79 * GIB, "600.1"),) * 2)
-
-
-@pytest.fixture(scope="module")
-def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    file = tmp_path_factory.mktemp("data") / "sums.jsonl"
-    file.write_text(
-        "".join(
-            json.dumps({"question": f"{a} + {b} =", "answer": str(a + b)}) + "\n" for a in range(10) for b in range(10)
-        )
-    )
-    return file
-
-
-@pytest.fixture(scope="module")
-def model(rows: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    init_model(
-        InitModelConfig(
-            output=folder, data=DataConfig(source=str(rows)), num_layers=2, width=64, num_heads=2, num_kv_heads=1
-        )
-    )
-    return folder
-
-
-@pytest.fixture
-def values(rows: Path, model: Path, tmp_path: Path) -> dict[str, Any]:
-    """A training run that works."""
-    return {
-        "folder": tmp_path / "run",
-        "model": {"path": str(model)},
-        "data": {"source": str(rows), "rows": "0%:80%"},
-        "sampling": {"max_tokens": 8},
-        "rollout": {"engine": {"max_model_len": 64}},
-        "rewards": [{"name": "numeric"}],
-        "cluster": {"address": "local"},
-    }
 
 
 def examine(values: dict[str, Any], machine: Machine = TWO_CORES, **changes: Any) -> Findings:
@@ -288,68 +248,12 @@ def test_an_evaluation_is_checked_the_same_way(values: dict[str, Any], tmp_path:
 # memory
 
 
-def held_by_a_rank(size: ModelSize, values: dict[str, Any], on_gpu: bool = False, **learner: Any) -> list[float]:
-    """Bytes of weights, optimizer and gradients, for each parameter, when a rank takes most; a pass takes nothing."""
-    config = TrainConfig.model_validate(values | {"learner": learner})
-    parts = learner_bytes(replace(size, num_layers=0, vocabulary_size=0, width=0), config, on_gpu=on_gpu)
-    groups = {"weights": 0.0, "optimizer": 0.0, "gradients": 0.0}
-    for part, num_bytes in parts.items():
-        if part.split(" ")[0] in groups:
-            groups[part.split(" ")[0]] += num_bytes / size.num_parameters
-    return [round(number, 2) for number in groups.values()]
-
-
-def test_memory_of_weights_optimizer_and_gradients_by_stage_and_precision(values: dict[str, Any], model: Path) -> None:
-    """What DeepSpeed holds for each parameter: `benchmarks/learner_memory.py` measures it."""
-    from transformers import AutoModelForCausalLM
-
-    num = AutoModelForCausalLM.from_pretrained(model).num_parameters()
-    size = read_model_size(model)
-    assert size is not None and size.num_parameters == num
-    held = partial(held_by_a_rank, size, values)
-    # stage 0: weights, two moments, and gradients with a flat copy of them for the other ranks
-    assert held() == [4, 8, 8]
-    assert held(optimizer="rmsprop") == [4, 4, 8]
-    # float32 at stages 1 to 3 has masters beside its weights; a bucket has all gradients, a rank keeps its half, and at
-    # stage 2 the half of the passes before
-    assert held(zero_stage=1, num_ranks=2) == [4, 6, 6]
-    assert held(zero_stage=2, num_ranks=2) == [4, 6, 8]
-    assert held(zero_stage=2, num_ranks=2, micro_batch_tokens=1_000_000) == [4, 6, 6]
-    # stage 3: half of the weights, and in a pass all of them, twice; the bucket and half of the gradients
-    assert held(zero_stage=3, num_ranks=2) == [10, 6, 6]
-    # bfloat16: float32 masters and sums of gradients beside bfloat16 weights and gradients
-    assert held(dtype="bfloat16") == [2, 12, 6]
-    assert held(dtype="bfloat16", zero_stage=2, num_ranks=2) == [2, 6, 4]
-    assert held(dtype="bfloat16", zero_stage=3, num_ranks=2) == [1, 6, 10]  # on CPU the bucket once more in float32
-    assert held(on_gpu=True, zero_stage=3, num_ranks=2) == [5, 6, 4]
-
-
-def test_memory_of_lora_counts_its_adapters(values: dict[str, Any], model: Path) -> None:
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM
-
-    adapted = get_peft_model(AutoModelForCausalLM.from_pretrained(model), LoraConfig(r=4, target_modules="all-linear"))
-    num_trained, num_all = adapted.get_nb_trainable_parameters()
-    size = read_model_size(model)
-    assert size is not None
-    found = held_by_a_rank(size, values, lora={"rank": 4})
-    expected = [num_bytes / size.num_parameters for num_bytes in (4 * num_all, 8 * num_trained, 8 * num_trained)]
-    assert found == pytest.approx(expected, abs=0.01)
-
-
 def test_a_run_that_cannot_fit_is_a_problem_and_a_doubtful_one_a_warning(values: dict[str, Any]) -> None:
     cache = {"engine": {"max_model_len": 64, "kv_cache_gib": 20}}
     assert only_problem(examine(values, rollout=cache)).startswith("memory: about 2")
     wide = {"engine": {"max_model_len": 64}, "prompts_per_step": 10_000}
     findings = examine(values, rollout=wide, learner={"micro_batch_tokens": 4_000_000})
     assert findings.problems == [] and findings.warnings[0].startswith("memory: about ")
-
-
-def test_tokens_in_the_cache(values: dict[str, Any], model: Path) -> None:
-    size = read_model_size(model)
-    assert size is not None
-    engine = TrainConfig.model_validate(values).rollout.engine
-    assert kv_cache_tokens(size, engine) == GIB // 2 // 512
 
 
 def test_a_replay_of_nothing_is_found_before_the_start(values: dict[str, Any], tmp_path: Path) -> None:
