@@ -64,6 +64,8 @@ class Disturbance:
     was_recovered: bool
     standstill_s: float
     """From the signal to the end of the longest pause between two further steps; 0 where none was longer than usual."""
+    steps_per_s: float
+    """From then until the next signal: whether it goes on as fast as before."""
 
 
 @dataclass
@@ -103,6 +105,11 @@ class Watched:
 
     def end(self) -> None:
         self._over.set()
+
+    def steps_per_s(self, since: float) -> float:
+        """Further steps."""
+        seen = [each for each in self.times if each[0] >= since]
+        return (seen[-1][1] - seen[0][1]) / (seen[-1][0] - seen[0][0]) if len(seen) > 1 else 0.0
 
     def longest_pause(self, since: float, until: float) -> tuple[float, float]:
         """Seconds, and when it ended."""
@@ -169,10 +176,11 @@ def disturb(
     ):
         time.sleep(LOOK_EVERY_S)
         if run.poll() is not None:
-            return Disturbance(role, sign.name, step, False, time.monotonic() - at)
+            return Disturbance(role, sign.name, step, False, time.monotonic() - at, 0.0)
     was_recovered = pause_s(watched) <= STANDSTILL * usual_s
     paused_s, ended_at = watched.longest_pause(at, time.monotonic())
-    return Disturbance(role, sign.name, step, was_recovered, ended_at - at if paused_s > STANDSTILL * usual_s else 0.0)
+    standstill_s = ended_at - at if paused_s > STANDSTILL * usual_s else 0.0
+    return Disturbance(role, sign.name, step, was_recovered, standstill_s, watched.steps_per_s(at + standstill_s))
 
 
 def usual_step_s(watched: Watched) -> float:
